@@ -1,0 +1,38 @@
+"""Align a diffusion model at inference time by optimising its noise.
+
+    >>> import dno
+    >>> result = dno.optimize("a black cat", reward="brightness")  # doctest: +SKIP
+
+Names below are imported on first use, so that `import dno` stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dno.api import optimize
+    from dno.errors import ConfigError, DNOError, RunError
+    from dno.result import Result, Status, StepRecord
+    from dno.run import resume, run
+    from dno.run_config import RunConfig
+
+__version__ = "0.1.0"
+
+__all__ = ["ConfigError", "DNOError", "Result", "RunConfig", "RunError", "Status", "StepRecord"]
+__all__ += ["optimize", "resume", "run"]
+
+_HOMES = {"optimize": "api", "resume": "run", "run": "run", "RunConfig": "run_config"}
+_HOMES |= dict.fromkeys(("ConfigError", "DNOError", "RunError"), "errors")
+_HOMES |= dict.fromkeys(("Result", "Status", "StepRecord"), "result")
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dno' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"dno.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

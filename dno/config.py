@@ -1,0 +1,102 @@
+"""Options of plugins: validated values that build the thing they configure."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from dno.protocols import Optimizer, Regularizer, Reward, Sampler
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a run hands to every component it builds."""
+
+    device: torch.device
+    """Where models and noise live."""
+    dtype: torch.dtype
+    """What large networks compute in; noise, rewards and penalties stay float32."""
+
+
+class PluginConfig(BaseModel):
+    """Options of one plugin. The docstring under a field is its help text.
+
+    Importing the module that defines a config must stay cheap: import torch and the like inside
+    `check` and `build`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def check(self) -> None:
+        """Raise `ConfigError` for what is certain to fail in `build` (a missing folder, say).
+
+        Called for every component of a run before any of them is built, so it must be quick.
+        """
+
+
+class SamplerConfig(PluginConfig):
+    """Base of sampler options."""
+
+    @abstractmethod
+    def build(self, ctx: BuildContext) -> Sampler:
+        """The sampler, its weights frozen and on `ctx.device`."""
+
+
+class RewardConfig(PluginConfig):
+    """Base of reward options."""
+
+    differentiable: ClassVar[bool] = True
+    """False where the reward has no gradient; then only gradient-free optimizers can climb it."""
+
+    weight: float = 1.0
+    """Factor of this reward in the objective; 0 reports it without optimising it."""
+
+    @abstractmethod
+    def build(self, ctx: BuildContext) -> Reward:
+        """The reward, ready to be called."""
+
+
+class RegularizerConfig(PluginConfig):
+    """Base of regularizer options."""
+
+    weight: float = Field(default=1.0, ge=0)
+    """Factor of this penalty in the objective (gamma); 0 reports its figures without applying it."""
+
+    @abstractmethod
+    def build(self, ctx: BuildContext) -> Regularizer:
+        """The regularizer, ready to be called."""
+
+
+class OptimizerConfig(PluginConfig):
+    """Base of optimizer options."""
+
+    needs_gradient: ClassVar[bool] = True
+    """False where the method only compares values and so climbs any reward."""
+
+    @abstractmethod
+    def build(self, ctx: BuildContext) -> Optimizer:
+        """The optimizer, ready to be called."""
+
+
+class ObserverConfig(PluginConfig):
+    """Base of observer options."""
+
+    @abstractmethod
+    def build(self, ctx: BuildContext) -> object:
+        """An object whose methods carry `dno.plugin.hookimpl`; see `dno.events` for the events."""
+
+
+class ModelConfig(PluginConfig):
+    """Base of models that come with a distribution and so can be asked for by name."""
+
+    @abstractmethod
+    def folder(self) -> Path:
+        """Folder of the weights, in the layout that `from_pretrained` reads."""

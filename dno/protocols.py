@@ -1,0 +1,97 @@
+"""What the engine calls. Anything with these methods works; no base class is needed.
+
+Letters in tensor names and docstrings:
+    B  samples optimised side by side (prompts x seeds)
+    N  moving noise entries of one sample, all its draws in one row
+    K  Gaussian draws of one sample          C h w  one draw's latent shape
+    H W  image height and width
+Noise is always float32, whatever the model computes in. Images are RGB in [0, 1], float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+State = Mapping[str, "Tensor"]
+"""An optimizer's memory: tensors by name, so that it can be saved and resumed to the same bits."""
+
+
+class NoiseMap(Protocol):
+    """M: a sampler bound to its prompts, as a pure differentiable function of its noise.
+
+    Called once per objective evaluation. It has no randomness of its own and keeps nothing between
+    calls; the weights behind it are frozen; sample i depends on row i of the noise alone.
+    """
+
+    @property
+    def draws(self) -> Sequence[tuple[int, ...]]:
+        """Shape of each moving Gaussian draw of one sample, in the order used; N entries in all."""
+
+    @property
+    def noise_BN(self) -> Tensor:
+        """The N(0, I) draw that the bound seeds stand for: where optimisation starts."""
+
+    def __call__(self, noise_BN: Tensor, /) -> Tensor:
+        """Samples for this noise; images are `B x 3 x H x W`, RGB in [0, 1], float32."""
+
+
+class Sampler(Protocol):
+    """A pretrained model with a fixed sampling procedure."""
+
+    def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> NoiseMap:
+        """Encode the prompts once and draw the starting noise; sample i is `prompts[i]` from `seeds[i]`."""
+
+
+class Reward(Protocol):
+    """Scores samples: higher is better. Sample i is judged by image i and prompt i alone.
+
+    Any callable of this form is a reward. One without a gradient says so with an attribute
+    `differentiable = False`; without that attribute it is taken to be differentiable.
+    """
+
+    def __call__(self, samples: Tensor, prompts: Sequence[str], /) -> Tensor:
+        """`B` finite floats for `B x 3 x H x W` images and B prompts."""
+
+
+class Penalty(NamedTuple):
+    """A regularizer's answer where it has more to tell than the penalty."""
+
+    value_B: Tensor
+    """Penalty of each sample, >= 0, and 0 where its noise is typical."""
+    figures: Mapping[str, Tensor]
+    """Named figures, `B` floats each. `log_p`, the natural log of the probability that the noise is
+    Gaussian, decides which evaluations are healthy enough to be a run's best."""
+
+
+class Regularizer(Protocol):
+    """Measures how far noise has left N(0, I); differentiable, with its own weight in the objective."""
+
+    def __call__(self, noise_BN: Tensor, generators: Sequence[Generator], /) -> Tensor | Penalty:
+        """`B` penalties. All randomness for row i comes from `generators[i]` (CPU, fresh each evaluation)."""
+
+
+class Objective(Protocol):
+    """What an optimizer climbs: sum of weighted rewards less weighted penalties, per sample.
+
+    Every evaluation is recorded and metered by the engine; ask as often as the method needs.
+    """
+
+    def value(self, noise_BN: Tensor, /) -> Tensor:
+        """Objective of each sample, `B`."""
+
+    def value_and_grad(self, noise_BN: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Objective `B` and its ascent direction `B x N`, clipped per sample."""
+
+
+class Optimizer(Protocol):
+    """One way of climbing. Pure: all it remembers is in the state it hands back."""
+
+    def init(self, noise_BN: Tensor, /) -> State:
+        """The state before the first step."""
+
+    def step(self, objective: Objective, noise_BN: Tensor, state: State, /) -> tuple[Tensor, State]:
+        """One iteration: ask the objective, return the moved noise and the new state."""

@@ -1,0 +1,107 @@
+"""The few options that people set most, as the command line and `dno.optimize` spell them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypedDict
+
+from dno.config import PluginConfig
+from dno.errors import ConfigError
+from dno.run_config import RunConfig, put
+
+
+class Options(TypedDict, total=False):
+    """Options that are None are left at their default."""
+
+    prompts: Sequence[str] | str | None
+    """What to draw."""
+    model: Any
+    """An installed model's name, a folder, a hub id or, in Python, a live diffusers pipeline."""
+    iterations: int | None
+    """Optimizer steps (30)."""
+    steps: int | None
+    """Denoising steps, `num_inference_steps` (50)."""
+    eta: float | None
+    """Noise injected at each denoising step, from 0 (ODE) to 1 (SDE with DDPM's variance) (1)."""
+    guidance_scale: float | None
+    """Classifier-free guidance (5)."""
+    negative_prompt: str | None
+    """What to guide away from."""
+    lr: float | None
+    """The optimizer's step size (0.01)."""
+    gamma: float | None
+    """Weight of every regularizer (1)."""
+    seed: int | None
+    """First seed (0); a sample from it starts where diffusers starts from a CPU generator so seeded."""
+    batch: int | None
+    """Samples a prompt, from seeds `seed`, `seed + 1`, ... (1)."""
+    device: str | None
+    """`cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the first GPU if there is one (auto)."""
+    dtype: str | None
+    """What the denoising network computes in (float32)."""
+
+
+_PLACES: Final = {
+    name: f"sampler.{name}" for name in ("model", "steps", "eta", "guidance_scale", "negative_prompt")
+} | {"lr": "optimizer.lr"}
+
+
+def assemble(
+    values: Mapping[str, Any],
+    options: Options,
+    settings: Sequence[tuple[str, Any]] = (),
+    *,
+    source: str = "",
+    command_line: bool = False,
+) -> RunConfig:
+    """A validated configuration from plain values, options over them, and settings over those.
+
+    Args:
+        values: a configuration's fields; components may be config objects.
+        options: see `Options`.
+        settings: (dotted place, value) pairs.
+        source: where `values` came from, for messages.
+        command_line: whether messages should call options `--lr` rather than `lr`.
+
+    Raises:
+        ConfigError: one sentence with the source and place of the first thing wrong.
+    """
+    merged = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    sources = {"": source}
+
+    def put_at(place: str, value: Any, shown: str) -> None:
+        head, _, rest = place.partition(".")
+        if rest and head in ("sampler", "optimizer"):
+            part = merged.setdefault(head, RunConfig.model_fields[head].default)
+            merged[head] = {"use": part} if isinstance(part, str) else part
+        try:
+            put(merged, place, value)
+        except ConfigError as error:
+            raise error.inside("", shown) from None
+        sources[place] = shown
+
+    given = {name: value for name, value in options.items() if value is not None}
+    shown = {name: f"--{name.replace('_', '-')}" if command_line else name for name in Options.__annotations__}
+    if not given.keys() <= shown.keys():
+        raise ConfigError(f"unknown option; known: {', '.join(shown)}", source=str(min(given.keys() - shown.keys())))
+    for name in given.keys() - {"seed", "batch", "gamma"}:
+        put_at(_PLACES.get(name, name), given[name], shown[name])
+    if given.keys() & {"seed", "batch"}:
+        first, count = given.get("seed", 0), given.get("batch", 1)
+        if not (isinstance(first, int) and isinstance(count, int) and count > 0):
+            raise ConfigError(
+                f"needs a whole seed and at least one sample, got {first!r} and {count!r}", source="batch"
+            )
+        put_at("seeds", list(range(first, first + count)), shown["seed"])
+    if "gamma" in given:
+        terms = merged.get("regularizers", RunConfig.model_fields["regularizers"].default)
+        terms = list(terms) if isinstance(terms, (list, tuple)) else [terms]
+        merged["regularizers"] = [{"use": term} if isinstance(term, str) else term for term in terms]
+        for i, term in enumerate(merged["regularizers"]):
+            if isinstance(term, PluginConfig):
+                merged["regularizers"][i] = term.model_copy(update={"weight": given["gamma"]})
+            else:
+                put_at(f"regularizers.{i}.weight", given["gamma"], shown["gamma"])
+    for place, value in settings:
+        put_at(place, value, f"--set {place}" if command_line else place)
+    return RunConfig.parse(merged, sources)

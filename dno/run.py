@@ -1,0 +1,172 @@
+"""Build what a RunConfig names, run it, keep what comes out: for the command line, scripts and `dno.optimize`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from dno.config import BuildContext, PluginConfig
+from dno.engine import LoopState, Problem, optimize
+from dno.errors import ConfigError, RunFolderError
+from dno.events import Bus, RunInfo
+from dno.objective import Term
+from dno.protocols import Optimizer
+from dno.registry import OPTIMIZERS, REGULARIZERS, REWARDS, Registry
+from dno.result import Result
+from dno.run_config import RunConfig, read_toml
+from dno.storage import RunFolder
+
+T = TypeVar("T")
+C = TypeVar("C", bound=PluginConfig)
+SAVE_SECONDS = 5.0
+"""A killed run loses at most about this much work."""
+
+
+def find_device(name: str) -> torch.device:
+    """The device that `RunConfig.device` names.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        have = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.mps.is_available() + ["cpu"]
+        raise ConfigError(f'there is no device "{name}" here; use one of: {", ".join(have)}', at="device") from None
+    return device
+
+
+def _at(place: str, call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except ConfigError as error:
+        raise error.inside(place) from error
+
+
+def _named(registry: Registry[C], parts: Sequence[C]) -> list[tuple[str, C]]:
+    names = [registry.label(part) for part in parts]
+    return [
+        (f"{name}-{names[:i].count(name) + 1}" if name in names[:i] else name, part)
+        for i, (name, part) in enumerate(zip(names, parts, strict=True))
+    ]
+
+
+def build(config: RunConfig) -> tuple[Problem, Optimizer, list[object]]:
+    """The problem, the optimizer and the observers that a configuration names.
+
+    All that can be checked without loading a model is checked first.
+
+    Raises:
+        ConfigError: with the place of what cannot be built.
+    """
+    ctx = BuildContext(device=find_device(config.device), dtype=getattr(torch, config.dtype))
+    if not any(part.weight for part in (*config.rewards, *config.regularizers)):
+        raise ConfigError("every weight is 0, so there is nothing to optimise; give one a weight", at="rewards")
+    rewards, regularizers = _named(REWARDS, config.rewards), _named(REGULARIZERS, config.regularizers)
+    for i, (name, reward) in enumerate(rewards):
+        if config.optimizer.needs_gradient and reward.weight and not reward.differentiable:
+            raise ConfigError(
+                f'"{name}" has no gradient, and the optimizer "{OPTIMIZERS.label(config.optimizer)}" needs one; '
+                f"give it weight 0 to report it without optimising it",
+                at=f"rewards.{i}",
+            )
+    many: list[tuple[str, Sequence[PluginConfig]]] = [
+        ("rewards", config.rewards),
+        ("regularizers", config.regularizers),
+        ("observers", config.observers),
+    ]
+    for place, part in [("sampler", config.sampler), ("optimizer", config.optimizer)] + [
+        (f"{kind}.{i}", part) for kind, parts in many for i, part in enumerate(parts)
+    ]:
+        _at(place, part.check)
+    prompts, seeds = zip(*config.items(), strict=True)
+    sampler = _at("sampler", lambda: config.sampler.build(ctx))
+    problem = Problem(
+        items=config.items(),
+        sample=_at("sampler", lambda: sampler.bind(prompts, seeds)),
+        rewards=[
+            Term(name, _at(f"rewards.{i}", partial(part.build, ctx)), part.weight)
+            for i, (name, part) in enumerate(rewards)
+        ],
+        regularizers=[
+            Term(name, _at(f"regularizers.{i}", partial(part.build, ctx)), part.weight)
+            for i, (name, part) in enumerate(regularizers)
+        ],
+        max_grad_norm=config.max_grad_norm,
+        log_p_floor=config.log_p_floor,
+    )
+    observers = [_at(f"observers.{i}", partial(part.build, ctx)) for i, part in enumerate(config.observers)]
+    return problem, _at("optimizer", lambda: config.optimizer.build(ctx)), observers
+
+
+def run(config: RunConfig, out: Path | None = None, *, save: bool = True, again: bool = False) -> Result:
+    """Optimise, and keep the outcome in a run folder.
+
+    Args:
+        config: what to run.
+        out: the folder to make; None makes `runs/<time>-<prompt>` in the working folder.
+        save: False keeps nothing on disk.
+        again: go on with the run in `out`, which must be of the same configuration but for `iterations`.
+
+    Raises:
+        ConfigError: the configuration cannot be built, or the folder is in use.
+        RunError: the run failed before its first evaluation, or its outcome cannot be written.
+    """
+    device = find_device(config.device)
+    folder = state = None
+    if again and out is not None:
+        folder = RunFolder(out)
+        state = folder.load_state(device)
+    problem, optimizer, observers = build(config)
+    if save and folder is None:
+        folder = RunFolder.new(out, config.dump())
+    latest: list[LoopState] = [state] if state else []
+
+    def checkpoint(new: LoopState) -> None:
+        latest[:] = [new]
+        if folder is not None:
+            folder.save_state(new, every=SAVE_SECONDS)
+
+    info = RunInfo(
+        items=problem.items,
+        iterations=config.iterations,
+        start=state.iteration if state else 0,
+        folder=folder.path if folder else None,
+    )
+    try:
+        bus = Bus(info, observers)
+        result = optimize(problem, optimizer, config.iterations, bus=bus, state=state, checkpoint=checkpoint)
+        if folder is not None:
+            if latest:
+                folder.save_state(latest[-1])
+            folder.save_result(result, problem.sample.draws)
+        bus.finished(result)
+        return result
+    finally:
+        if folder is not None:
+            folder.close()
+
+
+def resume(path: Path | str, *, iterations: int | None = None) -> Result:
+    """Go on with a run that was stopped, killed or failed, or that should have more iterations.
+
+    On a CPU it ends with the same bits as a run that was never interrupted.
+
+    Raises:
+        ConfigError: the folder holds no run, or a run with parts that only its Python script can build.
+        RunError: see `run`.
+    """
+    path = Path(path)
+    if not (path / "run.toml").is_file():
+        raise RunFolderError(f"{path} holds no run.toml, so it is no run folder; look below runs/")
+    config = RunConfig.parse(read_toml(path / "run.toml"), {"": str(path / "run.toml")})
+    if iterations is not None:
+        config = config.model_copy(update={"iterations": iterations})
+    return run(config, path, again=True)

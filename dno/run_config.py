@@ -1,0 +1,214 @@
+"""RunConfig: everything that decides a run, from Python values, TOML or a command line."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+)
+
+from dno.config import (
+    ObserverConfig,
+    OptimizerConfig,
+    PluginConfig,
+    RegularizerConfig,
+    RewardConfig,
+    SamplerConfig,
+)
+from dno.errors import ConfigError
+from dno.registry import OBSERVERS, OPTIMIZERS, REGULARIZERS, REWARDS, SAMPLERS, Registry
+
+C = TypeVar("C", bound=PluginConfig)
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
+    """The first thing that pydantic found wrong, as one sentence with its place."""
+    first = error.errors()[0]
+    inner = first.get("ctx", {}).get("error")
+    at = ".".join(str(part) for part in first["loc"])
+    if isinstance(inner, ConfigError):
+        return inner.inside(at)
+    if first["type"] == "extra_forbidden":
+        key, known = str(first["loc"][-1]), list(model.model_fields)
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return ConfigError(f"unknown option; {hint}known: {', '.join(known)}", at=at)
+    if first["type"] == "missing":
+        return ConfigError("is required", at=at)
+    message = str(inner) if inner is not None else first["msg"][0].lower() + first["msg"][1:]
+    return ConfigError(f"{message}, got {first['input']!r}", at=at)
+
+
+def build_plugin_config(registry: Registry[C], value: object) -> C:
+    """A validated plugin config from a config, a name, or a table with `use` and options.
+
+    Raises:
+        ConfigError: the table names no plugin, or has options that the plugin does not take.
+    """
+    if isinstance(value, registry.base):
+        return value
+    one = registry.kind.removesuffix("s")
+    if isinstance(value, str):
+        value = {"use": value}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f'needs a {one}\'s name or a table such as {{use = "NAME"}}, got {value!r}')
+    options = dict(value)
+    use = options.pop("use", None)
+    if not isinstance(use, str):
+        raise ConfigError(f'needs the name of a {one}, such as use = "NAME"', at="use")
+    cls = registry.load(use)
+    try:
+        return cls.model_validate(options)
+    except ValidationError as error:
+        raise explain(error, cls) from None
+
+
+def _dump(registry: Registry[C], config: C) -> dict[str, Any]:
+    use = registry.name_of(config)
+    if use is None:
+        return {"use": f"python:{registry.label(config)}"}
+    return {"use": use, **config.model_dump(mode="json", exclude_none=True)}
+
+
+def _parser(registry: Registry[C]) -> BeforeValidator:
+    return BeforeValidator(lambda value: build_plugin_config(registry, value))
+
+
+def _dumper(registry: Registry[C]) -> PlainSerializer:
+    # Pydantic's own ways of dumping a subclass lose the name that loads it again.
+    return PlainSerializer(lambda config: _dump(registry, config))
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class RunConfig(BaseModel):
+    """Everything that decides what a run computes. The docstring under a field is its help text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    """What to draw; every prompt is drawn from every seed."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Seeds of the starting noise, meaning what `torch.Generator("cpu").manual_seed(seed)` means to diffusers."""
+    iterations: Annotated[int, Field(ge=0)] = 30
+    """Optimizer steps."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient of each sample's whole noise is scaled down to this norm where it is longer."""
+    log_p_floor: Annotated[float, Field(le=0)] = -3.0
+    """Natural log of P(z) below which noise counts as having left N(0, I), and cannot be a run's best;
+    -inf lets any be."""
+    device: str = "auto"
+    """Where to compute: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the first GPU if there is one."""
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """What the denoising network computes in; noise, decoder and rewards stay float32 or better."""
+    sampler: Annotated[SamplerConfig, _parser(SAMPLERS), _dumper(SAMPLERS)] = Field("ddim")
+    """How noise becomes an image."""
+    rewards: Annotated[tuple[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)], ...], Field(min_length=1)]
+    """What to climb: the weighted sum of these."""
+    regularizers: tuple[Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...] = Field(
+        ("permutation",)
+    )
+    """What holds the noise in N(0, I): their weighted sum is taken off the objective."""
+    optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = Field("adam")
+    """How to climb."""
+    observers: tuple[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)], ...] = Field(("curve",))
+    """What looks on: progress, image dumps, trackers."""
+
+    @field_validator("prompts", "seeds", "rewards", "regularizers", "observers", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        if isinstance(value, (str, int, Mapping, PluginConfig)) and not isinstance(value, bool):
+            return (value,)
+        return value
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> RunConfig:
+        """Validate plain values, such as a TOML file's.
+
+        Args:
+            values: the fields by name.
+            sources: where values came from, by their dotted place ("" for all others), for messages.
+
+        Raises:
+            ConfigError: one sentence with the value's source and place.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problem = explain(error, cls)
+        places = [p for p in sources or {} if problem.at == p or not p or problem.at.startswith(f"{p}.")]
+        raise problem.inside("", sources[max(places, key=len)] if sources and places else "")
+
+    def items(self) -> tuple[tuple[str, int], ...]:
+        """The (prompt, seed) of each sample, prompts outermost."""
+        return tuple((prompt, seed) for prompt in self.prompts for seed in self.seeds)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values that `parse` turns into an equal configuration, and that TOML can hold.
+
+        A component that is a Python object, published by no entry point, is only named.
+        """
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", source=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", source=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is not valid TOML: {error}", source=str(path)) from None
+
+
+def parse_value(text: str) -> Any:
+    """A command-line value as TOML would read it; text that is no TOML value is itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def put(values: dict[str, Any], place: str, value: Any) -> None:
+    """Set the value at a dotted place such as `rewards.0.weight`, making tables as needed.
+
+    Raises:
+        ConfigError: the place leads through something that is no table or list, or past a list's end.
+    """
+    here: Any = values
+    *path, last = place.split(".")
+    for key in path:
+        if isinstance(here, dict):
+            here = here.setdefault(key, {})
+            continue
+        here = here[_index(here, key, place)]
+    if isinstance(here, dict):
+        here[last] = value
+    else:
+        here[_index(here, last, place)] = value
+
+
+def _index(here: object, key: str, place: str) -> int:
+    if not isinstance(here, list):
+        raise ConfigError(f"{key!r} cannot be set inside {here!r}", at=place)
+    if not key.isdigit() or int(key) >= len(here):
+        raise ConfigError(f"{key!r} is no position in a list of {len(here)}", at=place)
+    return int(key)

@@ -1,0 +1,182 @@
+"""A run folder: every file written whole or not at all, nothing overwritten, enough to resume to the same bits.
+
+run.toml            rebuilds the run: `dno optimize --config run.toml`
+history.jsonl       a StepRecord a line
+initial.png best.png last.png   the pictures; of several samples side by side, and each alone in best-0.png, ...
+noise.safetensors   `initial` and `best`, B x N float32; metadata `dno` (JSON) holds each draw's shape
+state.safetensors   where to go on from
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from filelock import FileLock, Timeout
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from dno.engine import LoopState
+from dno.errors import RunError, RunFolderError
+from dno.result import Result, Snapshot, StepRecord
+
+_FORMAT = "1"
+
+
+def slug(text: str) -> str:
+    """A prompt as a harmless part of a folder's name: lower-case ASCII letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-") or "run"
+
+
+def to_image(sample: Tensor) -> Image.Image:
+    """The 8-bit RGB picture of one `3 x H x W` sample in [0, 1]; values beyond are clipped."""
+    pixels_HWC = (sample.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    return Image.fromarray(pixels_HWC.cpu().numpy())
+
+
+class RunFolder:
+    """One run's files, held by one process at a time.
+
+    Raises:
+        RunFolderError: the folder cannot be made, or another process is working in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._saved = -float("inf")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(path / ".lock", blocking=False)
+            self._lock.acquire()
+        except Timeout:
+            raise RunFolderError(f"{path} is in use by another process; wait for it or name another folder") from None
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be made: {error.strerror}; name another folder") from error
+
+    @classmethod
+    def new(cls, path: Path | None, config: Mapping[str, Any]) -> RunFolder:
+        """A fresh folder with this `run.toml`; None stands for `runs/<time>-<prompt>` here.
+
+        Raises:
+            RunFolderError: the folder already holds something.
+        """
+        if path is None:
+            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(config['prompts'][0])}"
+            names = (Path("runs", stem + (f"-{n}" if n else "")) for n in range(1000))
+            path = next(name for name in names if not name.exists())
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise RunFolderError(f"{path} is in use; name another folder, or go on with a run: dno resume {path}")
+        folder = cls(path)
+        folder.write("run.toml", tomli_w.dumps(config).encode())
+        return folder
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        self._lock.release()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write one file whole or not at all.
+
+        Raises:
+            RunError: the disk is full, or the folder may not be written.
+        """
+        path, part = self.path / name, self.path / f".{name}.part"
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise RunError(f"{path} cannot be written: {error.strerror}; then go on: dno resume {self.path}") from error
+
+    def save_state(self, state: LoopState, every: float = 0.0) -> None:
+        """Save where to go on from, unless that was done less than `every` seconds ago."""
+        if time.monotonic() - self._saved < every:
+            return
+        tensors = {"noise": state.noise_BN, **{f"optimizer.{k}": v for k, v in state.optimizer.items()}}
+        for name, snapshot in (("initial", state.initial), ("best", state.best)):
+            tensors |= {f"{name}.{field}": getattr(snapshot, field) for field in Snapshot.__dataclass_fields__}
+        loop = {"iteration": state.iteration, "seconds": state.seconds}
+        self.save_history(state.history)
+        self._save_tensors("state.safetensors", tensors, loop)
+        self._saved = time.monotonic()
+
+    def load_state(self, device: torch.device) -> LoopState | None:
+        """What `save_state` saved last; None if the run never got so far.
+
+        Raises:
+            RunFolderError: the file is damaged or of another version.
+        """
+        path = self.path / "state.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt", device=str(device)) as file:
+                loop, tensors = json.loads(file.metadata()["dno"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if loop.pop("format") != _FORMAT:
+                raise RunFolderError(f"{path} was written by another version of dno; resume it with that version")
+            rows = (self.path / "history.jsonl").read_text().splitlines()[: loop["iteration"]]
+            history = [StepRecord.from_json(json.loads(row)) for row in rows]
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            if isinstance(error, RunFolderError):
+                raise
+            raise RunFolderError(
+                f"{path} is damaged ({error}); start afresh: dno optimize --config run.toml"
+            ) from error
+        fields = Snapshot.__dataclass_fields__
+        return LoopState(
+            noise_BN=tensors["noise"],
+            optimizer={k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")},
+            initial=Snapshot(**{field: tensors[f"initial.{field}"] for field in fields}),
+            best=Snapshot(**{field: tensors[f"best.{field}"] for field in fields}),
+            history=history,
+            **loop,
+        )
+
+    def save_history(self, history: Sequence[StepRecord]) -> None:
+        """Write all records."""
+        self.write("history.jsonl", b"".join(json.dumps(r.to_json()).encode() + b"\n" for r in history))
+
+    def save_result(self, result: Result, draws: Sequence[tuple[int, ...]]) -> None:
+        """Write the pictures, the noise and the whole history."""
+        self.save_history(result.history)
+        items = [{"prompt": prompt, "seed": seed} for prompt, seed in result.items]
+        noise = {"initial": result.initial.noise_BN, "best": result.best.noise_BN}
+        self._save_tensors("noise.safetensors", noise, {"draws": [list(shape) for shape in draws], "items": items})
+        for name in ("initial", "best", "last"):
+            self._save_pictures(name, getattr(result, name).samples)
+
+    def _save_pictures(self, name: str, samples: Tensor) -> None:
+        if samples.dim() != 4 or samples.shape[1] != 3:
+            return  # not images: their noise is saved all the same
+        pictures = [to_image(sample) for sample in samples]
+        row = Image.new("RGB", (sum(p.width for p in pictures), pictures[0].height))
+        for position, picture in enumerate(pictures):
+            row.paste(picture, (position * picture.width, 0))
+        alone = {f"{name}-{i}.png": picture for i, picture in enumerate(pictures)} if len(pictures) > 1 else {}
+        for file, picture in {f"{name}.png": row, **alone}.items():
+            self.write(file, _png(picture))
+
+    def _save_tensors(self, name: str, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
+        # Cloned, because safetensors refuses tensors that share memory, as initial and best do at first.
+        apart = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        # One entry, because safetensors writes several in random order, and equal runs should give equal files.
+        self.write(name, save(apart, {"dno": json.dumps({"format": _FORMAT, **about})}))
+
+
+def _png(picture: Image.Image) -> bytes:
+    with io.BytesIO() as file:
+        picture.save(file, "PNG")
+        return file.getvalue()
