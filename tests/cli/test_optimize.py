@@ -1,0 +1,206 @@
+"""The command line as people use it, on a tiny real Stable Diffusion folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from dno import cli
+
+DNO = Path(sys.executable).parent / "dno"
+QUICK = ["--steps", "3", "--iterations", "3", "--quiet"]
+
+
+@pytest.fixture
+def dno(monkeypatch, capsys, tmp_path):
+    """Run the command in this process, in an empty working folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dno", *map(str, args)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("initial.png", "best.png", "last.png", "noise.safetensors")}
+
+
+def test_a_run_says_where_the_pictures_are_and_how_it_went(dno, tiny_folder, tmp_path):
+    code, out, err = dno("optimize", "a black cat", "--reward", "brightness", "--model", tiny_folder, *QUICK)
+    assert (code, err) == (0, "")
+    *paths, change, ending = out.splitlines()
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert [(tmp_path / p).resolve() for p in paths] == [folder / n for n in ("initial.png", "best.png", "curve.png")]
+    assert all((tmp_path / p).is_file() for p in paths)
+    assert change.startswith("brightness 0.")
+    assert ", log P -" in change
+    assert ending.startswith("finished: best at iteration ")
+    assert ending.endswith(" s")
+
+
+def test_its_file_gives_the_same_bits_again(dno, tiny_folder, tmp_path):
+    first = ["optimize", "a cat", "a dog", "--reward", "brightness=2", "--reward", "contrast=0", "--batch", 2]
+    assert dno(*first, "--seed", 7, "--model", tiny_folder, *QUICK, "--out", "one")[0] == 0
+    assert dno("optimize", "--config", "one/run.toml", "--out", "two", "--quiet")[0] == 0
+    assert bits(tmp_path / "one") == bits(tmp_path / "two")
+    assert (tmp_path / "one" / "best-3.png").is_file()
+
+
+def test_options_go_over_the_file(dno, tiny_folder, tmp_path):
+    (tmp_path / "my.toml").write_text(
+        f'prompts = ["a cat"]\nrewards = ["brightness"]\niterations = 1\n[sampler]\nuse = "ddim"\n'
+        f'model = "{tiny_folder}"\nsteps = 2\n'
+    )
+    args = ["--config", "my.toml", "--gamma", 0.5, "--optimizer", "sgd", "--lr", 3, "--set", "sampler.eta=0.5"]
+    assert dno("optimize", *args, "--out", "run", "--quiet")[0] == 0
+    text = (tmp_path / "run" / "run.toml").read_text()
+    for line in ('use = "sgd"', "lr = 3.0", "eta = 0.5", "weight = 0.5", "steps = 2", "iterations = 1"):
+        assert line in text
+
+
+def test_progress_goes_to_stderr(dno, tiny_folder):
+    code, _, err = dno("optimize", "x", "--reward", "brightness", "--model", tiny_folder, *QUICK[:-1])
+    assert code == 0
+    assert "iteration 3/3" in err
+    assert "log P" in err
+
+
+def test_a_black_box_reward_can_be_watched(dno, tiny_folder):
+    args = ["optimize", "x", "--reward", "brightness", "--reward", "jpeg=0", "--model", tiny_folder, *QUICK]
+    code, out, _ = dno(*args)
+    assert code == 0
+    assert "jpeg -" in out
+
+
+MISTAKES = {
+    "no prompt": (["--reward", "brightness"], "PROMPT: say what to draw: dno optimize"),
+    "no reward": (["x"], "--reward: say what to climb, such as --reward brightness"),
+    "unknown reward": (["x", "--reward", "brigtness"], "did you mean brightness?"),
+    "weight no number": (["x", "--reward", "brightness=lots"], "--reward: the weight after brightness= must be"),
+    "misspelt key": (["x", "--reward", "brightness", "--set", "sampler.stepz=3"], "unknown option; did you mean steps?"),
+    "no place": (["x", "--reward", "brightness", "--set", "steps"], "--set: needs the form PLACE=VALUE, got 'steps'"),
+    "impossible eta": (["x", "--reward", "brightness", "--eta", "2"], "--eta: sampler.eta: input should be less than"),
+    "steps no number": (["x", "--reward", "brightness", "--set", "sampler.steps=many"], "sampler.steps: input should be"),
+    "no such model": (["x", "--reward", "brightness", "--model", "./no"], 'sampler.model: there is no model "./no"'),
+    "no such config": (["--config", "no.toml"], "no.toml: there is no such file"),
+    "no gradient": (["x", "--reward", "jpeg"], 'rewards.0: "jpeg" has no gradient'),
+    "all weights nought": (["x", "--reward", "brightness=0", "--gamma", "0"], "rewards: every weight is 0"),
+    "no GPU": (["x", "--reward", "brightness", "--device", "cuda:77"], 'device: there is no device "cuda:77" here'),
+    "no device": (["x", "--reward", "brightness", "--device", "gpu"], "use one of: "),
+}
+
+
+@pytest.mark.parametrize(("args", "told"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_told_in_one_sentence_before_anything_is_made(dno, tmp_path, args, told):
+    code, out, err = dno("optimize", *args)
+    assert code == 2
+    assert out == ""
+    assert told in err
+    assert err.startswith("dno: ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_pipeline(dno, tmp_path):
+    (tmp_path / "photos").mkdir()
+    code, _, err = dno("optimize", "x", "--reward", "brightness", "--model", "photos")
+    assert code == 2
+    assert "sampler.model: " in err
+    assert "model_index.json" in err
+
+
+def test_a_mistake_in_a_file_names_the_file(dno, tmp_path):
+    (tmp_path / "run.toml").write_text('prompts = ["x"]\n[[rewards]]\nuse = "brightness"\nweight = "big"\n')
+    code, _, err = dno("optimize", "--config", "run.toml")
+    assert code == 2
+    assert "dno: run.toml: rewards.0.weight: input should be a valid number" in err
+
+
+def test_a_run_is_never_overwritten(dno, tiny_folder, tmp_path):
+    args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, *QUICK, "--out", "run"]
+    assert dno(*args)[0] == 0
+    before = bits(tmp_path / "run")
+    code, _, err = dno(*args, "--seed", 5)
+    assert code == 2
+    assert "run is in use; name another folder" in err
+    assert bits(tmp_path / "run") == before
+
+
+def test_resume_needs_a_run(dno, tmp_path):
+    code, _, err = dno("resume", tmp_path)
+    assert code == 2
+    assert "holds no run.toml" in err
+
+
+def test_a_finished_run_resumes_to_itself_and_can_be_made_longer(dno, tiny_folder, tmp_path):
+    args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, *QUICK]
+    assert dno(*args, "--out", "run")[0] == 0
+    before = bits(tmp_path / "run")
+    assert dno("resume", "run")[0] == 0
+    assert bits(tmp_path / "run") == before
+    assert dno("resume", "run", "--iterations", 6)[0] == 0
+    assert dno(*args, "--iterations", 6, "--out", "long")[0] == 0
+    assert bits(tmp_path / "run") == bits(tmp_path / "long")
+
+
+def start(*args: object, cwd: Path) -> subprocess.Popen[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([str(DNO), *map(str, args)], cwd=cwd, env=env, text=True, stderr=subprocess.PIPE)
+
+
+def finish(*args: object, cwd: Path) -> None:
+    with start(*args, cwd=cwd) as process:
+        _, err = process.communicate()
+        assert (process.returncode, err) == (0, "")
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tiny_folder, tmp_path):
+    args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, "--steps", 3, "--quiet"]
+    args += ["--iterations", 150, "--batch", 2]
+    state = tmp_path / "killed" / "state.safetensors"
+    with start(*args, "--out", "killed", cwd=tmp_path) as killed:
+        waited = time.monotonic()
+        while not state.exists() and time.monotonic() - waited < 120:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert state.exists()
+    assert not (tmp_path / "killed" / "best.png").exists()
+    finish("resume", "killed", cwd=tmp_path)
+    finish(*args, "--out", "whole", cwd=tmp_path)
+    assert bits(tmp_path / "killed") == bits(tmp_path / "whole")
+
+
+def test_a_full_disk_ends_the_run_in_a_sentence_and_it_can_go_on(tiny_folder, tmp_path):
+    args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, *QUICK]
+    limit = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); sys.argv = ['dno', *sys.argv[1:]];"
+        "import dno.cli; dno.cli.main()"
+    )
+    full = subprocess.run(
+        [sys.executable, "-c", limit, *map(str, args), "--out", "full"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert full.returncode == 1
+    assert "cannot be written: File too large" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert "dno resume full" in full.stderr
+    finish("resume", "full", cwd=tmp_path)
+    finish(*args, "--out", "whole", cwd=tmp_path)
+    assert bits(tmp_path / "full") == bits(tmp_path / "whole")

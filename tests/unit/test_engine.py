@@ -1,0 +1,218 @@
+"""The loop: what it records, what it keeps, how it stops and goes on."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from dno_builtin.optimizers.adam import Adam
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dno.engine import Problem, optimize
+from dno.errors import ConfigError, RunError
+from dno.events import Bus, RunInfo, hookimpl
+from dno.objective import Term
+from dno.protocols import Penalty
+from dno.result import Status
+from dno.testing.toy import ToySampler
+
+PARTS = ("noise_BN", "samples", "objective_B")
+
+
+def brightness(images, prompts):
+    return images.mean(dim=(1, 2, 3))
+
+
+def wandering(noise_BN, generators):
+    """A penalty with randomness of its own and a log_p, as the permutation regularizer has."""
+    jitter = torch.cat([torch.rand(1, generator=g) for g in generators])
+    return Penalty(noise_BN.square().mean(1) * jitter, {"log_p": -noise_BN.mean(1).abs() * 40})
+
+
+def problem(seeds=(0,), reward=brightness, regularizer=wandering, **options):
+    items = [("x", seed) for seed in seeds]
+    sample = ToySampler().bind(*zip(*items, strict=True))
+    terms = [Term("wandering", regularizer, 0.01)] if regularizer else []
+    return Problem(items, sample, [Term("reward", reward)], terms, **options)
+
+
+def climb(problem, iterations=8, observers=(), lr=0.1, **options):
+    bus = Bus(RunInfo(problem.items, iterations, 0, None), observers)
+    result = optimize(problem, Adam(lr=lr).build(None), iterations, bus=bus, **options)
+    bus.finished(result)
+    return result
+
+
+def same(a, b):
+    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in PARTS)
+
+
+def test_the_reward_rises_and_every_iteration_is_recorded():
+    result = climb(problem(), 20)
+    assert [r.iteration for r in result.history] == list(range(21))
+    assert result.status is Status.FINISHED
+    assert result.history[-1].rewards["reward"][0] > result.history[0].rewards["reward"][0] + 0.2
+    assert result.history[-1].grad_norm[0] != result.history[-1].grad_norm[0]  # the last one only measures
+    assert all(a.seconds <= b.seconds for a, b in zip(result.history, result.history[1:], strict=False))
+
+
+def test_zero_iterations_measure_the_start():
+    result = climb(problem(), 0)
+    assert len(result.history) == 1
+    assert same(result.initial, result.last)
+
+
+@given(st.integers(0, 2**32), st.floats(0.01, 3), st.floats(-10, -0.01))
+def test_best_never_falls_is_healthy_and_belongs_to_one_evaluation(seed, lr, floor):
+    setting = problem((seed, seed + 1), log_p_floor=floor)
+    result = climb(setting, 6, lr=lr)
+    for before, after in zip(result.history, result.history[1:], strict=False):
+        assert all(a <= b for a, b in zip(before.best, after.best, strict=True))
+    for i in range(2):
+        healthy = [r.objective[i] for r in result.history if r.healthy[i]]
+        assert result.best.objective_B[i] == max(healthy, default=-math.inf)
+        assert all(r.healthy[i] == (r.figures["log_p"][i] >= floor) for r in result.history)
+    assert torch.equal(result.best.samples, setting.sample(result.best.noise_BN))
+
+
+@given(st.integers(0, 2**32), st.integers(0, 2**32))
+def test_a_batch_of_two_is_two_of_one(a, b):
+    both, *alone = (climb(problem(seeds)) for seeds in ((a, b), (a,), (b,)))
+    for i, single in enumerate(alone):
+        for name in ("initial", "best", "last"):
+            joint, own = getattr(both, name), getattr(single, name)
+            for part in PARTS:
+                torch.testing.assert_close(getattr(joint, part)[i], getattr(own, part)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_going_on_from_any_iteration_ends_in_the_same_bits():
+    states = []
+    whole = climb(problem((0, 1)), 6, checkpoint=states.append)
+    assert [s.iteration for s in states] == [1, 2, 3, 4, 5, 6]
+    for state in states:
+        resumed = climb(problem((0, 1)), 6, state=state)
+        assert all(same(getattr(whole, name), getattr(resumed, name)) for name in ("initial", "best", "last"))
+        assert [r.objective for r in resumed.history] == [r.objective for r in whole.history]
+
+
+def test_a_finished_run_can_be_given_more_iterations():
+    states = []
+    climb(problem(), 3, checkpoint=states.append)
+    longer = climb(problem(), 6, state=states[-1])
+    assert same(longer.last, climb(problem(), 6).last)
+
+
+def test_the_gradient_of_each_sample_is_clipped_alone():
+    evaluation = problem((0, 1), max_grad_norm=1e-3).evaluate(torch.randn(2, 384), 0, with_grad=True)
+    norms = evaluation.grad_BN.norm(dim=1)
+    torch.testing.assert_close(norms, torch.full((2,), 1e-3))
+    free = problem((0, 1), max_grad_norm=1e9).evaluate(evaluation.noise_BN, 0, with_grad=True)
+    torch.testing.assert_close(free.grad_BN.norm(dim=1), free.grad_norm_B)
+    torch.testing.assert_close(evaluation.grad_norm_B, free.grad_norm_B)
+
+
+def test_a_reward_with_weight_nought_is_reported_and_moves_nothing():
+    plain = climb(problem())
+    base = problem()
+    extra = Problem(
+        base.items,
+        base.sample,
+        [*base.rewards, Term("seen", lambda i, p: i.std(dim=(1, 2, 3)), 0.0)],
+        base.regularizers,
+    )
+    watched = climb(extra)
+    assert same(plain.last, watched.last)
+    assert len(watched.history[0].rewards["seen"]) == 1
+
+
+def failing(at, answer):
+    calls = []
+
+    def reward(images, prompts):
+        calls.append(1)
+        return answer(images) if len(calls) > at else brightness(images, prompts)
+
+    return reward
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem_told"),
+    [
+        (lambda im: im.mean(), r'reward "reward" returned a float32 tensor of shape \(\) for a batch of 2'),
+        (lambda im: im.mean((1, 2, 3)).tolist(), "returned a list for a batch of 2; it must return 2 floats"),
+        (lambda im: im.mean((1, 2, 3)).long(), r"returned a int64 tensor of shape \(2,\)"),
+        (lambda im: im.mean((1, 2, 3)) * torch.tensor([1, math.nan]), "its value is not finite for sample 1;"),
+        (lambda im: im.mean((1, 2, 3)).detach(), "gives no gradient"),
+        (lambda im: (im - im.detach()).abs().sqrt().mean((1, 2, 3)), "its gradient is not finite for sample 0, 1;"),
+        (lambda im: 1 / 0, "failed with ZeroDivisionError: division by zero"),
+    ],
+    ids=["shape", "list", "type", "nan", "detached", "gradient", "raises"],
+)
+def test_a_reward_that_goes_wrong_ends_the_run_and_keeps_what_was_reached(answer, problem_told):
+    result = climb(problem((0, 1), reward=failing(3, answer)))
+    assert result.status is Status.FAILED
+    assert len(result.history) == 3
+    assert math.isfinite(result.best.objective_B[0])
+    with pytest.raises(RunError, match=problem_told):
+        result.raise_for_status()
+    with pytest.raises(RunError, match=problem_told):
+        climb(problem((0, 1), reward=failing(0, answer)))
+
+
+class Watcher:
+    def __init__(self, stop_at=None, interrupt_at=None):
+        self.seen, self.stop_at, self.interrupt_at = [], stop_at, interrupt_at
+
+    @hookimpl
+    def run_started(self, run):
+        self.seen.append("started")
+
+    @hookimpl
+    def step_done(self, record, samples):
+        assert not samples.requires_grad
+        self.seen.append(record.iteration)
+        if record.iteration == self.interrupt_at:
+            raise KeyboardInterrupt
+        return record.iteration == self.stop_at
+
+    @hookimpl
+    def run_finished(self, result):
+        self.seen.append(str(result.status))
+
+
+def test_observers_see_the_run_and_may_stop_it():
+    watcher, states = Watcher(stop_at=2), []
+    result = climb(problem(), observers=[watcher], checkpoint=states.append)
+    assert watcher.seen == ["started", 0, 1, 2, "stopped"]
+    assert result.status is Status.STOPPED
+    assert same(climb(problem(), state=states[-1]).last, climb(problem()).last)
+
+
+def test_an_interrupted_run_hands_back_what_it_has():
+    result = climb(problem(), observers=[Watcher(interrupt_at=2)])
+    assert result.status is Status.INTERRUPTED
+    assert len(result.history) == 3
+
+
+def test_an_observer_of_no_event_is_refused():
+    class Wrong:
+        @hookimpl
+        def step_dome(self): ...
+
+    with pytest.raises(ConfigError, match="step_dome"):
+        climb(problem(), observers=[Wrong()])
+
+
+def test_an_observer_that_fails_ends_the_run_and_keeps_what_was_reached():
+    class Broken(Watcher):
+        @hookimpl
+        def step_done(self, record):
+            if record.iteration == 2:
+                raise OSError(28, "No space left on device")
+
+    result = climb(problem(), observers=[Broken()])
+    assert result.status is Status.FAILED
+    assert "observer failed at step_done with OSError: [Errno 28] No space left" in str(result.error)
+    assert len(result.history) == 3

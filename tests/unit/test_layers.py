@@ -1,0 +1,100 @@
+"""Who may import whom, and what must stay out of quick commands."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ORDER = {
+    "errors": 0, "protocols": 0, "config": 1, "result": 1, "noise": 1, "registry": 2, "events": 2, "models": 3,
+    "objective": 3, "run_config": 3, "request": 4, "engine": 4, "storage": 5, "run": 6, "api": 7, "cli": 8,
+    "plugin": 4,
+}  # fmt: skip
+HEAVY = {"torch", "diffusers", "transformers", "safetensors", "matplotlib", "numpy", "PIL"}
+
+
+def imports(path: Path, *, module_level: bool = False) -> set[str]:
+    """Dotted names that a file imports at run time; imports for type checkers alone are left out."""
+    tree = ast.parse(path.read_text())
+    found = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if module_level and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(tree)
+    return found
+
+
+CORE = sorted((ROOT / "dno").glob("*.py"))
+PLUGINS = sorted((ROOT / "plugins").glob("*/dno_*/**/*.py"))
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
+def test_the_core_imports_leftwards_only_and_no_plugin(path):
+    for name in imports(path):
+        assert not name.startswith(("dno_", "dno.testing")), f"{path.name} imports {name}"
+        if name.startswith("dno.") and path.stem in ORDER:
+            assert ORDER[name.split(".")[1]] < ORDER[path.stem], f"{path.name} imports {name}"
+
+
+def test_every_core_file_has_its_place():
+    assert {path.stem for path in CORE} - {"__init__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda p: str(p.relative_to(ROOT / "plugins")))
+def test_plugins_import_the_plugin_module_alone(path):
+    own = path.relative_to(ROOT / "plugins").parts[1]
+    ours = {name for name in imports(path) if name.split(".")[0].startswith("dno")}
+    assert all(name == "dno.plugin" or name.split(".")[0] == own for name in ours), f"{path.name}: {ours}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in PLUGINS if not p.name.startswith("_") or p.name == "__init__.py"],
+    ids=lambda p: str(p.relative_to(ROOT / "plugins")),
+)
+def test_option_files_are_light(path):
+    if path.name == "codec.py":
+        pytest.skip("the embedded model's decoder: only diffusers imports it")
+    assert not {name.split(".")[0] for name in imports(path, module_level=True)} & HEAVY
+
+
+QUICK = {
+    "--help": ["--help"],
+    "optimize --help": ["optimize", "--help"],
+    "--version": ["--version"],
+    "plugins list": ["plugins", "list"],
+    "plugins show": ["plugins", "show", "permutation"],
+    "a mistake": ["optimize", "a cat", "--reward", "brightness", "--set", "sampler.stepz=3"],
+    "no such reward": ["optimize", "a cat", "--reward", "nope"],
+}
+
+
+@pytest.mark.parametrize("args", QUICK.values(), ids=QUICK.keys())
+def test_quick_commands_import_nothing_heavy(args):
+    code = (
+        "import sys, dno.cli\n"
+        f"sys.argv = ['dno', *{args!r}]\n"
+        "try: dno.cli.main()\n"
+        "except SystemExit: pass\n"
+        "print('\\nMODULES', *sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.rpartition("MODULES")[2].split())
+    assert not loaded & HEAVY
+    if args == ["plugins", "list"]:
+        assert not {name for name in loaded if name.startswith("dno_")}

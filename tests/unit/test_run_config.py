@@ -1,0 +1,158 @@
+"""Configurations: round trips, defaults, and one clear sentence for each mistake."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+
+import pytest
+import tomli_w
+from dno_builtin.rewards.brightness import Brightness
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dno.errors import ConfigError
+from dno.request import assemble
+from dno.run_config import RunConfig, parse_value, put, read_toml
+
+REWARDS = st.lists(
+    st.one_of(
+        st.fixed_dictionaries(
+            {"use": st.sampled_from(["brightness", "darkness", "contrast"])}, optional={"weight": st.floats(-5, 5)}
+        ),
+        st.fixed_dictionaries({"use": st.just("jpeg"), "quality": st.integers(1, 95)}),
+    ),
+    min_size=1,
+    max_size=3,
+)
+CONFIGS = st.fixed_dictionaries(
+    {"prompts": st.lists(st.text(), min_size=1, max_size=3), "rewards": REWARDS},
+    optional={
+        "seeds": st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3),
+        "iterations": st.integers(0, 10**6),
+        "max_grad_norm": st.floats(1e-6, 1e6),
+        "log_p_floor": st.floats(max_value=0, allow_nan=False),
+        "dtype": st.sampled_from(["float32", "bfloat16", "float16", "float64"]),
+        "sampler": st.fixed_dictionaries(
+            {"use": st.just("ddim")},
+            optional={
+                "steps": st.integers(1, 1000),
+                "eta": st.floats(0, 1),
+                "guidance_scale": st.floats(0, 50),
+                "negative_prompt": st.text(),
+                "memory": st.sampled_from(["keep", "recompute"]),
+            },
+        ),
+        "regularizers": st.lists(
+            st.fixed_dictionaries({"use": st.just("permutation")}, optional={"weight": st.floats(0, 100)}), max_size=2
+        ),
+        "optimizer": st.fixed_dictionaries(
+            {"use": st.sampled_from(["adam", "sgd"])}, optional={"lr": st.floats(1e-6, 10)}
+        ),
+        "observers": st.lists(st.sampled_from(["progress", "images"]), max_size=2),
+    },
+)
+
+
+@given(CONFIGS)
+def test_a_configuration_survives_toml(values):
+    config = RunConfig.parse(values)
+    assert RunConfig.parse(tomllib.loads(tomli_w.dumps(config.dump()))) == config
+
+
+def test_defaults_are_the_papers():
+    config = RunConfig.parse({"prompts": "a cat", "rewards": "brightness"})
+    dump = config.dump()
+    assert dump["sampler"] == {
+        "use": "ddim", "model": "emoji", "steps": 50, "eta": 1.0, "guidance_scale": 5.0, "negative_prompt": "",
+        "memory": "keep",
+    }  # fmt: skip
+    assert dump["regularizers"][0]["use"] == "permutation"
+    assert (dump["regularizers"][0]["weight"], dump["regularizers"][0]["permutations"]) == (1.0, 100)
+    assert (dump["optimizer"]["use"], dump["optimizer"]["lr"]) == ("adam", 0.01)
+    assert dump["max_grad_norm"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"rewards": ["brightness"]}, "run.toml: prompts: is required"),
+        ({"prompts": ["x"], "rewards": []}, "run.toml: rewards: .*at least 1 item"),
+        ({"prompts": ["x"], "rewards": ["brigt"]}, r'run.toml: rewards.0: no reward is called "brigt"'),
+        ({"prompts": ["x"], "rewards": [{"weight": 1}]}, "run.toml: rewards.0.use: needs the name of a reward"),
+        (
+            {"prompts": ["x"], "rewards": [{"use": "brightness", "weight": "heavy"}]},
+            "run.toml: rewards.0.weight: input should be a valid number.*got 'heavy'",
+        ),
+        (
+            {"prompts": ["x"], "rewards": [{"use": "brightness", "weight": math.nan}]},
+            "run.toml: rewards.0.weight: input should be a finite number",
+        ),
+        (
+            {"prompts": ["x"], "rewards": ["brightness"], "sampler": {"use": "ddim", "stepz": 3}},
+            r"run.toml: sampler.stepz: unknown option; did you mean steps\?",
+        ),
+        ({"prompts": ["x"], "rewards": ["brightness"], "sampler": 3}, "run.toml: sampler: needs a sampler's name"),
+        ({"prompts": ["x"], "rewards": ["brightness"], "seedz": 1}, r"seedz: unknown option; did you mean seeds\?"),
+        ({"prompts": ["x"], "rewards": ["brightness"], "seeds": [-1]}, "run.toml: seeds.0: .*got -1"),
+        ({"prompts": ["x"], "rewards": ["brightness"], "dtype": "int8"}, "run.toml: dtype: .*got 'int8'"),
+        ({"prompts": ["x"], "rewards": [{"use": "python:lambda"}]}, "was a Python object; run it again"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else str(value)[:40],
+)
+def test_a_mistake_is_one_sentence_with_its_place(values, problem):
+    with pytest.raises(ConfigError, match=problem) as caught:
+        RunConfig.parse(values, {"": "run.toml"})
+    assert "\n" not in str(caught.value)
+
+
+def test_options_go_over_the_file_and_settings_over_those():
+    values = {"prompts": ["x"], "rewards": ["brightness"], "sampler": {"use": "ddim", "steps": 9, "eta": 0.5}}
+    config = assemble(values, {"steps": 7, "gamma": 0.5, "seed": 3, "batch": 2}, [("sampler.eta", 0)])
+    assert (config.sampler.steps, config.sampler.eta) == (7, 0)
+    assert (config.seeds, config.regularizers[0].weight) == ((3, 4), 0.5)
+    assert config.items() == (("x", 3), ("x", 4))
+
+
+def test_a_config_object_takes_options_too():
+    config = assemble({"prompts": "x", "rewards": [Brightness(weight=2)]}, {"gamma": 3.0})
+    assert config.rewards == (Brightness(weight=2),)
+    assert config.regularizers[0].weight == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "problem"),
+    [
+        ({"lr": -1}, [], "--lr: optimizer.lr: input should be greater than 0, got -1"),
+        ({"batch": 0}, [], "batch: needs a whole seed and at least one sample"),
+        ({"gamma": -1}, [], "--gamma: regularizers.0.weight: .*got -1"),
+        ({}, [("rewards.3.weight", 1)], "--set rewards.3.weight: rewards.3.weight: '3' is no position in a list of 1"),
+        ({}, [("seeds.x", 1)], "--set seeds.x: .*cannot be set"),
+        ({}, [("sampler.eta", 2)], "--set sampler.eta: sampler.eta: .*less than or equal to 1, got 2"),
+    ],
+)
+def test_a_mistake_on_the_command_line_names_the_option(options, settings, problem):
+    with pytest.raises(ConfigError, match=problem):
+        assemble({"prompts": "x", "rewards": ["brightness"], "seeds": 0}, options, settings, command_line=True)
+
+
+def test_values_are_read_as_toml_and_otherwise_as_text():
+    assert [parse_value(t) for t in ("0", "0.5", "true", "[1, 2]", '"x"', "a black cat", "-inf")] == [
+        0, 0.5, True, [1, 2], "x", "a black cat", -math.inf,
+    ]  # fmt: skip
+
+
+def test_put_makes_tables():
+    values = {}
+    put(values, "a.b.c", 1)
+    assert values == {"a": {"b": {"c": 1}}}
+
+
+def test_a_file_that_is_missing_or_no_toml(tmp_path):
+    with pytest.raises(ConfigError, match="none.toml: there is no such file"):
+        read_toml(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("a = = 3")
+    with pytest.raises(ConfigError, match=r"bad.toml: is not valid TOML: .*line 1"):
+        read_toml(tmp_path / "bad.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_toml(tmp_path)

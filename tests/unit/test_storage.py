@@ -1,0 +1,160 @@
+"""Run folders: written whole, never overwritten, held by one process, resumed to the same state."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dno.engine import LoopState
+from dno.errors import RunError, RunFolderError
+from dno.result import Snapshot, StepRecord
+from dno.storage import RunFolder, slug, to_image
+
+CONFIG = {"prompts": ["a Black  cat/../../etc"], "rewards": [{"use": "brightness"}]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder.new(tmp_path / "run", CONFIG)
+    yield folder
+    folder.close()
+
+
+def loop_state(iteration=3):
+    record = StepRecord(
+        0, (1.0,), {"r": (0.1,)}, {"p": (0.0,)}, {"log_p": (-0.5,)}, (True,), (-float("inf"),), (2.0,), 0.25
+    )
+    snapshot = Snapshot(torch.randn(1, 6), torch.rand(1, 3, 2, 2), torch.randn(1))
+    return LoopState(
+        iteration=iteration,
+        noise_BN=torch.randn(1, 6),
+        optimizer={"step": torch.tensor(3), "mean": torch.randn(1, 6)},
+        initial=snapshot,
+        best=snapshot,
+        history=[replace(record, iteration=i) for i in range(iteration)],
+        seconds=1.5,
+    )
+
+
+def test_a_state_comes_back_bit_for_bit(folder):
+    state = loop_state()
+    folder.save_state(state)
+    loaded = folder.load_state(torch.device("cpu"))
+    assert (loaded.iteration, loaded.seconds, loaded.history) == (3, 1.5, state.history)
+    assert torch.equal(loaded.noise_BN, state.noise_BN)
+    assert loaded.optimizer.keys() == state.optimizer.keys()
+    assert all(torch.equal(loaded.optimizer[k], v) for k, v in state.optimizer.items())
+    for name in ("initial", "best"):
+        for part in ("noise_BN", "samples", "objective_B"):
+            assert torch.equal(getattr(getattr(loaded, name), part), getattr(getattr(state, name), part))
+
+
+def test_history_rows_past_the_state_are_left_out(folder):
+    folder.save_state(loop_state())
+    with (folder.path / "history.jsonl").open("a") as file:
+        file.write('{"iteration": 3, "obj')  # what a kill leaves
+    assert len(folder.load_state(torch.device("cpu")).history) == 3
+
+
+def test_history_is_strict_json(folder):
+    folder.save_state(loop_state())
+    row = json.loads((folder.path / "history.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
+    assert row["best"] == [None]
+
+
+def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunFolderError, match=r"mine is in use; name another folder, or .*dno resume"):
+        RunFolder.new(tmp_path / "mine", CONFIG)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    with pytest.raises(RunFolderError, match="is in use"):
+        RunFolder.new(tmp_path / "mine" / "thesis.tex", CONFIG)
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "empty").mkdir()
+    RunFolder.new(tmp_path / "empty", CONFIG).close()
+    assert (tmp_path / "empty" / "run.toml").is_file()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match=r"file/run cannot be made: Not a directory; name another folder"):
+        RunFolder.new(tmp_path / "file" / "run", CONFIG)
+
+
+def test_one_process_at_a_time(folder):
+    code = f"from pathlib import Path; from dno.storage import RunFolder; RunFolder(Path({str(folder.path)!r}))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "is in use by another process" in other.stderr
+
+
+def test_default_folders_are_named_after_the_prompt_and_never_shared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [RunFolder.new(None, CONFIG) for _ in range(3)]
+    assert len({f.path for f in folders}) == 3
+    assert all(f.path.parent == Path("runs") and "a-black-cat-etc" in f.path.name for f in folders)
+    for folder in folders:
+        folder.close()
+
+
+@given(st.text())
+def test_no_prompt_becomes_a_path(text):
+    name = slug(text)
+    assert name
+    assert len(name) <= 40
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+@pytest.mark.parametrize("harm", [b"", b"not safetensors", None], ids=["empty", "garbage", "cut short"])
+def test_a_damaged_state_is_told(folder, harm):
+    folder.save_state(loop_state())
+    path = folder.path / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] if harm is None else harm)
+    with pytest.raises(RunFolderError, match="state.safetensors is damaged"):
+        folder.load_state(torch.device("cpu"))
+
+
+def test_a_full_disk_is_told_and_harms_nothing_written_before(folder, tmp_path):
+    folder.save_state(loop_state())
+    before = {p.name: p.read_bytes() for p in folder.path.iterdir()}
+    code = f"""
+import resource, signal
+from pathlib import Path
+from dno.storage import RunFolder
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder = RunFolder.__new__(RunFolder)
+folder.path = Path({str(folder.path)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+folder.write("state.safetensors", bytes(5000))
+"""
+    full = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "state.safetensors cannot be written: File too large; " in full.stderr
+    assert {p.name: p.read_bytes() for p in folder.path.iterdir()} == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(folder):
+    folder.path.chmod(0o500)
+    try:
+        with pytest.raises(RunError, match="Permission denied"):
+            folder.write("x", b"")
+    finally:
+        folder.path.chmod(0o700)
+
+
+def test_pictures_hold_the_pixels():
+    sample = torch.rand(3, 5, 7)
+    picture = to_image(sample)
+    assert picture.size == (7, 5)
+    assert picture.getpixel((6, 4)) == tuple(int(v) for v in (sample[:, 4, 6] * 255).round())
