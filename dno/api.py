@@ -56,7 +56,7 @@ class _GivenOptimizer(_Given, OptimizerConfig): ...
 class _GivenObserver(_Given, ObserverConfig): ...
 
 
-def _given(kind: type[_Given], part: object) -> object:
+def _given(kind: type[_Given], part: Any) -> object:
     """What a configuration understands: `part` itself, or a live object wrapped; of a (part, weight) pair too."""
     weight = {}
     if isinstance(part, tuple) and len(part) == 2:
@@ -107,8 +107,11 @@ def optimize(
         ConfigError: the request is wrong; nothing was run.
         RunError: the run failed before its first evaluation. Later failures are in `Result.status`.
     """
-    one = {"sampler": (_GivenSampler, sampler), "optimizer": (_GivenOptimizer, optimizer)}
-    many = {
+    one: dict[str, tuple[type[_Given], Any]] = {
+        "sampler": (_GivenSampler, sampler),
+        "optimizer": (_GivenOptimizer, optimizer),
+    }
+    many: dict[str, tuple[type[_Given], Any]] = {
         "rewards": (_GivenReward, reward),
         "regularizers": (_GivenRegularizer, regularizer),
         "observers": (_GivenObserver, observer),

@@ -165,7 +165,8 @@ def optimize(
     initial, best = (state.initial, state.best) if state else (None, None)
     history = list(state.history) if state else []
     last: Snapshot | None = None
-    status, failure = Status.FINISHED, None
+    status = Status.FINISHED
+    failure: DNOError | None = None
     bus.started()
     try:
         for iteration in range(state.iteration if state else 0, iterations + 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,12 +27,6 @@ def gaussian_noise(draws: Sequence[tuple[int, ...]], seeds: Sequence[int]) -> Te
         # The leading 1 and the draw-by-draw order are diffusers' own; torch's Gaussian stream depends on both.
         rows.append(torch.cat([torch.randn(1, *shape, generator=generator).flatten() for shape in draws]))
     return torch.stack(rows)
-
-
-def split_draws(noise_BN: Tensor, draws: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """Views of each draw, `B x *shape`, in the order used."""
-    sizes = [math.prod(shape) for shape in draws]
-    return [part.unflatten(1, shape) for part, shape in zip(noise_BN.split(sizes, dim=1), draws, strict=True)]
 
 
 def evaluation_generators(seeds: Sequence[int], evaluation: int) -> list[Generator]:

@@ -52,8 +52,9 @@ def _scan() -> tuple[PluginInfo, ...]:
     entries = importlib.metadata.entry_points()
     found = set()
     for group in entries.groups:
-        match = _GROUP.fullmatch(group)
-        for entry in entries.select(group=group) if match else ():
+        if (match := _GROUP.fullmatch(group)) is None:
+            continue
+        for entry in entries.select(group=group):
             found.add(
                 PluginInfo(
                     kind=match["kind"],
@@ -173,7 +174,7 @@ class Registry(Generic[C_co]):
 
     def label(self, config: PluginConfig) -> str:
         """A name for messages and records: the published one, or that of the Python object."""
-        return self.name_of(config) or getattr(config, "label", type(config).__name__)
+        return self.name_of(config) or str(getattr(config, "label", type(config).__name__))
 
 
 SAMPLERS = Registry("samplers", SamplerConfig)

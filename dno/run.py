@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +19,7 @@ from dno.protocols import Optimizer
 from dno.registry import OPTIMIZERS, REGULARIZERS, REWARDS, Registry
 from dno.result import Result
 from dno.run_config import RunConfig, read_toml
-from dno.storage import RunFolder
+from dno.storage import RunFolder, free_folder
 
 T = TypeVar("T")
 C = TypeVar("C", bound=PluginConfig)
@@ -67,7 +68,7 @@ def build(config: RunConfig) -> tuple[Problem, Optimizer, list[object]]:
         ConfigError: with the place of what cannot be built.
     """
     ctx = BuildContext(device=find_device(config.device), dtype=getattr(torch, config.dtype))
-    if not any(part.weight for part in (*config.rewards, *config.regularizers)):
+    if not any(reward.weight for reward in config.rewards) and not any(r.weight for r in config.regularizers):
         raise ConfigError("every weight is 0, so there is nothing to optimise; give one a weight", at="rewards")
     rewards, regularizers = _named(REWARDS, config.rewards), _named(REGULARIZERS, config.regularizers)
     for i, (name, reward) in enumerate(rewards):
@@ -106,52 +107,60 @@ def build(config: RunConfig) -> tuple[Problem, Optimizer, list[object]]:
     return problem, _at("optimizer", lambda: config.optimizer.build(ctx)), observers
 
 
-def run(config: RunConfig, out: Path | None = None, *, save: bool = True, again: bool = False) -> Result:
+def run(config: RunConfig, out: Path | None = None, *, save: bool = True, go_on: bool = False) -> Result:
     """Optimise, and keep the outcome in a run folder.
 
     Args:
         config: what to run.
         out: the folder to make; None makes `runs/<time>-<prompt>` in the working folder.
         save: False keeps nothing on disk.
-        again: go on with the run in `out`, which must be of the same configuration but for `iterations`.
+        go_on: continue the run in `out`, which `config` must be that of but for `iterations`.
 
     Raises:
         ConfigError: the configuration cannot be built, or the folder is in use.
         RunError: the run failed before its first evaluation, or its outcome cannot be written.
     """
-    device = find_device(config.device)
-    folder = state = None
-    if again and out is not None:
-        folder = RunFolder(out)
-        state = folder.load_state(device)
-    problem, optimizer, observers = build(config)
-    if save and folder is None:
-        folder = RunFolder.new(out, config.dump())
-    latest: list[LoopState] = [state] if state else []
+    if save and not (go_on and out):
+        out = free_folder(out, config.prompts[0])
+    with RunFolder(out) if go_on and out else nullcontext() as folder:
+        state = folder.load_state(find_device(config.device)) if folder else None
+        if state and state.iteration > config.iterations:
+            raise ConfigError(f"{state.iteration} are done already, got {config.iterations}", at="iterations")
+        problem, optimizer, observers = build(config)
+        if folder is not None or out is None:
+            return _run(config, folder, state, problem, optimizer, observers)
+        # Made only now, so that a configuration that cannot be built leaves nothing behind.
+        with RunFolder(out) as folder:
+            return _run(config, folder, None, problem, optimizer, observers)
+
+
+def _run(
+    config: RunConfig,
+    folder: RunFolder | None,
+    state: LoopState | None,
+    problem: Problem,
+    optimizer: Optimizer,
+    observers: Sequence[object],
+) -> Result:
+    latest = state
 
     def checkpoint(new: LoopState) -> None:
-        latest[:] = [new]
+        nonlocal latest
+        latest = new
         if folder is not None:
             folder.save_state(new, every=SAVE_SECONDS)
 
-    info = RunInfo(
-        items=problem.items,
-        iterations=config.iterations,
-        start=state.iteration if state else 0,
-        folder=folder.path if folder else None,
-    )
-    try:
-        bus = Bus(info, observers)
-        result = optimize(problem, optimizer, config.iterations, bus=bus, state=state, checkpoint=checkpoint)
-        if folder is not None:
-            if latest:
-                folder.save_state(latest[-1])
-            folder.save_result(result, problem.sample.draws)
-        bus.finished(result)
-        return result
-    finally:
-        if folder is not None:
-            folder.close()
+    if folder is not None:
+        folder.save_config(config)
+    start, path = state.iteration if state else 0, folder.path if folder else None
+    bus = Bus(RunInfo(problem.items, config.iterations, start, path), observers)
+    result = optimize(problem, optimizer, config.iterations, bus=bus, state=state, checkpoint=checkpoint)
+    if folder is not None:
+        if latest is not None:
+            folder.save_state(latest)
+        folder.save_result(result, problem.sample.draws)
+    bus.finished(result)
+    return result
 
 
 def resume(path: Path | str, *, iterations: int | None = None) -> Result:
@@ -166,7 +175,7 @@ def resume(path: Path | str, *, iterations: int | None = None) -> Result:
     path = Path(path)
     if not (path / "run.toml").is_file():
         raise RunFolderError(f"{path} holds no run.toml, so it is no run folder; look below runs/")
-    config = RunConfig.parse(read_toml(path / "run.toml"), {"": str(path / "run.toml")})
+    values, sources = read_toml(path / "run.toml"), {"": str(path / "run.toml")}
     if iterations is not None:
-        config = config.model_copy(update={"iterations": iterations})
-    return run(config, path, again=True)
+        values["iterations"], sources["iterations"] = iterations, "--iterations"
+    return run(RunConfig.parse(values, sources), path, go_on=True)

@@ -90,6 +90,11 @@ def _dumper(registry: Registry[C]) -> PlainSerializer:
     return PlainSerializer(lambda config: _dump(registry, config))
 
 
+def _default(value: Any) -> Any:
+    # Names, which validation turns into configs: importing this module must not import plugins.
+    return Field(value)
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -106,24 +111,24 @@ class RunConfig(BaseModel):
     """Optimizer steps."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """The gradient of each sample's whole noise is scaled down to this norm where it is longer."""
-    log_p_floor: Annotated[float, Field(le=0)] = -3.0
-    """Natural log of P(z) below which noise counts as having left N(0, I), and cannot be a run's best;
+    log_p_floor: Annotated[float, Field(le=0)] = -4.6
+    """Natural log of P(z) (-4.6: 1 %) below which noise counts as having left N(0, I), and cannot be a run's best;
     -inf lets any be."""
     device: str = "auto"
     """Where to compute: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the first GPU if there is one."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     """What the denoising network computes in; noise, decoder and rewards stay float32 or better."""
-    sampler: Annotated[SamplerConfig, _parser(SAMPLERS), _dumper(SAMPLERS)] = Field("ddim")
+    sampler: Annotated[SamplerConfig, _parser(SAMPLERS), _dumper(SAMPLERS)] = _default("ddim")
     """How noise becomes an image."""
     rewards: Annotated[tuple[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)], ...], Field(min_length=1)]
     """What to climb: the weighted sum of these."""
-    regularizers: tuple[Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...] = Field(
+    regularizers: tuple[Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...] = _default(
         ("permutation",)
     )
     """What holds the noise in N(0, I): their weighted sum is taken off the objective."""
-    optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = Field("adam")
+    optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = _default("adam")
     """How to climb."""
-    observers: tuple[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)], ...] = Field(("curve",))
+    observers: tuple[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)], ...] = _default(("curve",))
     """What looks on: progress, image dumps, trackers."""
 
     @field_validator("prompts", "seeds", "rewards", "regularizers", "observers", mode="before")

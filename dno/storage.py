@@ -29,6 +29,7 @@ from torch import Tensor
 from dno.engine import LoopState
 from dno.errors import RunError, RunFolderError
 from dno.result import Result, Snapshot, StepRecord
+from dno.run_config import RunConfig
 
 _FORMAT = "1"
 
@@ -42,6 +43,24 @@ def to_image(sample: Tensor) -> Image.Image:
     """The 8-bit RGB picture of one `3 x H x W` sample in [0, 1]; values beyond are clipped."""
     pixels_HWC = (sample.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(pixels_HWC.cpu().numpy())
+
+
+def free_folder(path: Path | None, prompt: str) -> Path:
+    """Where a new run may be kept: `path`, or `runs/<time>-<prompt>` here. Makes nothing.
+
+    Raises:
+        RunFolderError: something is there already, or nothing can be made there.
+    """
+    if path is None:
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(prompt)}"
+        names = (Path("runs", stem + (f"-{n}" if n else "")) for n in range(1000))
+        path = next(name for name in names if not name.exists())
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise RunFolderError(f"{path} is in use; name another folder, or go on with a run: dno resume {path}")
+    above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise RunFolderError(f"{path} cannot be made, because {above} is no folder to write in; name another folder")
+    return path
 
 
 class RunFolder:
@@ -63,26 +82,15 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"{path} cannot be made: {error.strerror}; name another folder") from error
 
-    @classmethod
-    def new(cls, path: Path | None, config: Mapping[str, Any]) -> RunFolder:
-        """A fresh folder with this `run.toml`; None stands for `runs/<time>-<prompt>` here.
+    def __enter__(self) -> RunFolder:
+        return self
 
-        Raises:
-            RunFolderError: the folder already holds something.
-        """
-        if path is None:
-            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(config['prompts'][0])}"
-            names = (Path("runs", stem + (f"-{n}" if n else "")) for n in range(1000))
-            path = next(name for name in names if not name.exists())
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise RunFolderError(f"{path} is in use; name another folder, or go on with a run: dno resume {path}")
-        folder = cls(path)
-        folder.write("run.toml", tomli_w.dumps(config).encode())
-        return folder
-
-    def close(self) -> None:
-        """Let other processes have the folder."""
+    def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    def save_config(self, config: RunConfig) -> None:
+        """Write what rebuilds the run."""
+        self.write("run.toml", tomli_w.dumps(config.dump()).encode())
 
     def write(self, name: str, data: bytes) -> None:
         """Write one file whole or not at all.

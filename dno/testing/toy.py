@@ -20,7 +20,7 @@ class ToyMap:
     def __call__(self, noise_BN: Tensor) -> Tensor:
         """Images, `B x 3 x size x size`."""
         first, second = noise_BN.chunk(2, dim=1)
-        return (first + 0.5 * second).unflatten(1, self.draws[0]).sigmoid()
+        return (first + 0.5 * second).reshape(-1, *self.draws[0]).sigmoid()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from dno import cli
 
 DNO = Path(sys.executable).parent / "dno"
@@ -90,10 +91,16 @@ MISTAKES = {
     "no reward": (["x"], "--reward: say what to climb, such as --reward brightness"),
     "unknown reward": (["x", "--reward", "brigtness"], "did you mean brightness?"),
     "weight no number": (["x", "--reward", "brightness=lots"], "--reward: the weight after brightness= must be"),
-    "misspelt key": (["x", "--reward", "brightness", "--set", "sampler.stepz=3"], "unknown option; did you mean steps?"),
+    "misspelt key": (
+        ["x", "--reward", "brightness", "--set", "sampler.stepz=3"],
+        "unknown option; did you mean steps?",
+    ),
     "no place": (["x", "--reward", "brightness", "--set", "steps"], "--set: needs the form PLACE=VALUE, got 'steps'"),
     "impossible eta": (["x", "--reward", "brightness", "--eta", "2"], "--eta: sampler.eta: input should be less than"),
-    "steps no number": (["x", "--reward", "brightness", "--set", "sampler.steps=many"], "sampler.steps: input should be"),
+    "steps no number": (
+        ["x", "--reward", "brightness", "--set", "sampler.steps=many"],
+        "sampler.steps: input should be",
+    ),
     "no such model": (["x", "--reward", "brightness", "--model", "./no"], 'sampler.model: there is no model "./no"'),
     "no such config": (["--config", "no.toml"], "no.toml: there is no such file"),
     "no gradient": (["x", "--reward", "jpeg"], 'rewards.0: "jpeg" has no gradient'),

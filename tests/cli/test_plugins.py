@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+
 from dno import __version__, cli
 
 
@@ -29,7 +30,9 @@ def test_list_has_every_built_in(dno):
     code, out, _ = dno("plugins", "list")
     rows = [line.split() for line in out.splitlines()]
     assert code == 0
-    assert {"ddim", "brightness", "clip", "jpeg", "permutation", "adam", "sgd", "progress", "emoji"} <= {r[1] for r in rows}
+    assert {"ddim", "brightness", "clip", "jpeg", "permutation", "adam", "sgd", "progress", "emoji"} <= {
+        r[1] for r in rows
+    }
     assert ["rewards", "clip", "dno", __version__] in rows
 
 

@@ -17,16 +17,15 @@ from hypothesis import strategies as st
 from dno.engine import LoopState
 from dno.errors import RunError, RunFolderError
 from dno.result import Snapshot, StepRecord
-from dno.storage import RunFolder, slug, to_image
+from dno.storage import RunFolder, free_folder, slug, to_image
 
-CONFIG = {"prompts": ["a Black  cat/../../etc"], "rewards": [{"use": "brightness"}]}
+PROMPT = "a Black  cat/../../etc"
 
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = RunFolder.new(tmp_path / "run", CONFIG)
-    yield folder
-    folder.close()
+    with RunFolder(tmp_path / "run") as folder:
+        yield folder
 
 
 def loop_state(iteration=3):
@@ -75,22 +74,23 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(RunFolderError, match=r"mine is in use; name another folder, or .*dno resume"):
-        RunFolder.new(tmp_path / "mine", CONFIG)
-    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+        free_folder(tmp_path / "mine", PROMPT)
     with pytest.raises(RunFolderError, match="is in use"):
-        RunFolder.new(tmp_path / "mine" / "thesis.tex", CONFIG)
+        free_folder(tmp_path / "mine" / "thesis.tex", PROMPT)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_an_empty_folder_is_taken(tmp_path):
+def test_an_empty_folder_is_free(tmp_path):
     (tmp_path / "empty").mkdir()
-    RunFolder.new(tmp_path / "empty", CONFIG).close()
-    assert (tmp_path / "empty" / "run.toml").is_file()
+    assert free_folder(tmp_path / "empty", PROMPT) == tmp_path / "empty"
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunFolderError, match=r"file/run cannot be made: Not a directory; name another folder"):
-        RunFolder.new(tmp_path / "file" / "run", CONFIG)
+    with pytest.raises(RunFolderError, match=r"file/run cannot be made, because .*file is no folder to write in"):
+        free_folder(tmp_path / "file" / "run", PROMPT)
+    with pytest.raises(RunFolderError, match=r"run cannot be made: Not a directory"):
+        RunFolder(tmp_path / "file" / "run")
 
 
 def test_one_process_at_a_time(folder):
@@ -101,11 +101,13 @@ def test_one_process_at_a_time(folder):
 
 def test_default_folders_are_named_after_the_prompt_and_never_shared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folders = [RunFolder.new(None, CONFIG) for _ in range(3)]
-    assert len({f.path for f in folders}) == 3
-    assert all(f.path.parent == Path("runs") and "a-black-cat-etc" in f.path.name for f in folders)
-    for folder in folders:
-        folder.close()
+    paths = set()
+    for _ in range(3):
+        path = free_folder(None, PROMPT)
+        path.mkdir(parents=True)
+        paths.add(path)
+    assert len(paths) == 3
+    assert all(p.parent == Path("runs") and "a-black-cat-etc" in p.name for p in paths)
 
 
 @given(st.text())
