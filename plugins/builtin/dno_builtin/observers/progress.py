@@ -1,0 +1,100 @@
+"""Progress of a run, on standard error."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from dno.plugin import BuildContext, ObserverConfig, Result, RunInfo, StepRecord, hookimpl
+
+
+class Progress(ObserverConfig):
+    """One line of progress on standard error, kept up to date; where that is no terminal, some ten lines."""
+
+    def build(self, ctx: BuildContext) -> object:
+        """The observer."""
+        return ProgressLine(sys.stderr)
+
+
+@dataclass
+class ProgressLine:
+    """Writes iteration, rewards, best objective, log P and the time left. Means are over the samples."""
+
+    stream: TextIO
+    _first: StepRecord | None = field(default=None, init=False)
+    _shown: StepRecord | None = field(default=None, init=False)
+    _last: StepRecord | None = field(default=None, init=False)
+    _width: int = field(default=0, init=False)
+
+    @hookimpl
+    def run_started(self, run: RunInfo) -> None:
+        """Forget what a run before this one left."""
+        self._first = self._shown = self._last = None
+        self._width = 0
+
+    @hookimpl
+    def step_done(self, run: RunInfo, record: StepRecord) -> None:
+        """Show the record; where no terminal is watching, only each tenth of the run."""
+        self._first = self._first or record
+        self._last = record
+        if self.stream.isatty():
+            # The last column stays free: a full line would wrap, and \r then return to its second half.
+            line = self._line(run, record)[: shutil.get_terminal_size().columns - 1]
+            self.stream.write(f"\r{line:<{self._width}}")
+            self._width = len(line)
+        elif self._shown is None or record.iteration - self._shown.iteration >= max(1, run.iterations // 10):
+            self.stream.write(f"{self._line(run, record)}\n")
+        else:
+            return
+        self._shown = record
+        self.stream.flush()
+
+    @hookimpl
+    def run_finished(self, run: RunInfo, result: Result) -> None:
+        """Leave the last state on a line of its own."""
+        if self._last is None:
+            return
+        if self.stream.isatty():
+            self.stream.write("\n")
+        elif self._shown is not self._last:
+            self.stream.write(f"{self._line(run, self._last)}\n")
+        self.stream.flush()
+
+    def _line(self, run: RunInfo, record: StepRecord) -> str:
+        parts = [f"iteration {record.iteration}/{run.iterations}"]
+        parts += [f"{name} {_mean(values):.4g}" for name, values in record.rewards.items()]
+        best = [value for value in record.best if math.isfinite(value)]
+        parts.append(f"best {_mean(best):.4g}" if best else "best -")
+        if log_p := record.figures.get("log_p"):
+            least = f" (least {min(log_p):.2f})" if len(log_p) > 1 else ""
+            parts.append(f"log P {_mean(log_p):.2f}{least}")
+        left = self._seconds_left(run, record)
+        if left is not None:
+            parts.append(f"{_duration(left)} left")
+        return "  ".join(parts)
+
+    def _seconds_left(self, run: RunInfo, record: StepRecord) -> float | None:
+        # From this process's own records: a resumed run may go on with another machine.
+        first = self._first or record
+        done = record.iteration - first.iteration
+        if done < 1:
+            return None
+        return (record.seconds - first.seconds) / done * max(run.iterations - record.iteration, 0)
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return math.fsum(values) / len(values)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes, whole = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {whole:02d} s"

@@ -1,0 +1,223 @@
+import io
+import math
+import re
+from collections.abc import Mapping
+from contextlib import redirect_stderr
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from dno_builtin.observers.images import Images
+from dno_builtin.observers.progress import Progress
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from dno.events import Bus
+from dno.plugin import BuildContext, ConfigError, ObserverConfig, Result, RunError, RunInfo, StepRecord
+from dno.result import Snapshot, Status
+
+CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
+ONE = RunInfo(items=[("a cat", 0)], iterations=20, start=0, folder=None)
+TWO = replace(ONE, items=[("a cat", 0), ("a cat", 1)])
+SAMPLES = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Screen(io.StringIO):
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+def record(
+    iteration: int,
+    *,
+    rewards: Mapping[str, tuple[float, ...]] | None = None,
+    log_p: tuple[float, ...] | None = (-0.5,),
+    best: tuple[float, ...] = (0.25,),
+    seconds: float | None = None,
+) -> StepRecord:
+    rewards = rewards or {"brightness": (iteration / 100,)}
+    size = len(next(iter(rewards.values())))
+    return StepRecord(
+        iteration=iteration,
+        objective=(0.0,) * size,
+        rewards=rewards,
+        penalties={},
+        figures={} if log_p is None else {"log_p": log_p},
+        healthy=(True,) * size,
+        best=best,
+        grad_norm=(1.0,) * size,
+        seconds=2.0 * iteration + 7 if seconds is None else seconds,
+    )
+
+
+def result(run: RunInfo) -> Result:
+    shot = Snapshot(noise_BN=torch.zeros(1, 4), samples=SAMPLES[:1], objective_B=torch.zeros(1))
+    return Result(status=Status.FINISHED, items=run.items, initial=shot, best=shot, last=shot, history=[])
+
+
+def watch(run: RunInfo, observer: ObserverConfig, records: list[StepRecord], samples: Tensor = SAMPLES) -> list[bool]:
+    bus = Bus(run, [observer.build(CPU)])
+    bus.started()
+    stops = [bus.step(one, samples) for one in records]
+    bus.finished(result(run))
+    return stops
+
+
+def show(screen: Screen, run: RunInfo, records: list[StepRecord]) -> list[bool]:
+    with redirect_stderr(screen):
+        return watch(run, Progress(), records)
+
+
+@pytest.fixture
+def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Screen:
+    screen = Screen(terminal=request.param)
+    monkeypatch.setenv("COLUMNS", "80")
+    return screen
+
+
+on_terminal = pytest.mark.parametrize("screen", [True], indirect=True, ids=["terminal"])
+on_file = pytest.mark.parametrize("screen", [False], indirect=True, ids=["file"])
+
+
+@on_terminal
+def test_a_terminal_sees_one_line_rewritten(screen: Screen) -> None:
+    stops = show(screen, ONE, [record(i) for i in range(21)])
+    assert stops == [False] * 21
+    text = screen.getvalue()
+    assert text.count("\n") == 1
+    assert text.endswith("\n")
+    states = text.removesuffix("\n").split("\r")[1:]
+    assert len(states) == 21
+    assert states[0].rstrip() == "iteration 0/20  brightness 0  best 0.25  log P -0.50"
+    assert states[5].rstrip() == "iteration 5/20  brightness 0.05  best 0.25  log P -0.50  30 s left"
+    assert states[20].rstrip() == "iteration 20/20  brightness 0.2  best 0.25  log P -0.50  0 s left"
+
+
+@on_terminal
+def test_a_shorter_line_leaves_nothing_of_a_longer_one(screen: Screen) -> None:
+    show(
+        screen,
+        ONE,
+        [record(0, rewards={"brightness": (0.123456,)}), record(1, rewards={"jpeg": (0.5,)}, log_p=None)],
+    )
+    first, second = screen.getvalue().removesuffix("\n").split("\r")[1:]
+    assert len(second.rstrip()) < len(first)
+    assert len(second) == len(first)
+
+
+@on_terminal
+def test_a_line_never_wraps(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    show(screen, ONE, [record(i) for i in range(3)])
+    states = screen.getvalue().removesuffix("\n").split("\r")[1:]
+    assert [len(state) for state in states] == [39, 39, 39]
+
+
+@on_file
+def test_a_file_gets_a_line_each_tenth(screen: Screen) -> None:
+    show(screen, ONE, [record(i) for i in range(20)])
+    text = screen.getvalue()
+    assert "\r" not in text
+    shown = [int(found) for found in re.findall(r"^iteration (\d+)/20  ", text, flags=re.MULTILINE)]
+    assert shown == [*range(0, 20, 2), 19]
+    assert text.endswith("\n")
+
+
+@on_file
+def test_a_short_or_resumed_run_is_shown_whole(screen: Screen) -> None:
+    show(screen, replace(ONE, iterations=3), [record(i) for i in range(4)])
+    assert screen.getvalue().count("\n") == 4
+    screen.seek(0)
+    screen.truncate()
+    show(screen, replace(ONE, iterations=1000, start=995), [record(i) for i in range(995, 998)])
+    lines = screen.getvalue().splitlines()
+    assert [line.partition("  ")[0] for line in lines] == ["iteration 995/1000", "iteration 997/1000"]
+    assert lines[1].endswith("6 s left")
+
+
+@on_file
+def test_a_batch_shows_means_and_the_least_log_p(screen: Screen) -> None:
+    rewards = {"brightness": (0.25, 0.75), "jpeg": (-3.0, -4.0)}
+    show(screen, TWO, [record(0, rewards=rewards, log_p=(-0.5, -2.5), best=(1.0, 3.0))])
+    assert screen.getvalue() == "iteration 0/20  brightness 0.5  jpeg -3.5  best 2  log P -1.50 (least -2.50)\n"
+
+
+@on_file
+@pytest.mark.parametrize(("best", "shown"), [((-math.inf, -math.inf), "-"), ((-math.inf, 3.0), "3")])
+def test_there_may_be_no_best_yet_and_no_log_p(screen: Screen, best: tuple[float, ...], shown: str) -> None:
+    show(screen, TWO, [record(0, rewards={"own": (1.0, 2.0)}, log_p=None, best=best)])
+    assert screen.getvalue() == f"iteration 0/20  own 1.5  best {shown}\n"
+
+
+@on_file
+@pytest.mark.parametrize(("pace", "left"), [(5, "95 s"), (60, "19 min 00 s"), (61, "19 min 19 s"), (600, "3 h 10 min")])
+def test_time_left_is_readable(screen: Screen, pace: float, left: str) -> None:
+    show(screen, ONE, [record(i, seconds=100 + i * pace) for i in (0, 1)])
+    assert screen.getvalue().endswith(f"  {left} left\n")
+
+
+@on_file
+def test_a_run_that_ends_at_once_shows_nothing(screen: Screen) -> None:
+    show(screen, ONE, [])
+    assert screen.getvalue() == ""
+
+
+def test_images_are_written_every_so_often(tmp_path: Path) -> None:
+    run = replace(TWO, iterations=100, folder=tmp_path)
+    stops = watch(run, Images(every=5), [record(i) for i in (0, 1, 4, 5, 9, 100)])
+    assert not any(stops)
+    names = sorted(file.name for file in (tmp_path / "steps").iterdir())
+    assert names == ["000-0.png", "000-1.png", "005-0.png", "005-1.png", "100-0.png", "100-1.png"]
+    for sample in (0, 1):
+        with Image.open(tmp_path / "steps" / f"005-{sample}.png") as image:
+            assert image.mode == "RGB"
+            pixels = torch.tensor(list(image.tobytes())).view(4, 6, 3).permute(2, 0, 1)
+        assert torch.equal(pixels, (SAMPLES[sample] * 255).round().long())
+
+
+def test_numbers_of_samples_are_padded_too(tmp_path: Path) -> None:
+    run = replace(ONE, items=[("a cat", seed) for seed in range(11)], folder=tmp_path)
+    watch(run, Images(), [record(i) for i in range(12)], samples=torch.rand(11, 3, 2, 2))
+    names = sorted(file.name for file in (tmp_path / "steps").iterdir())
+    assert names == [f"{i:02d}-{sample:02d}.png" for i in (0, 10) for sample in range(11)]
+
+
+def test_images_need_a_run_folder() -> None:
+    bus = Bus(ONE, [Images().build(CPU)])
+    with pytest.raises(ConfigError, match="writes to the run folder, and this run has none"):
+        bus.started()
+
+
+def test_an_image_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = Bus(replace(ONE, folder=tmp_path), [Images().build(CPU)])
+    bus.started()
+    bus.step(record(0), SAMPLES[:1])
+    before = (tmp_path / "steps" / "00-0.png").read_bytes()
+
+    def full(self: Image.Image, path: Path, kind: str) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(RunError, match=r"00-0\.png cannot be written: .*No space left on device; make room"):
+        bus.step(record(0), 1 - SAMPLES[:1])
+    assert [file.name for file in (tmp_path / "steps").iterdir()] == ["00-0.png"]
+    assert (tmp_path / "steps" / "00-0.png").read_bytes() == before
+
+
+def test_samples_that_are_no_images_are_said(tmp_path: Path) -> None:
+    bus = Bus(replace(ONE, folder=tmp_path), [Images().build(CPU)])
+    bus.started()
+    with pytest.raises(RunError, match=r"B x 3 x H x W, got \(1, 40\)"):
+        bus.step(record(0), torch.zeros(1, 40))
+
+
+def test_every_is_at_least_one() -> None:
+    with pytest.raises(ValidationError, match="every"):
+        Images(every=0)

@@ -1,0 +1,135 @@
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from dno_builtin.optimizers.adam import Adam
+from dno_builtin.optimizers.sgd import SGD
+from pydantic import ValidationError
+from torch import Tensor
+
+from dno.plugin import BuildContext, OptimizerConfig
+
+CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
+START = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass
+class Bowl:
+    """An objective with its top at 1; its gradient comes with noise of its own, the same for each step number."""
+
+    jitter: float = 0.0
+    asked_at: list[Tensor] = field(default_factory=list)
+
+    def value(self, noise_BN: Tensor) -> Tensor:
+        return -(noise_BN - 1).square().sum(1)
+
+    def value_and_grad(self, noise_BN: Tensor) -> tuple[Tensor, Tensor]:
+        self.asked_at.append(noise_BN)
+        generator = torch.Generator().manual_seed(len(self.asked_at))
+        jitter = self.jitter * torch.randn(noise_BN.shape, generator=generator, dtype=noise_BN.dtype)
+        return self.value(noise_BN), -2 * (noise_BN - 1) + jitter
+
+
+def climb(config: OptimizerConfig, start: Tensor, steps: int, jitter: float) -> list[Tensor]:
+    optimizer, objective, noise = config.build(CPU), Bowl(jitter), start
+    state = optimizer.init(noise)
+    path = []
+    for _ in range(steps):
+        noise, state = optimizer.step(objective, noise, state)
+        path.append(noise)
+    return path
+
+
+def climb_with_torch(
+    kind: type[torch.optim.Optimizer], start: Tensor, jitter: float, **options: object
+) -> list[Tensor]:
+    leaf, objective = start.clone().requires_grad_(), Bowl(jitter)
+    optimizer = kind([leaf], maximize=True, **options)
+    path = []
+    for _ in range(50):
+        leaf.grad = objective.value_and_grad(leaf.detach().clone())[1]
+        optimizer.step()
+        path.append(leaf.detach().clone())
+    return path
+
+
+PAIRS = [
+    pytest.param(Adam(), torch.optim.Adam, {"lr": 0.01}, id="adam by default"),
+    pytest.param(
+        Adam(lr=0.3, beta1=0.5, beta2=0.9, eps=1e-3),
+        torch.optim.Adam,
+        {"lr": 0.3, "betas": (0.5, 0.9), "eps": 1e-3},
+        id="adam with options",
+    ),
+    pytest.param(Adam(beta1=0), torch.optim.Adam, {"lr": 0.01, "betas": (0.0, 0.999)}, id="adam without mean"),
+    pytest.param(SGD(), torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, id="sgd by default"),
+    pytest.param(SGD(lr=0.02, momentum=0), torch.optim.SGD, {"lr": 0.02}, id="sgd without momentum"),
+]
+
+
+@pytest.mark.parametrize("jitter", [0.0, 50.0], ids=["quadratic", "random gradients"])
+@pytest.mark.parametrize(("config", "kind", "options"), PAIRS)
+def test_fifty_steps_equal_torch(
+    config: OptimizerConfig, kind: type[torch.optim.Optimizer], options: dict[str, object], jitter: float
+) -> None:
+    start = START.double()
+    path, expected = climb(config, start, 50, jitter), climb_with_torch(kind, start, jitter, **options)
+    assert (path[-1] - start).abs().min() > 0
+    for noise, other in zip(path, expected, strict=True):
+        torch.testing.assert_close(noise, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("config", "kind", "options"), PAIRS)
+def test_float32_equals_torch_to_rounding(
+    config: OptimizerConfig, kind: type[torch.optim.Optimizer], options: dict[str, object]
+) -> None:
+    path, expected = climb(config, START, 50, 1.0), climb_with_torch(kind, START, 1.0, **options)
+    assert path[-1].dtype == torch.float32
+    torch.testing.assert_close(path[-1], expected[-1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [Adam(lr=0.1), SGD()], ids=["adam", "sgd"])
+def test_a_step_is_pure_and_asks_once(config: OptimizerConfig) -> None:
+    optimizer, noise = config.build(CPU), START.clone()
+    state = optimizer.init(noise)
+    for _ in range(3):
+        objective = Bowl()
+        kept = {name: value.clone() for name, value in state.items()}
+        first, first_state = optimizer.step(objective, noise, state)
+        assert len(objective.asked_at) == 1
+        assert torch.equal(objective.asked_at[0], noise)
+        assert state.keys() == kept.keys()
+        assert all(torch.equal(state[name], kept[name]) for name in kept)
+        again, again_state = optimizer.step(Bowl(), noise, state)
+        assert torch.equal(first, again)
+        assert first_state.keys() == state.keys()
+        assert all(torch.equal(first_state[name], again_state[name]) for name in kept)
+        assert not torch.equal(first, noise)
+        noise, state = first, first_state
+
+
+@pytest.mark.parametrize("config", [Adam(lr=0.1), SGD()], ids=["adam", "sgd"])
+def test_a_climb_goes_on_from_its_state_alone(config: OptimizerConfig) -> None:
+    whole = climb(config, START, 6, 0.0)
+    noise, state = START, config.build(CPU).init(START)
+    for _ in range(6):
+        # A new optimizer each step, and a state as a file would give it back.
+        state = {name: torch.tensor(value.tolist(), dtype=value.dtype) for name, value in state.items()}
+        noise, state = config.build(CPU).step(Bowl(), noise, state)
+    assert torch.equal(noise, whole[-1])
+
+
+@pytest.mark.parametrize("config", [Adam(lr=0.1), SGD()], ids=["adam", "sgd"])
+def test_rows_climb_by_themselves(config: OptimizerConfig) -> None:
+    batch = climb(config, START, 5, 0.0)[-1]
+    for row in range(len(START)):
+        assert torch.equal(climb(config, START[row : row + 1], 5, 0.0)[-1], batch[row : row + 1])
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(Adam, {"lr": 0}), (Adam, {"beta1": 1}), (Adam, {"eps": 0}), (SGD, {"momentum": 1}), (SGD, {"lr": -1})],
+)
+def test_impossible_options_are_refused(cls: type[OptimizerConfig], options: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(options))):
+        cls.model_validate(options)
