@@ -75,8 +75,8 @@ class RunFolder:
         self._saved = -float("inf")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(path / ".lock", blocking=False)
-            self._lock.acquire()
+            self._lock = FileLock(path / ".lock")
+            self._lock.acquire(blocking=False)
         except Timeout:
             raise RunFolderError(f"{path} is in use by another process; wait for it or name another folder") from None
         except OSError as error:
