@@ -34,12 +34,18 @@ def find_device(name: str) -> torch.device:
         ConfigError: there is no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        have = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+        have = (
+            [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+            + ["mps"] * torch.backends.mps.is_available()
+            + ["cpu"]
+        )
         raise ConfigError(f'there is no device "{name}" here; use one of: {", ".join(have)}', at="device") from None
     return device
 

@@ -1,0 +1,88 @@
+"""What a pipeline folder holds, read from its small files: no torch, no weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dno.plugin import ConfigError
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+"""Pipeline classes that `ddim` samples."""
+
+INDEX = "model_index.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty where the file is missing.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", at="model") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is not a JSON object", at="model")
+    return value
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `ConfigError` unless the folder holds a pipeline that `ddim` can sample, weights included."""
+    if not (folder / INDEX).is_file():
+        raise ConfigError(
+            f"{folder} holds {_what_it_is(folder)}, not a diffusers pipeline; "
+            f"name a folder with a {INDEX}, as `save_pretrained` of a pipeline writes it",
+            at="model",
+        )
+    index = read_json(folder / INDEX)
+    check_index(index, str(folder))
+    for name in ("unet", "vae", *(part for part in index if part.startswith("text_encoder"))):
+        if (index.get(name) or [None])[0] is not None and not any((folder / name).glob("*.safetensors")):
+            raise ConfigError(
+                f"{folder / name} holds no .safetensors weights, the only kind that is loaded; "
+                "save the pipeline again with safe_serialization=True",
+                at="model",
+            )
+
+
+def check_index(index: Mapping[str, Any], where: str) -> None:
+    """Raise `ConfigError` unless `model_index.json` names a pipeline class that `ddim` can sample."""
+    name = index.get("_class_name")
+    if name not in PIPELINES:
+        raise ConfigError(f"{where} is a {name}; ddim samples {' and '.join(PIPELINES)}", at="model")
+
+
+def check_size(at: str, size: int | None, scale: int) -> None:
+    """Raise `ConfigError` where an image side does not suit a decoder that enlarges `scale` times."""
+    unit = math.lcm(8, scale)  # the pipelines themselves ask for multiples of 8
+    if size is not None and size % unit:
+        near = max(unit, round(size / unit) * unit)
+        raise ConfigError(f"must be a multiple of {unit} for this model, such as {near}, got {size}", at=at)
+
+
+def check_steps(steps: int, levels: int) -> None:
+    """Raise `ConfigError` where there are more steps than the model has noise levels."""
+    if steps > levels:
+        raise ConfigError(f"must be at most {levels}, the number of the model's noise levels, got {steps}", at="steps")
+
+
+def _what_it_is(folder: Path) -> str:
+    config = read_json(folder / "config.json")
+    if (folder / "modular_model_index.json").is_file():
+        return "a modular pipeline"
+    if (folder / "adapter_config.json").is_file():
+        return "an adapter"
+    if "_class_name" in config:
+        return f"one part of a pipeline ({config['_class_name']})"
+    if "model_type" in config:
+        return f"a transformers model ({config['model_type']})"
+    if any(folder.glob("*.safetensors")) or any(folder.glob("*.ckpt")):
+        return "bare weights"
+    return "nothing" if not any(folder.iterdir()) else "other files"

@@ -1,0 +1,52 @@
+"""Settings that every test shares."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from dno.testing.models import Kind, tiny_stable_diffusion
+
+# More threads than cores makes small operations many times slower, and tests may run side by side.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("dev", max_examples=20, deadline=None)
+settings.register_profile("ci", max_examples=20, deadline=None, derandomize=True)
+settings.register_profile("nightly", max_examples=500, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may reach for a hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def pipeline_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Path]:
+    """Folder of a tiny pipeline of each Stable Diffusion generation, saved when first asked for."""
+
+    @functools.cache
+    def folder(kind: Kind) -> Path:
+        path = tmp_path_factory.mktemp(kind)
+        tiny_stable_diffusion(kind).save_pretrained(path)
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny real Stable Diffusion 1.x pipeline, saved as any other."""
+    from dno.testing.models import tiny_stable_diffusion
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-sd"
+    tiny_stable_diffusion("sd1").save_pretrained(folder)
+    return folder
