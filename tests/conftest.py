@@ -43,10 +43,6 @@ def pipeline_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_folder(pipeline_folders: Callable[[Kind], Path]) -> Path:
     """A tiny real Stable Diffusion 1.x pipeline, saved as any other."""
-    from dno.testing.models import tiny_stable_diffusion
-
-    folder = tmp_path_factory.mktemp("models") / "tiny-sd"
-    tiny_stable_diffusion("sd1").save_pretrained(folder)
-    return folder
+    return pipeline_folders("sd1")

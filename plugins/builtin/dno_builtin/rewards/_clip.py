@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from dno.plugin import ConfigError
+from dno_builtin._quiet import quiet
 from dno_builtin.rewards._preprocess import Preprocess
 
 _log = logging.getLogger("dno")
@@ -26,13 +27,14 @@ def load_clip(model: str, *, revision: str | None, template: str, device: torch.
     from transformers import AutoConfig, CLIPModel, CLIPProcessor
 
     try:
-        kind = AutoConfig.from_pretrained(model, revision=revision).model_type
-        if kind != "clip":
-            raise ConfigError(f'"{model}" is a model of type {kind}; name a CLIP model', at="model")
-        network, loading = CLIPModel.from_pretrained(
-            model, revision=revision, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-        processor = CLIPProcessor.from_pretrained(model, revision=revision)
+        with quiet():
+            kind = AutoConfig.from_pretrained(model, revision=revision).model_type
+            if kind != "clip":
+                raise ConfigError(f'"{model}" is a model of type {kind}; name a CLIP model', at="model")
+            network, loading = CLIPModel.from_pretrained(
+                model, revision=revision, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+            processor = CLIPProcessor.from_pretrained(model, revision=revision)
         preprocess = Preprocess.from_config(processor.image_processor.to_dict())
     except ConfigError as error:
         raise error if error.at else ConfigError(f'"{model}": {error.problem}', at="model") from None

@@ -12,9 +12,9 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from dno.plugin import ConfigError, gaussian_noise
+from dno_builtin._quiet import quiet
 
 from ._folder import PIPELINES, check_size, check_steps
-from ._load import quiet
 from ._modules import cast, frozen_view, heavy, remember
 from ._tape import NoiseTape
 

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
 
 from dno.plugin import ConfigError
+from dno_builtin._quiet import quiet
 
 from ._folder import check_index
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings, log lines or progress bars from diffusers and transformers."""
-    logs = (diffusers_logging, transformers_logging)
-    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for log in logs:
-            log.set_verbosity_error()
-            log.disable_progress_bar()
-        try:
-            yield
-        finally:
-            for log, (verbosity, bars) in zip(logs, before, strict=True):
-                log.set_verbosity(verbosity)
-                if bars:
-                    log.enable_progress_bar()
 
 
 def load_pipeline(model: str, *, revision: str | None, dtype: torch.dtype, vae_dtype: torch.dtype) -> Any:
