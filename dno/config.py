@@ -54,7 +54,7 @@ class RewardConfig(PluginConfig):
     """Base of reward options."""
 
     differentiable: ClassVar[bool] = True
-    """False where the reward has no gradient; then only gradient-free optimizers can climb it."""
+    """False where the reward has no gradient; then one is estimated, see `dno.gradients`."""
 
     weight: float = 1.0
     """Factor of this reward in the objective; 0 reports it without optimising it."""
@@ -77,9 +77,6 @@ class RegularizerConfig(PluginConfig):
 
 class OptimizerConfig(PluginConfig):
     """Base of optimizer options."""
-
-    needs_gradient: ClassVar[bool] = True
-    """False where the method only compares values and so climbs any reward."""
 
     @abstractmethod
     def build(self, ctx: BuildContext) -> Optimizer:

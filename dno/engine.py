@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dno.errors import DNOError, RunError
 from dno.events import Bus
+from dno.gradients import GradientConfig
 from dno.noise import evaluation_generators
 from dno.objective import Evaluation, Term, evaluate
 from dno.protocols import NoiseMap, Optimizer, Regularizer, Reward, State
@@ -34,6 +35,8 @@ class Problem:
     """The sampler, bound to these items."""
     rewards: Sequence[Term[Reward]]
     regularizers: Sequence[Term[Regularizer]] = ()
+    gradient: GradientConfig | None = None
+    """How to climb rewards that have no gradient."""
     max_grad_norm: float = 1.0
     """Bound of the gradient's norm over one sample's whole noise."""
     log_p_floor: float = -math.inf
@@ -48,6 +51,7 @@ class Problem:
             self.regularizers,
             noise_BN,
             evaluation_generators([seed for _, seed in self.items], evaluation),
+            gradient=self.gradient,
             max_grad_norm=self.max_grad_norm,
             with_grad=with_grad,
         )

@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from dno.errors import DNOError, RunError
+from dno.gradients import GradientConfig
 from dno.protocols import NoiseMap, Penalty, Regularizer, Reward
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ class Term(Generic[T]):
     name: str
     call: T
     weight: float = 1.0
+    differentiable: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def evaluate(
     noise_BN: Tensor,
     generators: Sequence[Generator],
     *,
+    gradient: GradientConfig | None = None,
     max_grad_norm: float = math.inf,
     with_grad: bool = True,
 ) -> Evaluation:
@@ -74,7 +77,8 @@ def evaluate(
         rewards: named, weighted; one with weight 0 is reported and not optimised.
         regularizers: likewise.
         noise_BN: where to evaluate, `B x N`.
-        generators: one a sample, for the regularizers' randomness.
+        generators: one a sample, for the randomness of regularizers and estimates.
+        gradient: how to climb rewards that have no gradient.
         max_grad_norm: bound of each row's gradient norm.
         with_grad: whether to compute the gradient.
 
@@ -83,20 +87,25 @@ def evaluate(
     """
     noise_BN = noise_BN.detach().requires_grad_(with_grad)
     batch = len(noise_BN)
+    exact = [r for r in rewards if r.weight and r.differentiable]
+    black_boxes = [r for r in rewards if r.weight and not r.differentiable]
+    # Zeroth-order estimates go straight into the noise: alone, they need no backward pass through the sampler.
+    through = with_grad and bool(exact or (black_boxes and gradient and gradient.method != "zo"))
     with torch.set_grad_enabled(with_grad):
-        samples = sample(noise_BN)
+        with torch.set_grad_enabled(through):
+            samples = sample(noise_BN)
         if samples.shape[:1] != (batch,) or not samples.is_floating_point():
             raise RunError(
                 f"the sampler returned {_described(samples)} for {batch} rows of noise; "
                 f"it must return one floating-point sample a row"
             )
         _require_finite("the sampler", "the samples", samples)
-        if with_grad and not samples.requires_grad:
+        if through and not samples.requires_grad:
             raise RunError("the sampler returned samples that are cut off from the noise, so there is no gradient")
         objective_B = torch.zeros(batch, device=samples.device)
         reward_values, penalties, figures = {}, {}, {}
         for reward in rewards:
-            moves = reward.weight != 0
+            moves = reward in exact
             with torch.set_grad_enabled(with_grad and moves):
                 who = f'reward "{reward.name}"'
                 answer = _call(who, reward.call, samples if moves else samples.detach(), prompts)
@@ -107,8 +116,18 @@ def evaluate(
                         f"with torch operations on the images, or set differentiable = False on it"
                     )
             reward_values[reward.name] = value_B.detach()
-            if moves:
+            if reward.weight:
                 objective_B = objective_B + reward.weight * value_B
+        if with_grad and black_boxes and gradient:
+
+            def ask(images: Tensor) -> Tensor:
+                asked = [(r, _call(f'reward "{r.name}"', r.call, images, prompts)) for r in black_boxes]
+                parts = [r.weight * _checked(f'reward "{r.name}"', value, batch) for r, value in asked]
+                return torch.stack([part.to(samples) for part in parts]).sum(0)
+
+            now_B = torch.stack([r.weight * reward_values[r.name].to(samples) for r in black_boxes]).sum(0)
+            ascent_B = gradient.ascent(sample, ask, noise_BN, samples, now_B, generators)
+            objective_B = objective_B + (ascent_B - ascent_B.detach())
         for term in regularizers:
             moves = term.weight != 0
             with torch.set_grad_enabled(with_grad and moves):

@@ -16,7 +16,7 @@ from dno.errors import ConfigError, RunFolderError
 from dno.events import Bus, RunInfo
 from dno.objective import Term
 from dno.protocols import Optimizer
-from dno.registry import OPTIMIZERS, REGULARIZERS, REWARDS, Registry
+from dno.registry import REGULARIZERS, REWARDS, Registry
 from dno.result import Result
 from dno.run_config import RunConfig, read_toml
 from dno.storage import RunFolder, free_folder
@@ -78,10 +78,9 @@ def build(config: RunConfig) -> tuple[Problem, Optimizer, list[object]]:
         raise ConfigError("every weight is 0, so there is nothing to optimise; give one a weight", at="rewards")
     rewards, regularizers = _named(REWARDS, config.rewards), _named(REGULARIZERS, config.regularizers)
     for i, (name, reward) in enumerate(rewards):
-        if config.optimizer.needs_gradient and reward.weight and not reward.differentiable:
+        if config.gradient.method == "exact" and reward.weight and not reward.differentiable:
             raise ConfigError(
-                f'"{name}" has no gradient, and the optimizer "{OPTIMIZERS.label(config.optimizer)}" needs one; '
-                f"give it weight 0 to report it without optimising it",
+                f'"{name}" has no exact gradient; choose another gradient.method to estimate one, or give it weight 0',
                 at=f"rewards.{i}",
             )
     many: list[tuple[str, Sequence[PluginConfig]]] = [
@@ -99,13 +98,14 @@ def build(config: RunConfig) -> tuple[Problem, Optimizer, list[object]]:
         items=config.items(),
         sample=_at("sampler", lambda: sampler.bind(prompts, seeds)),
         rewards=[
-            Term(name, _at(f"rewards.{i}", partial(part.build, ctx)), part.weight)
+            Term(name, _at(f"rewards.{i}", partial(part.build, ctx)), part.weight, part.differentiable)
             for i, (name, part) in enumerate(rewards)
         ],
         regularizers=[
             Term(name, _at(f"regularizers.{i}", partial(part.build, ctx)), part.weight)
             for i, (name, part) in enumerate(regularizers)
         ],
+        gradient=config.gradient,
         max_grad_norm=config.max_grad_norm,
         log_p_floor=config.log_p_floor,
     )

@@ -27,6 +27,7 @@ from dno.config import (
     SamplerConfig,
 )
 from dno.errors import ConfigError
+from dno.gradients import GradientConfig
 from dno.registry import OBSERVERS, OPTIMIZERS, REGULARIZERS, REWARDS, SAMPLERS, Registry
 
 C = TypeVar("C", bound=PluginConfig)
@@ -114,6 +115,8 @@ class RunConfig(BaseModel):
     log_p_floor: Annotated[float, Field(le=0)] = -4.6
     """Natural log of P(z) (-4.6: 1 %) below which noise counts as having left N(0, I), and cannot be a run's best;
     -inf lets any be."""
+    gradient: GradientConfig = GradientConfig()
+    """How rewards that have no gradient are climbed."""
     device: str = "auto"
     """Where to compute: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the first GPU if there is one."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"

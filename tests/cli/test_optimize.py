@@ -103,7 +103,7 @@ MISTAKES = {
     ),
     "no such model": (["x", "--reward", "brightness", "--model", "./no"], 'sampler.model: there is no model "./no"'),
     "no such config": (["--config", "no.toml"], "no.toml: there is no such file"),
-    "no gradient": (["x", "--reward", "jpeg"], 'rewards.0: "jpeg" has no gradient'),
+    "no gradient": (["x", "--reward", "jpeg", "--set", "gradient.method=exact"], '"jpeg" has no exact gradient'),
     "all weights nought": (["x", "--reward", "brightness=0", "--gamma", "0"], "rewards: every weight is 0"),
     "no GPU": (["x", "--reward", "brightness", "--device", "cuda:77"], 'device: there is no device "cuda:77" here'),
     "no device": (["x", "--reward", "brightness", "--device", "gpu"], "use one of: "),

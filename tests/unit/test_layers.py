@@ -10,11 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ORDER = {
-    "errors": 0, "protocols": 0, "config": 1, "result": 1, "noise": 1, "registry": 2, "events": 2, "models": 3,
-    "objective": 3, "run_config": 3, "request": 4, "engine": 4, "storage": 5, "run": 6, "api": 7, "cli": 8,
-    "plugin": 4,
-}  # fmt: skip
+RANKS = (
+    ("errors", "protocols"),
+    ("config", "gradients", "noise", "result"),
+    ("events", "registry"),
+    ("models", "objective", "run_config"),
+    ("engine", "plugin", "request"),
+    ("storage",),
+    ("run",),
+    ("api",),
+    ("cli",),
+)
+ORDER = {name: rank for rank, names in enumerate(RANKS) for name in names}
 HEAVY = {"torch", "diffusers", "transformers", "safetensors", "matplotlib", "numpy", "PIL"}
 
 

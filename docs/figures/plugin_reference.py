@@ -1,0 +1,47 @@
+"""Write docs/reference/plugins.md from what the built-in plugins say of themselves.
+
+python docs/figures/plugin_reference.py
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from dno.registry import REGISTRIES
+
+PAGE = Path(__file__).parents[1] / "reference" / "plugins.md"
+
+
+def text() -> str:
+    """The whole page."""
+    parts = [
+        "# Built-in plugins\n\n"
+        "Written by `python docs/figures/plugin_reference.py`; the same as `dno plugins show NAME` prints.\n"
+        "`--set` puts an option at its place, such as `--set sampler.steps=20` or `--set rewards.0.weight=2`.\n"
+    ]
+    for registry in REGISTRIES:
+        parts.append(f"## {registry.kind.capitalize()}\n")
+        for info in registry.infos():
+            if info.distribution != "dno":
+                continue
+            cls = registry.load(info.qualified)
+            parts.append(f"### {info.name}\n\n{inspect.getdoc(cls)}\n")
+            rows = [
+                f"| `{key}` | `{shown(field.annotation)}` | `{field.get_default()!r}` "
+                f"| {' '.join((field.description or '').split())} |"
+                for key, field in cls.model_fields.items()
+            ]
+            if rows:
+                parts.append("\n".join(["| option | type | default | meaning |", "|---|---|---|---|", *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def shown(annotation: object) -> str:
+    """A type as its author wrote it, near enough; bars would end a table's cell."""
+    name = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+    return name.replace("|", "or")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text(), encoding="utf-8")

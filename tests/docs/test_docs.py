@@ -1,0 +1,105 @@
+"""Every block of the README and the docs runs, or says why not.
+
+The `bash` blocks of a page run in one shell, its `python` blocks in one interpreter, `toml` blocks are read;
+all in an empty folder. A comment `<!-- not run: why -->` above a block leaves it out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"(?P<note><!-- not run: [^>]+ -->\n+)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+OUTPUT = {"", "text", "console"}
+
+
+@dataclass(frozen=True)
+class Block:
+    kind: str
+    text: str
+    runs: bool
+
+
+def blocks(page: Path) -> list[Block]:
+    found = FENCE.finditer(page.read_text(encoding="utf-8"))
+    return [Block(match["kind"], match["text"], match["note"] is None) for match in found]
+
+
+def of_kind(page: Path, kind: str) -> list[str]:
+    return [block.text for block in blocks(page) if block.kind == kind and block.runs]
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_blocks_are_of_a_kind_that_is_run_or_shown(page):
+    for block in blocks(page):
+        assert block.kind in {"bash", "python", "toml"} | OUTPUT, block
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("https://", "mailto:")):
+            assert (page.parent / target).exists(), target
+
+
+def run(command: list[str], script: str, folder: Path) -> None:
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        command, input=script, cwd=folder, env=env, capture_output=True, text=True, timeout=800, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if of_kind(page, "bash")], ids=page_id)
+def test_commands_run(page, tmp_path):
+    run(["bash", "-euo", "pipefail"], "\n".join(of_kind(page, "bash")), tmp_path)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if of_kind(page, "python")], ids=page_id)
+def test_python_runs(page, tmp_path):
+    run([sys.executable, "-W", "ignore", "-"], "\n".join(of_kind(page, "python")), tmp_path)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if of_kind(page, "toml")], ids=page_id)
+def test_toml_is_a_valid_run(page):
+    from dno.run_config import RunConfig
+
+    for text in of_kind(page, "toml"):
+        RunConfig.parse(tomllib.loads(text))
+
+
+def test_ci_runs_the_readmes_test_command_and_nothing_else():
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    *_, command = (line for line in script if line and not line.startswith("#"))
+    assert command in (ROOT / "README.md").read_text().splitlines()
+    assert [line for line in script if line and not line.startswith("#")][:-1] == [
+        "set -euo pipefail", 'cd "$(dirname "$0")/.."',
+    ]  # fmt: skip
+
+
+def test_the_plugin_reference_is_what_the_plugins_say():
+    script = ROOT / "docs" / "figures" / "plugin_reference.py"
+    spec = importlib.util.spec_from_file_location("plugin_reference", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.text(), f"run: python {script.relative_to(ROOT)}"
