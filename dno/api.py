@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, Unpack
+from typing import Any, TypeAlias, Unpack
 
-from dno.config import (
-    BuildContext,
-    ObserverConfig,
-    OptimizerConfig,
-    PluginConfig,
-    RegularizerConfig,
-    RewardConfig,
-    SamplerConfig,
-)
+from dno.config import ObserverConfig, OptimizerConfig, RegularizerConfig, RewardConfig, SamplerConfig
 from dno.protocols import Optimizer, Regularizer, Reward, Sampler
 from dno.request import Options, assemble
 from dno.result import Result
@@ -24,50 +16,11 @@ Named: TypeAlias = str | Mapping[str, Any]
 """A plugin's name, or a table with `use` and its options."""
 
 
-class _Given(PluginConfig):
-    """A live object where a configuration names a plugin."""
-
-    part: Any
-
-    def build(self, ctx: BuildContext) -> Any:
-        return self.part
-
-    @property
-    def label(self) -> str:
-        return str(getattr(self.part, "__name__", type(self.part).__name__)).strip("<>")
-
-
-class _GivenSampler(_Given, SamplerConfig): ...
-
-
-class _GivenReward(_Given, RewardConfig): ...
-
-
-class _GivenBlackBox(_GivenReward):
-    differentiable: ClassVar[bool] = False
-
-
-class _GivenRegularizer(_Given, RegularizerConfig): ...
-
-
-class _GivenOptimizer(_Given, OptimizerConfig): ...
-
-
-class _GivenObserver(_Given, ObserverConfig): ...
-
-
-def _given(kind: type[_Given], part: Any) -> object:
-    """What a configuration understands: `part` itself, or a live object wrapped; of a (part, weight) pair too."""
-    weight = {}
+def _table(part: object) -> Mapping[str, Any]:
+    """A part, or a (part, weight) pair, as a table."""
     if isinstance(part, tuple) and len(part) == 2:
-        part, weight = part[0], {"weight": part[1]}
-    if isinstance(part, PluginConfig):
-        return type(part).model_validate({**dict(part), **weight})
-    if isinstance(part, (str, Mapping)):
-        return {**({"use": part} if isinstance(part, str) else part), **weight}
-    if kind is _GivenReward and not getattr(part, "differentiable", True):
-        kind = _GivenBlackBox
-    return kind(part=part, **weight)
+        return {**_table(part[0]), "weight": part[1]}
+    return part if isinstance(part, Mapping) else {"use": part}
 
 
 def optimize(
@@ -98,7 +51,7 @@ def optimize(
         sampler: how noise becomes an image.
         regularizer: what keeps noise Gaussian; `[]` for nothing.
         optimizer: how to climb.
-        observer: what looks on.
+        observer: what looks on, beside the `curve` that a run folder gets.
         out: run folder to make; None keeps nothing on disk.
         settings: anything else by its dotted place, such as `{"sampler.memory": "recompute"}`.
         options: see `dno.request.Options`.
@@ -107,19 +60,14 @@ def optimize(
         ConfigError: the request is wrong; nothing was run.
         RunError: the run failed before its first evaluation. Later failures are in `Result.status`.
     """
-    one: dict[str, tuple[type[_Given], Any]] = {
-        "sampler": (_GivenSampler, sampler),
-        "optimizer": (_GivenOptimizer, optimizer),
+    values: dict[str, Any] = {"prompts": prompt}
+    values |= {
+        name: _table(part) for name, part in (("sampler", sampler), ("optimizer", optimizer)) if part is not None
     }
-    many: dict[str, tuple[type[_Given], Any]] = {
-        "rewards": (_GivenReward, reward),
-        "regularizers": (_GivenRegularizer, regularizer),
-        "observers": (_GivenObserver, observer),
-    }
-    values = {name: _given(kind, part) for name, (kind, part) in one.items() if part is not None} | {
-        name: [_given(kind, part) for part in (parts if isinstance(parts, list) else [parts])]
-        for name, (kind, parts) in many.items()
-        if parts is not None
-    }
-    config = assemble(values, {"prompts": prompt, **options}, list((settings or {}).items()))
-    return run(config, Path(out) if out is not None else None, save=out is not None)
+    for name, parts in (("rewards", reward), ("regularizers", regularizer), ("observers", observer)):
+        if parts is not None:
+            values[name] = [_table(part) for part in (parts if isinstance(parts, list) else [parts])]
+    if "observers" in values:
+        values["observers"].append({"use": "curve"})
+    config = assemble(values, options, list((settings or {}).items()))
+    return run(config, Path(out).expanduser() if out is not None else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -37,70 +38,35 @@ def _root(
 ) -> None: ...
 
 
-def _split(text: str, option: str) -> tuple[str, str | None]:
-    from dno.errors import ConfigError
-
-    name, equals, value = text.partition("=")
-    if not name.strip() or (option == "--set" and not equals):
-        raise ConfigError(f"needs the form PLACE=VALUE, got {text!r}", source=option)
-    return name.strip(), value if equals else None
-
-
-def _reward(text: str) -> dict[str, Any]:
-    from dno.errors import ConfigError
-
-    name, weight = _split(text, "--reward")
-    try:
-        return {"use": name, **({} if weight is None else {"weight": float(weight)})}
-    except ValueError:
-        raise ConfigError(f"the weight after {name}= must be a number, got {weight!r}", source="--reward") from None
+def _option(meaning: str, *names: str, default: str = "", metavar: str | None = None) -> Any:
+    shown = f"{meaning} [default: {default}]" if default else meaning
+    return typer.Option(*names, help=shown, metavar=metavar, show_default=False)
 
 
 @app.command()
 def optimize(
-    prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw.", show_default=False)
-    ] = None,
-    reward: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME[=WEIGHT]", help="What to climb; repeatable. See: dno plugins list."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder, hub id or installed model. [default: emoji]", show_default=False)
-    ] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw.")] = None,
+    reward: Annotated[list[str] | None, _option("What to climb; repeatable.", metavar="NAME[=WEIGHT]")] = None,
+    model: Annotated[str | None, _option("Folder, hub id or installed model.", default="emoji")] = None,
     regularizer: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="What keeps noise Gaussian; repeatable; none for nothing. [default: permutation]"
-        ),
+        list[str] | None, _option("What keeps noise Gaussian; repeatable; or none.", default="permutation")
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="How to climb. [default: adam]")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Optimizer steps. [default: 30]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps. [default: 50]")] = None,
-    eta: Annotated[
-        float | None, typer.Option(help="Noise injected at each step, 0 (ODE) to 1 (SDE). [default: 1]")
-    ] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance. [default: 5]")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What to guide away from.")] = None,
-    lr: Annotated[float | None, typer.Option(help="The optimizer's step size. [default: 0.01]")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Weight of the regularizers. [default: 1]")] = None,
-    seed: Annotated[int | None, typer.Option(help="First seed. [default: 0]")] = None,
-    batch: Annotated[
-        int | None, typer.Option(help="Samples a prompt, from seeds SEED, SEED+1, ... [default: 1]")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [default: auto]")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16. [default: float32]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder to make. [default: runs/<time>-<prompt>]")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with any of this and more; options go over it.")
-    ] = None,
+    optimizer: Annotated[str | None, _option("How to climb.", default="adam")] = None,
+    iterations: Annotated[int | None, _option("Optimizer steps.", default="30")] = None,
+    steps: Annotated[int | None, _option("Denoising steps.", default="50")] = None,
+    eta: Annotated[float | None, _option("Noise of each step, 0 (ODE) to 1 (SDE).", default="1")] = None,
+    guidance_scale: Annotated[float | None, _option("Classifier-free guidance.", default="5")] = None,
+    negative_prompt: Annotated[str | None, _option("What to guide away from.")] = None,
+    lr: Annotated[float | None, _option("The optimizer's step size.", default="0.01")] = None,
+    gamma: Annotated[float | None, _option("Weight of the regularizers.", default="1")] = None,
+    seed: Annotated[int | None, _option("First seed.", default="0")] = None,
+    batch: Annotated[int | None, _option("Samples a prompt, from SEED, SEED+1, ...", default="1")] = None,
+    device: Annotated[str | None, _option("cpu, cuda, cuda:1 or mps.", default="auto")] = None,
+    dtype: Annotated[str | None, _option("float32, bfloat16 or float16.", default="float32")] = None,
+    out: Annotated[Path | None, _option("Run folder to make.", default="runs/<time>-<prompt>")] = None,
+    config: Annotated[Path | None, _option("TOML file with any of this and more; options go over it.")] = None,
     settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="PLACE=VALUE",
-            help="Any option by its place, such as sampler.memory=recompute; repeatable.",
-        ),
+        list[str] | None, _option("Any option, as sampler.memory=recompute.", "--set", metavar="PLACE=VALUE")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
@@ -113,29 +79,36 @@ def optimize(
     from dno.run_config import parse_value, read_toml
 
     values = {} if config is None else read_toml(config)
-    if not quiet:
-        values.setdefault("observers", ["progress", "curve"])
+    watching = values.setdefault("observers", ["progress", "curve"])
+    if quiet and isinstance(watching, list):
+        values["observers"] = [o for o in watching if (o.get("use") if isinstance(o, dict) else o) != "progress"]
     if not prompts and "prompts" not in values:
         raise ConfigError('say what to draw: dno optimize "a black cat" --reward brightness', source="PROMPT")
     if not reward and "rewards" not in values:
         raise ConfigError("say what to climb, such as --reward brightness; see: dno plugins list", source="--reward")
+    values |= {key: value for key, value in (("prompts", prompts), ("optimizer", optimizer)) if value}
     if reward:
-        values["rewards"] = [_reward(text) for text in reward]
+        pairs = [text.partition("=") for text in reward]
+        values["rewards"] = [{"use": n, **({"weight": parse_value(w)} if eq else {})} for n, eq, w in pairs]
     if regularizer:
         values["regularizers"] = [name for name in regularizer if name != "none"]
-    if optimizer:
-        values["optimizer"] = optimizer
     chosen: Options = {
-        "prompts": prompts or None, "model": model, "iterations": iterations, "steps": steps, "eta": eta,
+        "model": model, "iterations": iterations, "steps": steps, "eta": eta,
         "guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "lr": lr, "gamma": gamma, "seed": seed,
         "batch": batch, "device": device, "dtype": dtype,
     }  # fmt: skip
-    placed = [(place, parse_value(text or "")) for place, text in (_split(s, "--set") for s in settings or [])]
+    placed = []
+    for text in settings or ():
+        place, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"needs the form PLACE=VALUE, got {text!r}", source="--set")
+        placed.append((place.strip(), parse_value(value)))
     run_config = assemble(values, chosen, placed, source=str(config or ""), command_line=True)
 
     from dno.run import run
+    from dno.storage import free_folder
 
-    _finish(run(run_config, out))
+    _finish(run(run_config, free_folder(out, run_config.prompts[0])))
 
 
 @app.command()
@@ -168,8 +141,9 @@ def list_plugins() -> None:
     """Every installed plugin: kind, name, distribution, version. Imports none of them."""
     from dno.registry import REGISTRIES, unsupported
 
-    for info in (*(info for registry in REGISTRIES for info in registry.infos()), *unsupported()):
-        note = "" if info not in unsupported() else f"  (not for this dno: {info.contract})"
+    usable = [info for registry in REGISTRIES for info in registry.infos()]
+    for info in (*usable, *unsupported()):
+        note = "" if info in usable else f"  (not for this dno: {info.contract})"
         typer.echo(f"{info.kind:<13} {info.name:<20} {info.distribution} {info.version}{note}")
 
 
@@ -186,7 +160,11 @@ def show(
     from dno.registry import REGISTRIES
 
     kind, _, short = name.rpartition("/")
-    found = [r for r in REGISTRIES if kind in ("", r.kind, r.kind[:-1]) and any(i.name == short for i in r.infos())]
+    found = [
+        r
+        for r in REGISTRIES
+        if kind in ("", r.kind, r.kind[:-1]) and any(short in (i.name, i.qualified) for i in r.infos())
+    ]
     if not found:
         names = sorted({i.name for r in REGISTRIES for i in r.infos()})
         raise UnknownPluginError(f'no plugin is called "{name}"; installed: {", ".join(names)}')
@@ -232,6 +210,8 @@ def main() -> None:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     from dno.errors import ConfigError, DNOError
 
+    # A scheduler's request to end is Ctrl-C's: what was reached is kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except DNOError as error:

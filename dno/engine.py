@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -76,31 +76,50 @@ class LoopState:
 class _Recorder:
     """The objective that an optimizer sees during one iteration; keeps the best of all evaluations."""
 
-    def __init__(self, problem: Problem, iteration: int, best: Snapshot | None) -> None:
-        self._problem, self._iteration, self._calls = problem, iteration, 0
+    def __init__(self, problem: Problem, iteration: int, start_BN: Tensor, best: Snapshot | None) -> None:
+        self._problem, self._iteration, self._start_BN, self._calls = problem, iteration, start_BN, 0
         self.best = best
-        self.first: Evaluation | None = None
+        self._at_start: Evaluation | None = None
 
     def value(self, noise_BN: Tensor) -> Tensor:
-        return self.ask(noise_BN, with_grad=False).objective_B
+        return self._ask(noise_BN, with_grad=False).objective_B
 
     def value_and_grad(self, noise_BN: Tensor) -> tuple[Tensor, Tensor]:
-        evaluation = self.ask(noise_BN, with_grad=True)
+        evaluation = self._ask(noise_BN, with_grad=True)
         assert evaluation.grad_BN is not None
         return evaluation.objective_B, evaluation.grad_BN
 
-    def ask(self, noise_BN: Tensor, *, with_grad: bool) -> Evaluation:
+    def at_start(self) -> Evaluation:
+        """The evaluation at the iteration's own noise, made now if the optimizer did not ask for it."""
+        if self._at_start is None:
+            self._ask(self._start_BN, with_grad=False)
+        assert self._at_start is not None
+        return self._at_start
+
+    def _ask(self, noise_BN: Tensor, *, with_grad: bool) -> Evaluation:
         # Numbered by iteration, so that a run that was stopped and resumed, or extended, sees the same randomness.
         number = (self._iteration << 20) + self._calls
         self._calls += 1
         evaluation = self._problem.evaluate(noise_BN, number, with_grad=with_grad)
-        self.best = _better(self.best, evaluation, self._problem.log_p_floor)
-        self.first = self.first or evaluation
+        self.best = _better(self.best, self._snapshot(evaluation), _healthy(evaluation, self._problem.log_p_floor))
+        if self._at_start is None and torch.equal(evaluation.noise_BN, self._start_BN):
+            self._at_start = evaluation
         return evaluation
 
+    def _snapshot(self, evaluation: Evaluation) -> Snapshot:
+        return snapshot(evaluation, self._iteration)
 
-def _snapshot(evaluation: Evaluation) -> Snapshot:
-    return Snapshot(evaluation.noise_BN.clone(), evaluation.samples, evaluation.objective_B)
+
+def snapshot(evaluation: Evaluation, iteration: int) -> Snapshot:
+    """What a result keeps of an evaluation."""
+    return Snapshot(
+        noise_BN=evaluation.noise_BN.clone(),
+        samples=evaluation.samples,
+        objective_B=evaluation.objective_B,
+        iteration_B=torch.full_like(evaluation.objective_B, iteration),
+        rewards=evaluation.rewards,
+        figures=evaluation.figures,
+    )
 
 
 def _healthy(evaluation: Evaluation, floor: float) -> Tensor:
@@ -108,18 +127,15 @@ def _healthy(evaluation: Evaluation, floor: float) -> Tensor:
     return torch.ones_like(evaluation.objective_B, dtype=torch.bool) if log_p_B is None else log_p_B >= floor
 
 
-def _better(best: Snapshot | None, evaluation: Evaluation, floor: float) -> Snapshot:
-    """Per sample the better of two; noise, sample and value stay together."""
-    new = _snapshot(evaluation)
-    score_B = new.objective_B.where(_healthy(evaluation, floor), -math.inf)
+def _better(best: Snapshot | None, new: Snapshot, healthy_B: Tensor) -> Snapshot:
+    """Per sample the better of two, all its values together."""
+    new = replace(new, objective_B=new.objective_B.where(healthy_B, -math.inf))
     if best is None:
-        return replace(new, objective_B=score_B)
-    wins = score_B > best.objective_B
-
-    def pick(ours: Tensor, theirs: Tensor) -> Tensor:
-        return torch.where(wins.view(-1, *[1] * (ours.dim() - 1)), ours, theirs)
-
-    return Snapshot(pick(new.noise_BN, best.noise_BN), pick(new.samples, best.samples), pick(score_B, best.objective_B))
+        return new
+    wins_B, ours, theirs = new.objective_B > best.objective_B, new.tensors(), best.tensors()
+    return Snapshot.of(
+        {k: torch.where(wins_B.view(-1, *[1] * (v.dim() - 1)), v, theirs[k].to(v)) for k, v in ours.items()}
+    )
 
 
 def _floats(values: Tensor) -> PerSample:
@@ -165,29 +181,27 @@ def optimize(
     """
     began = time.perf_counter() - (state.seconds if state else 0.0)
     noise_BN = state.noise_BN if state else problem.sample.noise_BN
-    memory = state.optimizer if state else optimizer.init(noise_BN)
     initial, best = (state.initial, state.best) if state else (None, None)
     history = list(state.history) if state else []
     last: Snapshot | None = None
-    status = Status.FINISHED
-    failure: DNOError | None = None
-    bus.started()
+    status, failure = Status.FINISHED, None
     try:
+        bus.started()
+        memory = state.optimizer if state else optimizer.init(noise_BN)
         for iteration in range(state.iteration if state else 0, iterations + 1):
-            objective = _Recorder(problem, iteration, best)
+            objective = _Recorder(problem, iteration, noise_BN, best)
             moved_BN = noise_BN
             if iteration < iterations:
-                moved_BN, memory = optimizer.step(objective, noise_BN, memory)
-            # The noise that the last step led to, or a step that asked for nothing, still has to be measured.
-            evaluation = objective.first or objective.ask(noise_BN, with_grad=False)
-            assert objective.best is not None
-            best, last = objective.best, _snapshot(evaluation)
+                moved_BN, memory = _checked_step(optimizer.step(objective, noise_BN, memory), noise_BN)
+            evaluation = objective.at_start()
+            best, last = objective.best, snapshot(evaluation, iteration)
+            assert best is not None
             initial = initial or last
             seconds = time.perf_counter() - began
             history.append(_record(iteration, evaluation, best, problem.log_p_floor, seconds))
             stop = bus.step(history[-1], evaluation.samples)
+            noise_BN = moved_BN
             if iteration < iterations:
-                noise_BN = moved_BN.detach()
                 checkpoint(LoopState(iteration + 1, noise_BN, memory, initial, best, tuple(history), seconds))
             if stop:
                 status = Status.STOPPED
@@ -196,21 +210,12 @@ def optimize(
         if initial is None:
             raise
         status = Status.INTERRUPTED
-    except torch.OutOfMemoryError as error:
-        status, failure = (
-            Status.FAILED,
-            RunError(
-                "the device ran out of memory; recompute the sampler's steps instead of keeping them, "
-                "or optimise fewer samples side by side"
-            ),
-        )
-        failure.__cause__ = error
-    except DNOError as error:
-        status, failure = Status.FAILED, error
-    if failure is not None:
-        _log.debug("run failed", exc_info=failure)
+    except Exception as error:
+        _log.debug("run failed", exc_info=error)
+        status, failure = Status.FAILED, _as_run_error(error)
     if initial is None or best is None:
-        raise failure or RunError("the run ended before its first evaluation")
+        assert failure is not None
+        raise failure
     return Result(
         status=status,
         items=tuple(problem.items),
@@ -221,3 +226,29 @@ def optimize(
         error=failure,
         folder=bus.run.folder,
     )
+
+
+def _checked_step(answer: object, noise_BN: Tensor) -> tuple[Tensor, State]:
+    """What an optimizer's step returned, if it may be."""
+    moved_BN, memory = answer if isinstance(answer, tuple) and len(answer) == 2 else (None, None)
+    if not isinstance(moved_BN, Tensor) or moved_BN.shape != noise_BN.shape:
+        raise RunError(
+            f"the optimizer must return noise of shape {tuple(noise_BN.shape)} and its state; got {answer!r}"
+        )
+    if not isinstance(memory, Mapping) or not all(isinstance(value, Tensor) for value in memory.values()):
+        raise RunError(f"the optimizer's state must be tensors by name, so that it can be saved; got {memory!r}")
+    return moved_BN.detach().to(noise_BN), memory
+
+
+def _as_run_error(error: Exception) -> DNOError:
+    if isinstance(error, DNOError):
+        return error
+    problem = f"the run failed with {type(error).__name__}: {error}"
+    if isinstance(error, torch.OutOfMemoryError):
+        problem = (
+            "the device ran out of memory; recompute the sampler's steps instead of keeping them "
+            "(sampler.memory=recompute), or optimise fewer samples side by side"
+        )
+    failure = RunError(problem)
+    failure.__cause__ = error
+    return failure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class DNOError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -20,10 +22,17 @@ class ConfigError(DNOError, ValueError):
         self.problem, self.at, self.source = problem, at, source
         super().__init__(": ".join(part for part in (source, at, problem) if part))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.problem, self.at, self.source)
+
     def inside(self, place: str, source: str = "") -> ConfigError:
         """The same error, seen from the configuration that holds this one at `place`."""
         at = ".".join(part for part in (place, self.at) if part)
         return type(self)(self.problem, at=at, source=source or self.source)
+
+
+def _rebuild(kind: type[ConfigError], problem: str, at: str, source: str) -> ConfigError:
+    return kind(problem, at=at, source=source)
 
 
 class UnknownPluginError(ConfigError, LookupError):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class GradientConfig(BaseModel):
     """How rewards without a gradient are climbed; the others always have their exact one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     method: Literal["hybrid-2", "hybrid-1", "zo", "exact"] = "hybrid-2"
     """`hybrid-2` perturbs the noise, so that what the reward sees are samples of the model; `hybrid-1` perturbs the
@@ -46,7 +46,7 @@ class GradientConfig(BaseModel):
 
         Args:
             sample: M; called without a graph.
-            reward: `B x ... -> B`, the rewards without a gradient, weighted.
+            reward: `B x ... -> B`, one reward without a gradient, unweighted.
             noise_BN: z, with a graph.
             samples: M(z), with a graph.
             value_B: the reward at z.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,6 @@ def evaluation_generators(seeds: Sequence[int], evaluation: int) -> list[Generat
     """
     import torch
 
-    # An odd 64-bit constant (the golden ratio's) keeps (seed, evaluation) pairs from colliding.
-    mixed = [(seed + (evaluation + 1) * 0x9E3779B97F4A7C15) % 2**63 for seed in seeds]
+    # Hashed, because torch's CPU generator looks at the low 32 bits of a seed alone.
+    mixed = [zlib.crc32(f"{seed} {evaluation}".encode()) for seed in seeds]
     return [torch.Generator("cpu").manual_seed(value) for value in mixed]

@@ -20,6 +20,7 @@ from dno.protocols import NoiseMap, Penalty, Regularizer, Reward
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
+_SMALLER = "try a smaller learning rate, or float32 in place of a half type"
 
 
 @dataclass(frozen=True)
@@ -87,29 +88,29 @@ def evaluate(
     """
     noise_BN = noise_BN.detach().requires_grad_(with_grad)
     batch = len(noise_BN)
-    exact = [r for r in rewards if r.weight and r.differentiable]
+    exact = any(r.weight and r.differentiable for r in rewards)
     black_boxes = [r for r in rewards if r.weight and not r.differentiable]
     # Zeroth-order estimates go straight into the noise: alone, they need no backward pass through the sampler.
     through = with_grad and bool(exact or (black_boxes and gradient and gradient.method != "zo"))
     with torch.set_grad_enabled(with_grad):
         with torch.set_grad_enabled(through):
-            samples = sample(noise_BN)
-        if samples.shape[:1] != (batch,) or not samples.is_floating_point():
+            samples = _call("the sampler", sample, noise_BN)
+        if not isinstance(samples, Tensor) or samples.shape[:1] != (batch,) or not samples.is_floating_point():
             raise RunError(
                 f"the sampler returned {_described(samples)} for {batch} rows of noise; "
                 f"it must return one floating-point sample a row"
             )
-        _require_finite("the sampler", "the samples", samples)
+        _require_finite("the sampler", "its output", samples, _SMALLER)
         if through and not samples.requires_grad:
             raise RunError("the sampler returned samples that are cut off from the noise, so there is no gradient")
         objective_B = torch.zeros(batch, device=samples.device)
         reward_values, penalties, figures = {}, {}, {}
         for reward in rewards:
-            moves = reward in exact
+            moves = bool(reward.weight) and reward.differentiable
             with torch.set_grad_enabled(with_grad and moves):
                 who = f'reward "{reward.name}"'
                 answer = _call(who, reward.call, samples if moves else samples.detach(), prompts)
-                value_B = _checked(who, answer, batch)
+                value_B = _checked(who, answer, batch, samples.device)
                 if with_grad and moves and not value_B.requires_grad:
                     raise RunError(
                         f"{who} gives no gradient for the samples, but the optimizer needs one; compute it "
@@ -118,38 +119,36 @@ def evaluate(
             reward_values[reward.name] = value_B.detach()
             if reward.weight:
                 objective_B = objective_B + reward.weight * value_B
-        if with_grad and black_boxes and gradient:
+        for reward in black_boxes if with_grad and gradient else ():
+            who = f'reward "{reward.name}"'
 
-            def ask(images: Tensor) -> Tensor:
-                asked = [(r, _call(f'reward "{r.name}"', r.call, images, prompts)) for r in black_boxes]
-                parts = [r.weight * _checked(f'reward "{r.name}"', value, batch) for r, value in asked]
-                return torch.stack([part.to(samples) for part in parts]).sum(0)
+            def ask(images: Tensor, who: str = who, call: Reward = reward.call) -> Tensor:
+                return _checked(who, _call(who, call, images, prompts), batch, samples.device)
 
-            now_B = torch.stack([r.weight * reward_values[r.name].to(samples) for r in black_boxes]).sum(0)
-            ascent_B = gradient.ascent(sample, ask, noise_BN, samples, now_B, generators)
-            objective_B = objective_B + (ascent_B - ascent_B.detach())
+            assert gradient is not None
+            ascent_B = gradient.ascent(sample, ask, noise_BN, samples, reward_values[reward.name], generators)
+            objective_B = objective_B + reward.weight * (ascent_B - ascent_B.detach())
         for term in regularizers:
             moves = term.weight != 0
             with torch.set_grad_enabled(with_grad and moves):
                 who = f'regularizer "{term.name}"'
                 outcome = _call(who, term.call, noise_BN if moves else noise_BN.detach(), generators)
                 penalty = outcome if isinstance(outcome, Penalty) else Penalty(outcome, {})
-                value_B = _checked(who, penalty.value_B, batch)
+                value_B = _checked(who, penalty.value_B, batch, samples.device)
             penalties[term.name] = value_B.detach()
             for name, figure_B in penalty.figures.items():
                 key = name if name not in figures else f"{term.name}.{name}"
-                figures[key] = _checked(f'{who}, figure "{name}",', figure_B, batch).detach()
+                figures[key] = _checked(f'{who}, figure "{name}",', figure_B, batch, samples.device).detach()
             if moves:
                 objective_B = objective_B - term.weight * value_B
 
     grad_BN, grad_norm_B = None, torch.full((batch,), math.nan)
     if with_grad:
         (grad_BN,) = torch.autograd.grad(objective_B.sum(), noise_BN)
-        _require_finite(
-            "the objective", "its gradient", grad_BN, "try a smaller learning rate, or float32 in place of a half type"
-        )
+        _require_finite("the objective", "its gradient", grad_BN, _SMALLER)
         grad_norm_B = torch.linalg.vector_norm(grad_BN, dim=1)
-        grad_BN = grad_BN * (max_grad_norm / grad_norm_B.clamp_min(max_grad_norm))[:, None]
+        tiny = torch.finfo(grad_norm_B.dtype).tiny
+        grad_BN = grad_BN * (max_grad_norm / grad_norm_B.clamp_min(tiny)).clamp(max=1)[:, None]
     return Evaluation(
         noise_BN=noise_BN.detach(),
         samples=samples.detach(),
@@ -177,14 +176,14 @@ def _described(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def _checked(who: str, value: object, batch: int) -> Tensor:
+def _checked(who: str, value: object, batch: int, device: torch.device) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != (batch,) or not value.is_floating_point():
         raise RunError(
             f"{who} returned {_described(value)} for a batch of {batch}; it must return {batch} floats, "
             f"one a sample: shape ({batch},)"
         )
     _require_finite(who, "its value", value)
-    return value.to(torch.promote_types(value.dtype, torch.float32))
+    return value.to(device, torch.promote_types(value.dtype, torch.float32))
 
 
 def _require_finite(who: str, what: str, value: Tensor, remedy: str = "look at the inputs it cannot handle") -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Generic, TypeVar
@@ -80,18 +79,13 @@ class Registry(Generic[C_co]):
         self.kind, self.base = kind, base
         self._loaded: dict[PluginInfo, type[C_co]] = {}
 
-    @property
-    def group(self) -> str:
-        """The entry-point group that publishes plugins of this kind."""
-        return f"dno.{CONTRACT}.{self.kind}"
-
     @cached_property
     def _infos(self) -> tuple[PluginInfo, ...]:
         return tuple(info for info in _scan() if info.kind == self.kind)
 
     def infos(self) -> tuple[PluginInfo, ...]:
-        """Every installed plugin of this kind, sorted by name, from metadata alone."""
-        return self._infos
+        """Every installed plugin of this kind made for this contract, sorted by name, from metadata alone."""
+        return tuple(info for info in self._infos if info.contract == CONTRACT)
 
     def refresh(self) -> None:
         """Look at the installed distributions again, after one was installed or removed."""
@@ -144,7 +138,7 @@ class Registry(Generic[C_co]):
         who = f'{self.kind.removesuffix("s")} "{info.name}" of {info.distribution} {info.version} ({info.target})'
         if not _NAME.fullmatch(info.name):
             raise PluginLoadError(f"{who} has a bad name; use lower case letters, digits, '-', '_' and '.'")
-        entry = importlib.metadata.EntryPoint(info.name, info.target, self.group)
+        entry = importlib.metadata.EntryPoint(info.name, info.target, f"dno.{CONTRACT}.{self.kind}")
         try:
             target = entry.load()
         except ModuleNotFoundError as error:
@@ -162,14 +156,11 @@ class Registry(Generic[C_co]):
 
     def name_of(self, config: PluginConfig) -> str | None:
         """What to write under `use` so that `load` gives this config's class again; None if unpublished."""
-        package = type(config).__module__.partition(".")[0]
+        cls = type(config)
         for info in self._infos:
-            if info in self._loaded or (info.contract == CONTRACT and re.split("[.:]", info.target)[0] == package):
-                claims = sum(i.name == info.name and i.contract == CONTRACT for i in self._infos)
-                use = info.name if claims == 1 else info.qualified
-                with suppress(PluginLoadError):  # another plugin's fault is not this one's
-                    if self.load(use) is type(config):
-                        return use
+            if self._loaded.get(info) is cls or info.target == f"{cls.__module__}:{cls.__qualname__}":
+                claims = [i for i in self._infos if (i.name, i.contract) == (info.name, CONTRACT)]
+                return info.name if len(claims) == 1 else info.qualified
         return None
 
     def label(self, config: PluginConfig) -> str:
@@ -184,14 +175,7 @@ OPTIMIZERS = Registry("optimizers", OptimizerConfig)
 OBSERVERS = Registry("observers", ObserverConfig)
 MODELS = Registry("models", ModelConfig)
 
-REGISTRIES: Final[tuple[Registry[PluginConfig], ...]] = (
-    SAMPLERS,
-    REWARDS,
-    REGULARIZERS,
-    OPTIMIZERS,
-    OBSERVERS,
-    MODELS,
-)
+REGISTRIES: Final[tuple[Registry[PluginConfig], ...]] = (SAMPLERS, REWARDS, REGULARIZERS, OPTIMIZERS, OBSERVERS, MODELS)
 
 
 def unsupported() -> tuple[PluginInfo, ...]:

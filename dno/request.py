@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, Final, TypedDict
 
-from dno.config import PluginConfig
 from dno.errors import ConfigError
 from dno.run_config import RunConfig, put
 
@@ -13,8 +13,6 @@ from dno.run_config import RunConfig, put
 class Options(TypedDict, total=False):
     """Options that are None are left at their default."""
 
-    prompts: Sequence[str] | str | None
-    """What to draw."""
     model: Any
     """An installed model's name, a folder, a hub id or, in Python, a live diffusers pipeline."""
     iterations: int | None
@@ -66,42 +64,44 @@ def assemble(
     Raises:
         ConfigError: one sentence with the source and place of the first thing wrong.
     """
-    merged = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
     sources = {"": source}
+    merged = dict(values)
+    for name in ("sampler", "optimizer"):
+        merged[name] = _table(merged.get(name, RunConfig.model_fields[name].default))
+    for name in ("rewards", "regularizers", "observers"):
+        field = RunConfig.model_fields[name]
+        if name in merged or not field.is_required():
+            parts = merged.get(name, field.default)
+            merged[name] = [_table(part) for part in (parts if isinstance(parts, (list, tuple)) else [parts])]
 
     def put_at(place: str, value: Any, shown: str) -> None:
-        head, _, rest = place.partition(".")
-        if rest and head in ("sampler", "optimizer"):
-            part = merged.setdefault(head, RunConfig.model_fields[head].default)
-            merged[head] = {"use": part} if isinstance(part, str) else part
         try:
             put(merged, place, value)
         except ConfigError as error:
             raise error.inside("", shown) from None
         sources[place] = shown
 
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     shown = {name: f"--{name.replace('_', '-')}" if command_line else name for name in Options.__annotations__}
-    if not given.keys() <= shown.keys():
-        raise ConfigError(f"unknown option; known: {', '.join(shown)}", source=str(min(given.keys() - shown.keys())))
+    if unknown := given.keys() - shown.keys():
+        raise ConfigError(f"unknown option; known: {', '.join(shown)}", source=min(unknown))
     for name in given.keys() - {"seed", "batch", "gamma"}:
         put_at(_PLACES.get(name, name), given[name], shown[name])
     if given.keys() & {"seed", "batch"}:
-        first, count = given.get("seed", 0), given.get("batch", 1)
-        if not (isinstance(first, int) and isinstance(count, int) and count > 0):
-            raise ConfigError(
-                f"needs a whole seed and at least one sample, got {first!r} and {count!r}", source="batch"
-            )
-        put_at("seeds", list(range(first, first + count)), shown["seed"])
-    if "gamma" in given:
-        terms = merged.get("regularizers", RunConfig.model_fields["regularizers"].default)
-        terms = list(terms) if isinstance(terms, (list, tuple)) else [terms]
-        merged["regularizers"] = [{"use": term} if isinstance(term, str) else term for term in terms]
-        for i, term in enumerate(merged["regularizers"]):
-            if isinstance(term, PluginConfig):
-                merged["regularizers"][i] = term.model_copy(update={"weight": given["gamma"]})
-            else:
-                put_at(f"regularizers.{i}.weight", given["gamma"], shown["gamma"])
+        seeds = merged.get("seeds", 0)
+        first: Any = given.get("seed", seeds[0] if isinstance(seeds, (list, tuple)) and seeds else seeds)
+        count = given.get("batch", 1)
+        for name, value, least in (("seed", first, 0), ("batch", count, 1)):
+            if not isinstance(value, Integral) or value < least:
+                raise ConfigError(f"must be a whole number of at least {least}, got {value!r}", source=shown[name])
+        put_at("seeds", [first + i for i in range(count)], shown["seed"])
+    for i in range(len(merged["regularizers"])) if "gamma" in given else ():
+        put_at(f"regularizers.{i}.weight", given["gamma"], shown["gamma"])
     for place, value in settings:
         put_at(place, value, f"--set {place}" if command_line else place)
     return RunConfig.parse(merged, sources)
+
+
+def _table(part: object) -> dict[str, Any]:
+    """A part as a table that options can be put in."""
+    return dict(part) if isinstance(part, Mapping) else {"use": part}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BeforeValidator, TypeAdapter
 
 from dno.errors import DNOError
 
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 PerSample = tuple[float, ...]
 """One float for each of the B samples."""
+
+# JSON has no nan and no infinity: null stands for them, and these turn it back.
+_OrNan = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+_OrNothingYet = Annotated[float, BeforeValidator(lambda value: -math.inf if value is None else value)]
 
 
 class Status(StrEnum):
@@ -45,48 +51,57 @@ class StepRecord:
     """What regularizers report besides, such as `log_p`."""
     healthy: tuple[bool, ...]
     """Whether `log_p` was above the run's floor."""
-    best: PerSample
+    best: tuple[_OrNothingYet, ...]
     """Highest objective so far among healthy evaluations; -inf before the first."""
-    grad_norm: PerSample
+    grad_norm: tuple[_OrNan, ...]
     """Norm of the gradient before clipping; nan where none was asked for."""
     seconds: float
     """Wall-clock time since the run began, its interruptions left out."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, as in `history.jsonl`."""
-        return {k: _plain(v) for k, v in asdict(self).items()}
+    def to_json(self) -> bytes:
+        """One line of `history.jsonl`: strict JSON, without the line's end."""
+        return TypeAdapter(StepRecord).dump_json(self)
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> StepRecord:
-        """The record that `to_json` gave this row for."""
-        return cls(**{k: _thawed(v, -math.inf if k == "best" else math.nan) for k, v in row.items()})
+    def from_json(cls, line: str) -> StepRecord:
+        """The record that `to_json` gave this line for.
 
-
-def _plain(value: Any) -> Any:
-    """JSON has no nan and no infinity: null stands for them."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _thawed(value: Any, missing: float) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _thawed(v, missing) for k, v in value.items()}
-    if isinstance(value, list):
-        return tuple(_thawed(v, missing) for v in value)
-    return missing if value is None else value
+        Raises:
+            ValueError: it is none.
+        """
+        return TypeAdapter(StepRecord).validate_json(line)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One evaluation of one noise: the three always belong together."""
+    """One evaluation of each sample's noise; all of a sample's values belong to the same one."""
 
     noise_BN: Tensor
     samples: Tensor
     """`B x 3 x H x W` in [0, 1] for images."""
     objective_B: Tensor
+    iteration_B: Tensor
+    """Steps done before the evaluation."""
+    rewards: Mapping[str, Tensor]
+    """`B` floats each, unweighted."""
+    figures: Mapping[str, Tensor]
+    """What regularizers reported, `B` floats each."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything by name, such as `rewards.brightness`."""
+        named = {name: value for name, value in vars(self).items() if name not in ("rewards", "figures")}
+        named |= {f"rewards.{name}": value for name, value in self.rewards.items()}
+        return named | {f"figures.{name}": value for name, value in self.figures.items()}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Snapshot:
+        """The snapshot that `tensors()` came from."""
+        one = {name: value for name, value in tensors.items() if "." not in name}
+        many = {
+            kind: {n.partition(".")[2]: value for n, value in tensors.items() if n.startswith(f"{kind}.")}
+            for kind in ("rewards", "figures")
+        }
+        return cls(**one, **many)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -106,26 +121,20 @@ class Result:
     folder: Path | None = None
     """The run folder, where one was asked for."""
 
-    def best_record(self, sample: int) -> StepRecord:
-        """The record of the evaluation that gave this sample's best; the first where none was healthy."""
-        value = self.best.objective_B[sample].item()
-        return next((r for r in self.history if r.objective[sample] == value), self.history[0])
-
     def verdict(self) -> str:
         """Two lines: rewards and log P from -> to, means over the samples; then iterations, seconds and health."""
-        first, bests = self.history[0], [self.best_record(i) for i in range(len(self.items))]
 
-        def change(name: str, before: PerSample, after: Sequence[float]) -> str:
-            return f"{name} {sum(before) / len(before):.4g} -> {sum(after) / len(after):.4g}"
+        def change(name: str, before: Tensor, after: Tensor) -> str:
+            return f"{name} {before.mean().item():.4g} -> {after.mean().item():.4g}"
 
-        parts = [change(n, v, [r.rewards[n][i] for i, r in enumerate(bests)]) for n, v in first.rewards.items()]
+        first, best = self.initial, self.best
+        parts = [change(name, value, best.rewards[name]) for name, value in first.rewards.items()]
         if "log_p" in first.figures:
-            after = [r.figures["log_p"][i] for i, r in enumerate(bests)]
-            parts.append(change("log P", first.figures["log_p"], after))
-        where = ", ".join(str(r.iteration) for r in bests)
+            parts.append(change("log P", first.figures["log_p"], best.figures["log_p"]))
+        where = ", ".join(f"{iteration:.0f}" for iteration in best.iteration_B.tolist())
         done = f"{self.status}: best at iteration {where} of {self.history[-1].iteration}"
         crossed = [at for i in range(len(self.items)) if (at := self.crossed_floor(i)) is not None]
-        health = f"; noise left N(0, I) at iteration {min(crossed)}, later pictures are in last.png" if crossed else ""
+        health = f"; noise left N(0, I) at iteration {min(crossed)}, where it ended is last.png" if crossed else ""
         return f"{', '.join(parts)}\n{done}, {self.history[-1].seconds:.0f} s{health}"
 
     def raise_for_status(self) -> Result:

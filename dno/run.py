@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -12,12 +12,12 @@ import torch
 
 from dno.config import BuildContext, PluginConfig
 from dno.engine import LoopState, Problem, optimize
-from dno.errors import ConfigError, RunFolderError
+from dno.errors import ConfigError, RunError, RunFolderError
 from dno.events import Bus, RunInfo
 from dno.objective import Term
 from dno.protocols import Optimizer
 from dno.registry import REGULARIZERS, REWARDS, Registry
-from dno.result import Result
+from dno.result import Result, Status
 from dno.run_config import RunConfig, read_toml
 from dno.storage import RunFolder, free_folder
 
@@ -33,28 +33,26 @@ def find_device(name: str) -> torch.device:
     Raises:
         ConfigError: there is no such device here.
     """
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        return torch.device(gpus[0] if gpus else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        have = (
-            [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-            + ["mps"] * torch.backends.mps.is_available()
-            + ["cpu"]
-        )
-        raise ConfigError(f'there is no device "{name}" here; use one of: {", ".join(have)}', at="device") from None
+        torch.zeros(1, device=device).item()
+    except Exception:
+        have = ", ".join([*gpus, "cpu"])
+        raise ConfigError(f'there is no device "{name}" here; use one of: {have}', at="device") from None
     return device
 
 
 def _at(place: str, call: Callable[[], T]) -> T:
+    """What `call` returns; what goes wrong in it is told with its place."""
     try:
         return call()
     except ConfigError as error:
         raise error.inside(place) from error
+    except Exception as error:
+        raise ConfigError(f"could not be made: {type(error).__name__}: {error}", at=place) from error
 
 
 def _named(registry: Registry[C], parts: Sequence[C]) -> list[tuple[str, C]]:
@@ -113,60 +111,24 @@ def build(config: RunConfig) -> tuple[Problem, Optimizer, list[object]]:
     return problem, _at("optimizer", lambda: config.optimizer.build(ctx)), observers
 
 
-def run(config: RunConfig, out: Path | None = None, *, save: bool = True, go_on: bool = False) -> Result:
+def run(config: RunConfig, out: Path | None = None) -> Result:
     """Optimise, and keep the outcome in a run folder.
 
     Args:
         config: what to run.
-        out: the folder to make; None makes `runs/<time>-<prompt>` in the working folder.
-        save: False keeps nothing on disk.
-        go_on: continue the run in `out`, which `config` must be that of but for `iterations`.
+        out: the folder to make; None keeps nothing on disk.
 
     Raises:
         ConfigError: the configuration cannot be built, or the folder is in use.
-        RunError: the run failed before its first evaluation, or its outcome cannot be written.
+        RunError: the run failed before its first evaluation. Later failures are in `Result.status`.
     """
-    if save and not (go_on and out):
-        out = free_folder(out, config.prompts[0])
-    with RunFolder(out) if go_on and out else nullcontext() as folder:
-        state = folder.load_state(find_device(config.device)) if folder else None
-        if state and state.iteration > config.iterations:
-            raise ConfigError(f"{state.iteration} are done already, got {config.iterations}", at="iterations")
-        problem, optimizer, observers = build(config)
-        if folder is not None or out is None:
-            return _run(config, folder, state, problem, optimizer, observers)
-        # Made only now, so that a configuration that cannot be built leaves nothing behind.
-        with RunFolder(out) as folder:
-            return _run(config, folder, None, problem, optimizer, observers)
-
-
-def _run(
-    config: RunConfig,
-    folder: RunFolder | None,
-    state: LoopState | None,
-    problem: Problem,
-    optimizer: Optimizer,
-    observers: Sequence[object],
-) -> Result:
-    latest = state
-
-    def checkpoint(new: LoopState) -> None:
-        nonlocal latest
-        latest = new
-        if folder is not None:
-            folder.save_state(new, every=SAVE_SECONDS)
-
-    if folder is not None:
-        folder.save_config(config)
-    start, path = state.iteration if state else 0, folder.path if folder else None
-    bus = Bus(RunInfo(problem.items, config.iterations, start, path), observers)
-    result = optimize(problem, optimizer, config.iterations, bus=bus, state=state, checkpoint=checkpoint)
-    if folder is not None:
-        if latest is not None:
-            folder.save_state(latest)
-        folder.save_result(result, problem.sample.draws)
-    bus.finished(result)
-    return result
+    if out is None:
+        return _run(config, None, None)
+    free_folder(out, config.prompts[0])
+    built = build(config)
+    # Made only now, so that a configuration that cannot be built leaves nothing behind.
+    with RunFolder(out, new=True) as folder:
+        return _run(config, folder, None, built)
 
 
 def resume(path: Path | str, *, iterations: int | None = None) -> Result:
@@ -184,4 +146,40 @@ def resume(path: Path | str, *, iterations: int | None = None) -> Result:
     values, sources = read_toml(path / "run.toml"), {"": str(path / "run.toml")}
     if iterations is not None:
         values["iterations"], sources["iterations"] = iterations, "--iterations"
-    return run(RunConfig.parse(values, sources), path, go_on=True)
+    config = RunConfig.parse(values, sources)
+    with RunFolder(path) as folder:
+        state = folder.load_state(config, find_device(config.device))
+        if state and state.iteration > config.iterations:
+            raise ConfigError(f"{state.iteration} are done already, got {config.iterations}", at="iterations")
+        return _run(config, folder, state)
+
+
+def _run(
+    config: RunConfig,
+    folder: RunFolder | None,
+    state: LoopState | None,
+    built: tuple[Problem, Optimizer, list[object]] | None = None,
+) -> Result:
+    problem, optimizer, observers = built or build(config)
+    latest = state
+
+    def checkpoint(new: LoopState) -> None:
+        nonlocal latest
+        latest = new
+        if folder is not None:
+            folder.save_state(new, config, every=SAVE_SECONDS)
+
+    if folder is not None:
+        folder.save_config(config)
+    start, path = state.iteration if state else 0, folder.path if folder else None
+    bus = Bus(RunInfo(problem.items, config.iterations, start, path), observers)
+    result = optimize(problem, optimizer, config.iterations, bus=bus, state=state, checkpoint=checkpoint)
+    try:
+        if folder is not None:
+            if latest is not None:
+                folder.save_state(latest, config)
+            folder.save_result(result, problem.sample.draws)
+        bus.finished(result)
+    except RunError as error:
+        result = replace(result, status=Status.FAILED, error=result.error or error)
+    return result

@@ -8,26 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, field_validator
 
-from dno.config import (
-    ObserverConfig,
-    OptimizerConfig,
-    PluginConfig,
-    RegularizerConfig,
-    RewardConfig,
-    SamplerConfig,
-)
+from dno.config import ObserverConfig, OptimizerConfig, PluginConfig, RegularizerConfig, RewardConfig, SamplerConfig
 from dno.errors import ConfigError
 from dno.gradients import GradientConfig
+from dno.live import live_class
 from dno.registry import OBSERVERS, OPTIMIZERS, REGULARIZERS, REWARDS, SAMPLERS, Registry
 
 C = TypeVar("C", bound=PluginConfig)
@@ -52,25 +38,24 @@ def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
 
 
 def build_plugin_config(registry: Registry[C], value: object) -> C:
-    """A validated plugin config from a config, a name, or a table with `use` and options.
+    """A validated plugin config from a name, a config, a live object, or a table with one as `use` and options.
 
     Raises:
         ConfigError: the table names no plugin, or has options that the plugin does not take.
     """
-    if isinstance(value, registry.base):
-        return value
-    one = registry.kind.removesuffix("s")
-    if isinstance(value, str):
-        value = {"use": value}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f'needs a {one}\'s name or a table such as {{use = "NAME"}}, got {value!r}')
-    options = dict(value)
-    use = options.pop("use", None)
-    if not isinstance(use, str):
-        raise ConfigError(f'needs the name of a {one}, such as use = "NAME"', at="use")
-    cls = registry.load(use)
+    options = dict(value) if isinstance(value, Mapping) else {"use": value}
+    one, use = registry.kind.removesuffix("s"), options.pop("use", None)
+    if use is None:
+        raise ConfigError(f'needs the name of a plugin of kind {one}, such as use = "NAME"', at="use")
+    cls: Any
+    if isinstance(use, str):
+        cls = registry.load(use)
+    elif isinstance(use, registry.base):
+        cls, options = type(use), {**dict(use), **options}
+    else:
+        cls, options = live_class(registry.base, use), {"part": use, **options}
     try:
-        return cls.model_validate(options)
+        return cls.model_validate(options)  # type: ignore[no-any-return]
     except ValidationError as error:
         raise explain(error, cls) from None
 
@@ -137,9 +122,16 @@ class RunConfig(BaseModel):
     @field_validator("prompts", "seeds", "rewards", "regularizers", "observers", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: object) -> object:
-        if isinstance(value, (str, int, Mapping, PluginConfig)) and not isinstance(value, bool):
-            return (value,)
-        return value
+        one = isinstance(value, (str, int, Mapping, PluginConfig)) and not isinstance(value, bool)
+        return (value,) if one else value
+
+    @field_validator("prompts")
+    @classmethod
+    def _text(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        for prompt in prompts:
+            if not prompt.isprintable() or not prompt.strip():
+                raise ValueError("should be printable text on one line, and not blank")
+        return prompts
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> RunConfig:
@@ -203,20 +195,9 @@ def put(values: dict[str, Any], place: str, value: Any) -> None:
     """
     here: Any = values
     *path, last = place.split(".")
-    for key in path:
-        if isinstance(here, dict):
-            here = here.setdefault(key, {})
-            continue
-        here = here[_index(here, key, place)]
-    if isinstance(here, dict):
-        here[last] = value
-    else:
-        here[_index(here, last, place)] = value
-
-
-def _index(here: object, key: str, place: str) -> int:
-    if not isinstance(here, list):
-        raise ConfigError(f"{key!r} cannot be set inside {here!r}", at=place)
-    if not key.isdigit() or int(key) >= len(here):
-        raise ConfigError(f"{key!r} is no position in a list of {len(here)}", at=place)
-    return int(key)
+    try:
+        for key in path:
+            here = here[int(key)] if isinstance(here, list) else here.setdefault(key, {})
+        here[int(last) if isinstance(here, list) else last] = value
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise ConfigError(f"leads nowhere: there is nothing to set {last!r} in; lists count from 0", at=place) from None

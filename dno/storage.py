@@ -66,11 +66,15 @@ def free_folder(path: Path | None, prompt: str) -> Path:
 class RunFolder:
     """One run's files, held by one process at a time.
 
+    Args:
+        path: the folder; made if it is not there.
+        new: whether it must hold nothing yet.
+
     Raises:
-        RunFolderError: the folder cannot be made, or another process is working in it.
+        RunFolderError: the folder cannot be made, holds something, or another process is working in it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, new: bool = False) -> None:
         self.path = path
         self._saved = -float("inf")
         try:
@@ -81,6 +85,10 @@ class RunFolder:
             raise RunFolderError(f"{path} is in use by another process; wait for it or name another folder") from None
         except OSError as error:
             raise RunFolderError(f"{path} cannot be made: {error.strerror}; name another folder") from error
+        # Looked at once more under the lock: another process may have made the same folder meanwhile.
+        if new and any(file.name != ".lock" for file in path.iterdir()):
+            self._lock.release()
+            raise RunFolderError(f"{path} is in use; name another folder")
 
     def __enter__(self) -> RunFolder:
         return self
@@ -109,53 +117,65 @@ class RunFolder:
             part.unlink(missing_ok=True)
             raise RunError(f"{path} cannot be written: {error.strerror}; then go on: dno resume {self.path}") from error
 
-    def save_state(self, state: LoopState, every: float = 0.0) -> None:
+    def save_state(self, state: LoopState, config: RunConfig, every: float = 0.0) -> None:
         """Save where to go on from, unless that was done less than `every` seconds ago."""
         if time.monotonic() - self._saved < every:
             return
         tensors = {"noise": state.noise_BN, **{f"optimizer.{k}": v for k, v in state.optimizer.items()}}
         for name, snapshot in (("initial", state.initial), ("best", state.best)):
-            tensors |= {f"{name}.{field}": getattr(snapshot, field) for field in Snapshot.__dataclass_fields__}
-        loop = {"iteration": state.iteration, "seconds": state.seconds}
+            tensors |= {f"{name}.{key}": value for key, value in snapshot.tensors().items()}
         self.save_history(state.history)
-        self._save_tensors("state.safetensors", tensors, loop)
+        about = {"iteration": state.iteration, "seconds": state.seconds, "config": _decisive(config)}
+        self._save_tensors("state.safetensors", tensors, about)
         self._saved = time.monotonic()
 
-    def load_state(self, device: torch.device) -> LoopState | None:
+    def load_state(self, config: RunConfig, device: torch.device) -> LoopState | None:
         """What `save_state` saved last; None if the run never got so far.
 
         Raises:
-            RunFolderError: the file is damaged or of another version.
+            RunFolderError: the files are damaged, of another version, or of another configuration.
         """
         path = self.path / "state.safetensors"
         if not path.exists():
             return None
         try:
             with safe_open(path, "pt", device=str(device)) as file:
-                loop, tensors = json.loads(file.metadata()["dno"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            if loop.pop("format") != _FORMAT:
-                raise RunFolderError(f"{path} was written by another version of dno; resume it with that version")
-            rows = (self.path / "history.jsonl").read_text().splitlines()[: loop["iteration"]]
-            history = [StepRecord.from_json(json.loads(row)) for row in rows]
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            if isinstance(error, RunFolderError):
-                raise
+                about = json.loads(file.metadata()["dno"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            lines = (self.path / "history.jsonl").read_text(encoding="utf-8").splitlines()[: about["iteration"]]
+            history = [StepRecord.from_json(line) for line in lines]
+            if len(history) != about["iteration"]:
+                raise ValueError(f"history.jsonl has {len(history)} of {about['iteration']} lines")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
             raise RunFolderError(
-                f"{path} is damaged ({error}); start afresh: dno optimize --config run.toml"
+                f"{path} or history.jsonl is damaged ({reason}); start afresh: "
+                f"dno optimize --config {self.path / 'run.toml'}"
             ) from error
-        fields = Snapshot.__dataclass_fields__
+        if about["format"] != _FORMAT:
+            raise RunFolderError(f"{path} was written by another version of dno; resume it with that version")
+        if changed := [key for key, value in _decisive(config).items() if about["config"].get(key) != value]:
+            raise RunFolderError(
+                f"{self.path / 'run.toml'} was changed since the run began ({', '.join(changed)}); undo that, "
+                f"or start a new run: dno optimize --config {self.path / 'run.toml'}"
+            )
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): value for k, value in tensors.items() if k.startswith(prefix)}
+
         return LoopState(
+            iteration=about["iteration"],
             noise_BN=tensors["noise"],
-            optimizer={k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")},
-            initial=Snapshot(**{field: tensors[f"initial.{field}"] for field in fields}),
-            best=Snapshot(**{field: tensors[f"best.{field}"] for field in fields}),
+            optimizer=under("optimizer."),
+            initial=Snapshot.of(under("initial.")),
+            best=Snapshot.of(under("best.")),
             history=history,
-            **loop,
+            seconds=about["seconds"],
         )
 
     def save_history(self, history: Sequence[StepRecord]) -> None:
         """Write all records."""
-        self.write("history.jsonl", b"".join(json.dumps(r.to_json()).encode() + b"\n" for r in history))
+        self.write("history.jsonl", b"".join(record.to_json() + b"\n" for record in history))
 
     def save_result(self, result: Result, draws: Sequence[tuple[int, ...]]) -> None:
         """Write the pictures, the noise and the whole history."""
@@ -182,6 +202,11 @@ class RunFolder:
         apart = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         # One entry, because safetensors writes several in random order, and equal runs should give equal files.
         self.write(name, save(apart, {"dno": json.dumps({"format": _FORMAT, **about})}))
+
+
+def _decisive(config: RunConfig) -> dict[str, Any]:
+    """What a run may not change midway."""
+    return {k: v for k, v in config.dump().items() if k not in ("iterations", "observers", "device")}
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -87,10 +87,7 @@ def tiny_stable_diffusion(
         parts["text_encoder"] = _text_encoder(projection=False)
         if kind == "sdxl":
             return StableDiffusionXLPipeline(
-                **parts,
-                tokenizer_2=_tokenizer(),
-                text_encoder_2=_text_encoder(projection=True),
-                add_watermarker=False,
+                **parts, tokenizer_2=_tokenizer(), text_encoder_2=_text_encoder(projection=True), add_watermarker=False
             )
     return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 

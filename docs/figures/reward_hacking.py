@@ -27,6 +27,7 @@ from dno.run_config import RunConfig
 PAGE = Path(__file__).parents[1] / "explanation" / "reward-hacking.md"
 CASES = {"brightness": "a black {}", "darkness": "a white {}"}
 ANIMALS = ("cat", "dog", "spider", "rabbit", "duck")
+SHOWN = {"brightness": "spider", "darkness": "rabbit"}
 ANIMAL_LABELS = 45  # the judge names animals first, then colours
 
 
@@ -71,6 +72,20 @@ def figure(results: dict[float, Result], reward: str) -> Figure:
     return drawn
 
 
+def before_after(shown: list[tuple[str, list[Tensor]]]) -> Figure:
+    """A row a prompt: the plain sample, without the regularizer, with it."""
+    drawn = Figure(figsize=(6.2, 2.25 * len(shown)), layout="constrained")
+    titles = ("plain sample", "γ = 0", "γ = 1")
+    for row, ((name, pictures), axes) in enumerate(zip(shown, drawn.subplots(len(shown), 3), strict=True)):
+        for axis, title, picture in zip(axes, titles, pictures, strict=True):
+            axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_title(title if row == 0 else "", fontsize=10)
+        axes[0].set_ylabel(name, fontsize=10)
+    return drawn
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/reward-hacking"))
@@ -83,6 +98,7 @@ def main() -> None:
         "| reward | γ | reward from → to | final log P: median (least, most) | below −5 | judge sees the animal |",
         "|---|---|---|---|---|---|",
     ]
+    pairs = []
     raw = [["reward", "prompt", "seed", "gamma", "iteration", "reward_value", "log_p", "judge_sees"]]
     for reward, form in CASES.items():
         prompts = tuple(form.format(animal) for animal in args.animals)
@@ -106,8 +122,13 @@ def main() -> None:
                 for i, (prompt, seed) in enumerate(result.items):
                     values = f"{record.rewards[reward][i]:.4f}", f"{record.figures['log_p'][i]:.4f}"
                     raw.append([reward, prompt, str(seed), f"{gamma:g}", str(record.iteration), *values, seen[when][i]])
+        prompt = form.format(SHOWN[reward])
+        place = results[0.0].items.index((prompt, 0))
+        pictures = [results[0.0].initial.samples[place], *(result.last.samples[place] for result in results.values())]
+        pairs.append((f'"{prompt}"\n{reward}', pictures))
         figure(results, reward).savefig(PAGE.with_name(f"reward-hacking-{reward}.png"), dpi=90)
 
+    before_after(pairs).savefig(PAGE.with_name("before-after.png"), dpi=90)
     with PAGE.with_suffix(".csv").open("w", newline="") as file:
         csv.writer(file).writerows(raw)
     before, mark, rest = PAGE.read_text().partition("<!-- table -->\n")

@@ -90,7 +90,7 @@ MISTAKES = {
     "no prompt": (["--reward", "brightness"], "PROMPT: say what to draw: dno optimize"),
     "no reward": (["x"], "--reward: say what to climb, such as --reward brightness"),
     "unknown reward": (["x", "--reward", "brigtness"], "did you mean brightness?"),
-    "weight no number": (["x", "--reward", "brightness=lots"], "--reward: the weight after brightness= must be"),
+    "weight no number": (["x", "--reward", "brightness=lots"], "rewards.0.weight: input should be a valid number"),
     "misspelt key": (
         ["x", "--reward", "brightness", "--set", "sampler.stepz=3"],
         "unknown option; did you mean steps?",

@@ -101,11 +101,7 @@ def test_a_terminal_sees_one_line_rewritten(screen: Screen) -> None:
 
 @on_terminal
 def test_a_shorter_line_leaves_nothing_of_a_longer_one(screen: Screen) -> None:
-    show(
-        screen,
-        ONE,
-        [record(0, rewards={"brightness": (0.123456,)}), record(1, rewards={"jpeg": (0.5,)}, log_p=None)],
-    )
+    show(screen, ONE, [record(0, rewards={"brightness": (0.123456,)}), record(1, rewards={"jpeg": (0.5,)}, log_p=None)])
     first, second = screen.getvalue().removesuffix("\n").split("\r")[1:]
     assert len(second.rstrip()) < len(first)
     assert len(second) == len(first)

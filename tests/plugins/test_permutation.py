@@ -213,9 +213,7 @@ def test_nothing_pulls_at_typical_noise() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    entries=st.integers(8, 700),
-    seeds=st.lists(st.integers(0, 2**40), min_size=2, max_size=3),
-    scale=st.floats(0.2, 3),
+    entries=st.integers(8, 700), seeds=st.lists(st.integers(0, 2**40), min_size=2, max_size=3), scale=st.floats(0.2, 3)
 )
 def test_a_row_does_not_depend_on_its_neighbours(entries: int, seeds: list[int], scale: float) -> None:
     noise = (scale * gaussian(len(seeds), entries, seed=seeds[0])).float().requires_grad_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from dno.engine import Problem, optimize
 from dno.errors import ConfigError, RunError
 from dno.events import Bus, RunInfo, hookimpl
+from dno.noise import evaluation_generators
 from dno.objective import Term
 from dno.protocols import Penalty
 from dno.result import Status
@@ -216,3 +218,79 @@ def test_an_observer_that_fails_ends_the_run_and_keeps_what_was_reached():
     assert result.status is Status.FAILED
     assert "observer failed at step_done with OSError: [Errno 28] No space left" in str(result.error)
     assert len(result.history) == 3
+
+
+class Elsewhere:
+    """An optimizer that asks away from where it stands, and more than once."""
+
+    def init(self, noise_BN):
+        return {}
+
+    def step(self, objective, noise_BN, state):
+        objective.value(noise_BN + 3)
+        objective.value(noise_BN + 2)
+        return noise_BN, state
+
+
+def run_with(optimizer, iterations=3, **options):
+    setting = problem(**options)
+    return optimize(setting, optimizer, iterations, bus=Bus(RunInfo(setting.items, iterations, 0, None)))
+
+
+def test_the_record_is_of_the_iterations_own_noise_and_the_best_of_any():
+    result = run_with(Elsewhere())
+    assert torch.equal(result.initial.noise_BN, problem().sample.noise_BN)
+    assert result.history[0].objective == tuple(result.initial.objective_B.tolist())
+    assert torch.equal(result.best.noise_BN, problem().sample.noise_BN + 3)
+    assert result.best.rewards["reward"] > result.initial.rewards["reward"] + 0.2
+    assert f"-> {result.best.rewards['reward'].item():.4g}" in result.verdict()
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (None, "must return noise of shape .* and its state; got None"),
+        ((torch.zeros(1, 2), {}), "must return noise of shape"),
+        ((torch.zeros(1, 384), {"count": 3}), "state must be tensors by name"),
+    ],
+)
+def test_an_optimizer_that_answers_wrongly_ends_the_run(answer, told):
+    class Wrong(Elsewhere):
+        def step(self, objective, noise_BN, state):
+            super().step(objective, noise_BN, state)
+            return answer if objective._iteration == 1 else (noise_BN, state)
+
+    result = run_with(Wrong())
+    assert result.status is Status.FAILED
+    assert len(result.history) == 1
+    with pytest.raises(RunError, match=told):
+        result.raise_for_status()
+
+
+def test_a_sampler_that_fails_ends_the_run_and_keeps_what_was_reached():
+    setting = problem()
+    calls = []
+
+    class Failing:
+        noise_BN, draws = setting.sample.noise_BN, setting.sample.draws
+
+        def __call__(self, noise_BN):
+            calls.append(1)
+            if len(calls) > 2:
+                raise RuntimeError("CUDA error: out of luck")
+            return setting.sample(noise_BN)
+
+    result = climb(replace(setting, sample=Failing()))
+    assert result.status is Status.FAILED
+    assert "the sampler failed with RuntimeError: CUDA error: out of luck" in str(result.error)
+    assert len(result.history) == 2
+
+
+def test_no_bound_on_the_gradient():
+    evaluation = problem(max_grad_norm=math.inf).evaluate(torch.randn(1, 384), 0, with_grad=True)
+    torch.testing.assert_close(evaluation.grad_BN.norm(dim=1), evaluation.grad_norm_B)
+
+
+def test_randomness_does_not_repeat():
+    states = [bytes(evaluation_generators([0], n << 20)[0].get_state().tolist()) for n in range(0, 40960, 512)]
+    assert len(set(states)) == len(states)

@@ -14,7 +14,8 @@ RANKS = (
     ("errors", "protocols"),
     ("config", "gradients", "noise", "result"),
     ("events", "registry"),
-    ("models", "objective", "run_config"),
+    ("live", "models", "objective"),
+    ("run_config",),
     ("engine", "plugin", "request"),
     ("storage",),
     ("run",),
@@ -38,7 +39,8 @@ def imports(path: Path, *, module_level: bool = False) -> set[str]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add(str(node.module))
+            names = {f"dno.{alias.name}" for alias in node.names if not alias.name.startswith("_")}
+            found.update(names if node.module == "dno" else {str(node.module)})
         for child in ast.iter_child_nodes(node):
             visit(child)
 

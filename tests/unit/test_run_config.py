@@ -7,12 +7,14 @@ import tomllib
 
 import pytest
 import tomli_w
+from dno_builtin.regularizers.permutation import Permutation
 from dno_builtin.rewards.brightness import Brightness
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dno.errors import ConfigError
 from dno.request import assemble
+from dno.run import build
 from dno.run_config import RunConfig, parse_value, put, read_toml
 
 REWARDS = st.lists(
@@ -25,8 +27,9 @@ REWARDS = st.lists(
     min_size=1,
     max_size=3,
 )
+PROMPTS = st.text().filter(lambda text: text.isprintable() and text.strip())
 CONFIGS = st.fixed_dictionaries(
-    {"prompts": st.lists(st.text(), min_size=1, max_size=3), "rewards": REWARDS},
+    {"prompts": st.lists(PROMPTS, min_size=1, max_size=3), "rewards": REWARDS},
     optional={
         "seeds": st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3),
         "iterations": st.integers(0, 10**6),
@@ -79,7 +82,7 @@ def test_defaults_are_the_papers():
         ({"rewards": ["brightness"]}, "run.toml: prompts: is required"),
         ({"prompts": ["x"], "rewards": []}, "run.toml: rewards: .*at least 1 item"),
         ({"prompts": ["x"], "rewards": ["brigt"]}, r'run.toml: rewards.0: no reward is called "brigt"'),
-        ({"prompts": ["x"], "rewards": [{"weight": 1}]}, "run.toml: rewards.0.use: needs the name of a reward"),
+        ({"prompts": ["x"], "rewards": [{"weight": 1}]}, "run.toml: rewards.0.use: needs the name of a plugin"),
         (
             {"prompts": ["x"], "rewards": [{"use": "brightness", "weight": "heavy"}]},
             "run.toml: rewards.0.weight: input should be a valid number.*got 'heavy'",
@@ -92,8 +95,7 @@ def test_defaults_are_the_papers():
             {"prompts": ["x"], "rewards": ["brightness"], "sampler": {"use": "ddim", "stepz": 3}},
             r"run.toml: sampler.stepz: unknown option; did you mean steps\?",
         ),
-        ({"prompts": ["x"], "rewards": ["brightness"], "sampler": 3}, "run.toml: sampler: needs a sampler's name"),
-        ({"prompts": ["x"], "rewards": ["brightness"], "seedz": 1}, r"seedz: unknown option; did you mean seeds\?"),
+        ({"prompts": ["x"], "rewards": ["brightness"], "seedz": 1}, r"seedz: .*did you mean seeds\?"),
         ({"prompts": ["x"], "rewards": ["brightness"], "seeds": [-1]}, "run.toml: seeds.0: .*got -1"),
         ({"prompts": ["x"], "rewards": ["brightness"], "dtype": "int8"}, "run.toml: dtype: .*got 'int8'"),
         ({"prompts": ["x"], "rewards": [{"use": "python:lambda"}]}, "was a Python object; run it again"),
@@ -124,10 +126,10 @@ def test_a_config_object_takes_options_too():
     ("options", "settings", "problem"),
     [
         ({"lr": -1}, [], "--lr: optimizer.lr: input should be greater than 0, got -1"),
-        ({"batch": 0}, [], "batch: needs a whole seed and at least one sample"),
+        ({"batch": 0}, [], "--batch: must be a whole number of at least 1, got 0"),
         ({"gamma": -1}, [], "--gamma: regularizers.0.weight: .*got -1"),
-        ({}, [("rewards.3.weight", 1)], "--set rewards.3.weight: rewards.3.weight: '3' is no position in a list of 1"),
-        ({}, [("seeds.x", 1)], "--set seeds.x: .*cannot be set"),
+        ({}, [("rewards.3.weight", 1)], "--set rewards.3.weight: rewards.3.weight: leads nowhere"),
+        ({}, [("seeds.x", 1)], "--set seeds.x: .*leads nowhere"),
         ({}, [("sampler.eta", 2)], "--set sampler.eta: sampler.eta: .*less than or equal to 1, got 2"),
     ],
 )
@@ -156,3 +158,51 @@ def test_a_file_that_is_missing_or_no_toml(tmp_path):
         read_toml(tmp_path / "bad.toml")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_toml(tmp_path)
+
+
+def test_options_of_parts_in_lists_can_be_set_whether_named_or_left_at_their_default():
+    config = assemble({"prompts": "x", "rewards": "brightness"}, {}, [("regularizers.0.permutations", 7)])
+    assert config.regularizers[0].permutations == 7
+    config = assemble(
+        {"prompts": "x", "rewards": ["jpeg"]}, {}, [("rewards.0.quality", 50), ("observers.0.use", "images")]
+    )
+    assert (config.rewards[0].quality, config.observers[0].every) == (50, 10)
+
+
+def test_a_batch_starts_at_the_files_first_seed():
+    assert assemble({"prompts": "x", "rewards": "jpeg", "seeds": [5]}, {"batch": 2}).seeds == (5, 6)
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", "a\nb", "a \udcff"])
+def test_a_prompt_is_one_line_of_text(prompt):
+    with pytest.raises(ConfigError, match="prompts: .*should be printable text on one line, and not blank"):
+        RunConfig.parse({"prompts": [prompt], "rewards": "brightness"})
+
+
+def test_a_live_object_is_a_config_and_is_only_named_when_saved():
+    config = RunConfig.parse({"prompts": "x", "rewards": [{"use": lambda images, prompts: 0, "weight": 2}]})
+    assert config.rewards[0].weight == 2
+    assert config.dump()["rewards"] == [{"use": "python:lambda"}]
+
+
+@pytest.mark.parametrize(
+    ("field", "part", "told"),
+    [
+        ("rewards", [5], "needs a plugin's name, a table with it, or an object with __call__; got 5"),
+        ("rewards", [Brightness], "got the class Brightness; give an instance of it"),
+        ("optimizer", 5, "an object with init and step; got 5"),
+        ("sampler", 5, "an object with bind; got 5"),
+        ("observers", [object()], "an object with a method marked by dno.plugin.hookimpl; got"),
+    ],
+)
+def test_an_object_of_the_wrong_kind_is_refused_before_anything_is_built(field, part, told):
+    config = RunConfig.parse({"prompts": "x", "rewards": ["brightness"], field: part})
+    with pytest.raises(ConfigError, match=told):
+        build(config)
+
+
+def test_a_bad_weight_of_a_live_object_is_one_sentence():
+    with pytest.raises(ConfigError, match="rewards.0.weight: input should be a valid number.*got 'big'"):
+        RunConfig.parse({"prompts": "x", "rewards": [{"use": len, "weight": "big"}]})
+    with pytest.raises(ConfigError, match="gamma: regularizers.0.weight: .*got -5"):
+        assemble({"prompts": "x", "rewards": "jpeg", "regularizers": [Permutation()]}, {"gamma": -5.0})

@@ -35,7 +35,5 @@ class Permutation(RegularizerConfig):
         from dno_builtin.regularizers._permutation import PermutationPenalty
 
         return PermutationPenalty(
-            permutations=self.permutations,
-            vector_length=self.vector_length,
-            unpermuted=self.unpermuted,
+            permutations=self.permutations, vector_length=self.vector_length, unpermuted=self.unpermuted
         )

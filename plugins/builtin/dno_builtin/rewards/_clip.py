@@ -75,10 +75,7 @@ class ClipScore:
             tokens = len(self.tokenizer(text, verbose=False)["input_ids"])
             if tokens > limit:
                 _log.warning(
-                    "the CLIP model reads %d tokens; the end of this prompt's %d is not scored: %s",
-                    limit,
-                    tokens,
-                    text,
+                    "the CLIP model reads %d tokens; the end of this prompt's %d is not scored: %s", limit, tokens, text
                 )
             inputs = self.tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
             with torch.no_grad():
