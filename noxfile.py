@@ -8,7 +8,7 @@ import nox
 
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "venv"
-CODE = ["dno", "plugins", "tests", "noxfile.py"]
+CODE = ["dno", "plugins", "tests", "docs", "noxfile.py"]
 
 
 @nox.session

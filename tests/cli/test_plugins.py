@@ -46,6 +46,10 @@ def test_show_tells_options_types_defaults_and_meaning(dno):
     assert schema["properties"]["quality"]["default"] == 95
 
 
+def test_show_takes_the_name_that_settles_a_clash(dno):
+    assert dno("plugins", "show", "dno:ddim")[1] == dno("plugins", "show", "ddim")[1]
+
+
 def test_show_of_nothing(dno):
     code, _, err = dno("plugins", "show", "nope")
     assert code == 2
@@ -55,4 +59,5 @@ def test_show_of_nothing(dno):
 def test_check_imports_all(dno):
     code, out, err = dno("plugins", "check")
     assert (code, err) == (0, "")
+    assert len(out.splitlines()) >= 14
     assert all(line.endswith(" ok") for line in out.splitlines())

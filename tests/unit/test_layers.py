@@ -97,10 +97,11 @@ def test_quick_commands_import_nothing_heavy(args):
         "import sys, dno.cli\n"
         f"sys.argv = ['dno', *{args!r}]\n"
         "try: dno.cli.main()\n"
-        "except SystemExit: pass\n"
+        "except SystemExit as stop: print('\\nEXIT', stop.code or 0)\n"
         "print('\\nMODULES', *sorted({name.split('.')[0] for name in sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"EXIT {2 if args[0] == 'optimize' and '--help' not in args else 0}\n" in done.stdout
     loaded = set(done.stdout.rpartition("MODULES")[2].split())
     assert not loaded & HEAVY
     if args == ["plugins", "list"]:

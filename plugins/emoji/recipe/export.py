@@ -23,16 +23,18 @@ from recipe.train_scorer import scorer
 def tidy(folder: Path) -> None:
     """Remove what saving notes about the machine it ran on, and let everybody read the weights.
 
-    The weights are halves; configurations say float32, so that networks load in one dtype whoever loads them.
+    Weights are stored in half precision to be small, and meant to be computed with in single precision: transformers
+    loads in the dtype that a config names.
     """
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)
     for path in folder.rglob("*.json"):
         content = json.loads(path.read_text())
-        if isinstance(content, dict) and content.keys() & {"_name_or_path", "dtype"}:
-            content.pop("_name_or_path", None)
-            content.update({"dtype": "float32"} if "dtype" in content else {})
-            path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        tidied = {key: value for key, value in content.items() if key != "_name_or_path"}
+        if "dtype" in tidied:
+            tidied["dtype"] = "float32"
+        if tidied != content:
+            path.write_text(json.dumps(tidied, indent=2) + "\n")
 
 
 def _trained(folder: Path) -> dict[str, Any]:

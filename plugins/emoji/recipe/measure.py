@@ -125,7 +125,8 @@ def main() -> None:
             figures[name] = {"animal_top1": round(animal, 4), "colour_top1": round(colour, 4)}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    contact_sheet(pictures).quantize(128).save(args.out / "samples.png", optimize=True)
+    sheet = contact_sheet(pictures).quantize(256, kmeans=3, dither=Image.Dither.NONE)
+    sheet.save(args.out / "samples.png", optimize=True)
     print(json.dumps(figures, indent=2))
 
 

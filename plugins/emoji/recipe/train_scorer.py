@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--heldout", type=Path, default=Path("work/heldout.npz"))
     parser.add_argument("--codec", type=Path, default=Path("work/vae"))
     parser.add_argument("--tokenizer", type=Path, default=Path("work/tokenizer"))
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--out", type=Path, default=Path("work/scorer"))
     args = parser.parse_args()
     train(args.pool, args.heldout, args.codec, args.tokenizer, args.out, args.steps)
