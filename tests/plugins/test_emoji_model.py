@@ -112,7 +112,7 @@ def test_the_judge_sees_what_was_asked_for(pictures: torch.Tensor) -> None:
     large = torch.nn.functional.interpolate(pictures * 2 - 1, size=(64, 64), mode="bilinear", align_corners=False)
     with torch.no_grad():
         animal, colour = judge(large).logits.split([45, 11], dim=1)
-    names = list(judge.config.id2label.values())
+    names = [judge.config.id2label[index] for index in range(45 + 11)]
     seen = [f"{names[45 + c]} {names[a]}" for a, c in zip(animal.argmax(1), colour.argmax(1), strict=True)]
     asked = [" ".join(prompt.split()[1:3]) for prompt in PROMPTS]
     assert sum(a == b for a, b in zip(seen, asked, strict=True)) >= len(PROMPTS) - 1, seen
