@@ -49,7 +49,7 @@ class DDIM(SamplerConfig):
     """Width of the images in pixels; the model's own if not given."""
     memory: Literal["keep", "recompute"] = "keep"
     """What the backward pass finds in memory: `keep` keeps all that the network computed; `recompute` keeps each
-    step's input and computes the step once more: the same gradient, memory of one step, about 1.5 times the time."""
+    step's input and computes the step once more: the same gradient, memory of one step, 1.5 to 1.8 times the time."""
 
     def check(self) -> None:
         """Raise `ConfigError` where the model is missing, is no Stable Diffusion pipeline, or does not suit."""
