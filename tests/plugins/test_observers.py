@@ -57,7 +57,7 @@ def record(
 
 
 def result(run: RunInfo) -> Result:
-    shot = Snapshot(noise_BN=torch.zeros(1, 4), samples=SAMPLES[:1], objective_B=torch.zeros(1))
+    shot = Snapshot(torch.zeros(1, 4), SAMPLES[:1], torch.zeros(1), torch.zeros(1), {}, {})
     return Result(status=Status.FINISHED, items=run.items, initial=shot, best=shot, last=shot, history=[])
 
 
