@@ -101,13 +101,11 @@ class _Recorder:
         number = (self._iteration << 20) + self._calls
         self._calls += 1
         evaluation = self._problem.evaluate(noise_BN, number, with_grad=with_grad)
-        self.best = _better(self.best, self._snapshot(evaluation), _healthy(evaluation, self._problem.log_p_floor))
+        new, healthy_B = snapshot(evaluation, self._iteration), _healthy(evaluation, self._problem.log_p_floor)
+        self.best = _better(self.best, new, healthy_B)
         if self._at_start is None and torch.equal(evaluation.noise_BN, self._start_BN):
             self._at_start = evaluation
         return evaluation
-
-    def _snapshot(self, evaluation: Evaluation) -> Snapshot:
-        return snapshot(evaluation, self._iteration)
 
 
 def snapshot(evaluation: Evaluation, iteration: int) -> Snapshot:
