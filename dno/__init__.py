@@ -12,18 +12,20 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dno.api import optimize
     from dno.errors import ConfigError, DNOError, RunError
+    from dno.front.api import optimize
+    from dno.front.function import FunctionSampler
     from dno.result import Result, Status, StepRecord
     from dno.run import resume, run
     from dno.run_config import RunConfig
 
 __version__ = "0.1.0"
 
-__all__ = ["ConfigError", "DNOError", "Result", "RunConfig", "RunError", "Status", "StepRecord"]
+__all__ = ["ConfigError", "DNOError", "FunctionSampler", "Result", "RunConfig", "RunError", "Status", "StepRecord"]
 __all__ += ["optimize", "resume", "run"]
 
-_HOMES = {"optimize": "api", "resume": "run", "run": "run", "RunConfig": "run_config"}
+_HOMES = {"optimize": "front.api", "FunctionSampler": "front.function", "RunConfig": "run_config"}
+_HOMES |= dict.fromkeys(("resume", "run"), "run")
 _HOMES |= dict.fromkeys(("ConfigError", "DNOError", "RunError"), "errors")
 _HOMES |= dict.fromkeys(("Result", "Status", "StepRecord"), "result")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +25,8 @@ class BuildContext:
     """Where models and noise live."""
     dtype: torch.dtype
     """What large networks compute in; noise, rewards and penalties stay float32."""
+    draws: Sequence[tuple[int, ...]] = ()
+    """Shape of each moving draw in a row of noise, in order; empty while the sampler itself is built."""
 
 
 class PluginConfig(BaseModel):
@@ -67,8 +70,11 @@ class RewardConfig(PluginConfig):
 class RegularizerConfig(PluginConfig):
     """Base of regularizer options."""
 
-    weight: float = Field(default=1.0, ge=0)
-    """Factor of this penalty in the objective (gamma); 0 reports its figures without applying it."""
+    weight: Annotated[float, Field(ge=0)] | Literal["auto"] = 1.0
+    """Factor of this penalty in the objective (gamma); 0 reports its figures without applying it; `auto` starts at 0.01,
+    rises for each sample whose log P is below `log_p_target`, and falls where it is above."""
+    log_p_target: float = Field(default=-3.0, le=0)
+    """What a weight of `auto` holds log P at."""
 
     @abstractmethod
     def build(self, ctx: BuildContext) -> Regularizer:

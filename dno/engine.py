@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dno.budget import Budget, peak_memory
 from dno.errors import DNOError, RunError
 from dno.events import Bus
 from dno.gradients import GradientConfig
 from dno.noise import evaluation_generators
-from dno.objective import Evaluation, Term, evaluate
+from dno.objective import Evaluation, Term, evaluate, lowest_log_p
 from dno.protocols import NoiseMap, Optimizer, Regularizer, Reward, State
 from dno.result import PerSample, Result, Snapshot, Status, StepRecord
 
@@ -35,6 +36,10 @@ class Problem:
     """The sampler, bound to these items."""
     rewards: Sequence[Term[Reward]]
     regularizers: Sequence[Term[Regularizer]] = ()
+    start_BN: Tensor | None = None
+    """Where to start; None: at the sampler's own noise."""
+    copies: Callable[[int], NoiseMap] | None = None
+    """The sampler bound to so many copies of the items, one after the other, for perturbed samples side by side."""
     gradient: GradientConfig | None = None
     """How to climb rewards that have no gradient."""
     max_grad_norm: float = 1.0
@@ -42,8 +47,10 @@ class Problem:
     log_p_floor: float = -math.inf
     """`log_p` under which an evaluation cannot be the best."""
 
-    def evaluate(self, noise_BN: Tensor, evaluation: int, *, with_grad: bool) -> Evaluation:
-        """The objective at this noise; the regularizers' randomness is a function of seed and `evaluation`."""
+    def evaluate(
+        self, noise_BN: Tensor, evaluation: int, *, with_grad: bool, gamma_B: Tensor | float = 1.0
+    ) -> Evaluation:
+        """The objective at this noise; all randomness is a function of seed and `evaluation`."""
         return evaluate(
             self.sample,
             [prompt for prompt, _ in self.items],
@@ -51,10 +58,17 @@ class Problem:
             self.regularizers,
             noise_BN,
             evaluation_generators([seed for _, seed in self.items], evaluation),
+            copies=self.copies,
             gradient=self.gradient,
+            gamma_B=gamma_B,
             max_grad_norm=self.max_grad_norm,
             with_grad=with_grad,
         )
+
+    def reward_B(self, rewards: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of the rewards that are optimised."""
+        weighted = [t.weight * t.scale * rewards[t.name] for t in self.rewards if t.weight]
+        return torch.stack([torch.as_tensor(value) for value in weighted]).sum(0) if weighted else torch.tensor(0.0)
 
 
 @dataclass(frozen=True)
@@ -76,8 +90,11 @@ class LoopState:
 class _Recorder:
     """The objective that an optimizer sees during one iteration; keeps the best of all evaluations."""
 
-    def __init__(self, problem: Problem, iteration: int, start_BN: Tensor, best: Snapshot | None) -> None:
-        self._problem, self._iteration, self._start_BN, self._calls = problem, iteration, start_BN, 0
+    def __init__(
+        self, problem: Problem, iteration: int, start_BN: Tensor, best: Snapshot | None, gamma_B: Tensor | float
+    ) -> None:
+        self._problem, self._iteration, self._start_BN, self._gamma_B = problem, iteration, start_BN, gamma_B
+        self._calls = self._draws = self.network_evaluations = self.reward_calls = 0
         self.best = best
         self._at_start: Evaluation | None = None
 
@@ -88,6 +105,14 @@ class _Recorder:
         evaluation = self._ask(noise_BN, with_grad=True)
         assert evaluation.grad_BN is not None
         return evaluation.objective_B, evaluation.grad_BN
+
+    def gaussian(self) -> Tensor:
+        # Evaluations count from below, draws of the optimizer's own from above: no number is used for both.
+        self._draws += 1
+        number = ((self._iteration + 1) << 20) - self._draws
+        generators = evaluation_generators([seed for _, seed in self._problem.items], number)
+        shape = self._start_BN.shape[1:]
+        return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(self._start_BN)
 
     def at_start(self) -> Evaluation:
         """The evaluation at the iteration's own noise, made now if the optimizer did not ask for it."""
@@ -100,7 +125,9 @@ class _Recorder:
         # Numbered by iteration, so that a run that was stopped and resumed, or extended, sees the same randomness.
         number = (self._iteration << 20) + self._calls
         self._calls += 1
-        evaluation = self._problem.evaluate(noise_BN, number, with_grad=with_grad)
+        evaluation = self._problem.evaluate(noise_BN, number, with_grad=with_grad, gamma_B=self._gamma_B)
+        self.network_evaluations += evaluation.network_evaluations
+        self.reward_calls += evaluation.reward_calls
         new, healthy_B = snapshot(evaluation, self._iteration), _healthy(evaluation, self._problem.log_p_floor)
         self.best = _better(self.best, new, healthy_B)
         if self._at_start is None and torch.equal(evaluation.noise_BN, self._start_BN):
@@ -113,8 +140,8 @@ def snapshot(evaluation: Evaluation, iteration: int) -> Snapshot:
     return Snapshot(
         noise_BN=evaluation.noise_BN.clone(),
         samples=evaluation.samples,
-        objective_B=evaluation.objective_B,
-        iteration_B=torch.full_like(evaluation.objective_B, iteration),
+        objective_B=evaluation.score_B,
+        iteration_B=torch.full_like(evaluation.score_B, iteration),
         rewards=evaluation.rewards,
         figures=evaluation.figures,
     )
@@ -140,7 +167,9 @@ def _floats(values: Tensor) -> PerSample:
     return tuple(values.tolist())
 
 
-def _record(iteration: int, evaluation: Evaluation, best: Snapshot, floor: float, seconds: float) -> StepRecord:
+def _record(
+    iteration: int, evaluation: Evaluation, spent: tuple[int, int], best: Snapshot, floor: float, seconds: float
+) -> StepRecord:
     return StepRecord(
         iteration=iteration,
         objective=_floats(evaluation.objective_B),
@@ -151,6 +180,8 @@ def _record(iteration: int, evaluation: Evaluation, best: Snapshot, floor: float
         best=_floats(best.objective_B),
         grad_norm=_floats(evaluation.grad_norm_B),
         seconds=seconds,
+        network_evaluations=spent[0],
+        reward_calls=spent[1],
     )
 
 
@@ -160,6 +191,8 @@ def optimize(
     iterations: int,
     *,
     bus: Bus,
+    warm_start: tuple[Optimizer, int] | None = None,
+    budget: Budget | None = None,
     state: LoopState | None = None,
     checkpoint: Callable[[LoopState], None] = lambda _: None,
 ) -> Result:
@@ -168,9 +201,12 @@ def optimize(
     Args:
         problem: what to climb.
         optimizer: how.
-        iterations: steps in all, those before `state` included.
+        iterations: steps of the optimizer in all, those before `state` included.
         bus: whom to tell of the start and of each iteration; the end is the caller's to tell.
-        state: where to go on from; None starts at the sampler's own noise.
+        warm_start: an optimizer and its iterations, which come first; `optimizer` starts at the best noise that it
+            found.
+        budget: what may be spent.
+        state: where to go on from; None starts afresh.
         checkpoint: called with the loop's state after each iteration.
 
     Raises:
@@ -179,31 +215,46 @@ def optimize(
     """
     began = time.perf_counter() - (state.seconds if state else 0.0)
     noise_BN = state.noise_BN if state else problem.sample.noise_BN
+    if problem.start_BN is not None and not state:
+        noise_BN = problem.start_BN.to(noise_BN)
     initial, best = (state.initial, state.best) if state else (None, None)
     history = list(state.history) if state else []
     last: Snapshot | None = None
-    status, failure = Status.FINISHED, None
+    status, failure, reason = Status.FINISHED, None, ""
+    first, warm = warm_start or (optimizer, 0)
+    iterations += warm
     try:
         bus.started()
-        memory = state.optimizer if state else optimizer.init(noise_BN)
+        memory = state.optimizer if state else first.init(noise_BN)
         for iteration in range(state.iteration if state else 0, iterations + 1):
-            objective = _Recorder(problem, iteration, noise_BN, best)
+            if warm and iteration == warm:
+                assert best is not None
+                found_B = best.objective_B > -math.inf
+                noise_BN = torch.where(found_B[:, None].to(noise_BN.device), best.noise_BN.to(noise_BN), noise_BN)
+                memory = optimizer.init(noise_BN)
+            gamma_B = _gamma(problem, history, noise_BN)
+            objective = _Recorder(problem, iteration, noise_BN, best, gamma_B)
             moved_BN = noise_BN
             if iteration < iterations:
-                moved_BN, memory = _checked_step(optimizer.step(objective, noise_BN, memory), noise_BN)
+                step = first.step if iteration < warm else optimizer.step
+                moved_BN, memory = _checked_step(step(objective, noise_BN, memory), noise_BN)
             evaluation = objective.at_start()
             best, last = objective.best, snapshot(evaluation, iteration)
             assert best is not None
             initial = initial or last
             seconds = time.perf_counter() - began
-            history.append(_record(iteration, evaluation, best, problem.log_p_floor, seconds))
+            before = (history[-1].network_evaluations, history[-1].reward_calls) if history else (0, 0)
+            spent = (before[0] + objective.network_evaluations, before[1] + objective.reward_calls)
+            history.append(_record(iteration, evaluation, spent, best, problem.log_p_floor, seconds))
             stop = bus.step(history[-1], evaluation.samples)
             noise_BN = moved_BN
             if iteration < iterations:
                 checkpoint(LoopState(iteration + 1, noise_BN, memory, initial, best, tuple(history), seconds))
-            if stop:
-                status = Status.STOPPED
-                break
+                reached_B = problem.reward_B(best.rewards).where(best.objective_B > -math.inf, -math.inf)
+                met = budget.met(history[-1], reached_B, evaluation.log_p_B) if budget else None
+                if met or stop:
+                    status, reason = Status.STOPPED, met or "an observer asked to stop"
+                    break
     except KeyboardInterrupt:
         if initial is None:
             raise
@@ -223,7 +274,24 @@ def optimize(
         history=tuple(history),
         error=failure,
         folder=bus.run.folder,
+        reason=reason,
+        held_out=tuple(term.name for term in problem.rewards if not term.weight),
+        peak_memory=peak_memory(noise_BN.device),
     )
+
+
+def _gamma(problem: Problem, history: Sequence[StepRecord], noise_BN: Tensor) -> Tensor | float:
+    """The adapted weight of each sample: a function of the last record, so that a resumed run goes on with it."""
+    targets = [t.log_p_target for t in problem.regularizers if t.log_p_target is not None]
+    if not targets or not history:
+        # From below: a penalty that is large at first would stay in Adam's memory of squared gradients for long.
+        return noise_BN.new_full((len(noise_BN),), 0.01) if targets else 1.0
+    figures = {name: torch.tensor(value) for name, value in history[-1].figures.items()}
+    if (log_p_B := lowest_log_p(figures)) is None:
+        raise RunError('a weight of "auto" needs a regularizer that reports log_p, such as permutation')
+    # Bounded, because log P of noise that has gone far is in the thousands.
+    missing_B = (max(targets) - log_p_B).clamp(-5, 5)
+    return (figures["gamma"] * torch.exp(0.1 * missing_B)).clamp(1e-3, 1e3).to(noise_BN)
 
 
 def _checked_step(answer: object, noise_BN: Tensor) -> tuple[Tensor, State]:

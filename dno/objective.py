@@ -30,7 +30,12 @@ class Term(Generic[T]):
     name: str
     call: T
     weight: float = 1.0
+    """0: reported, and not optimised."""
     differentiable: bool = True
+    scale: Tensor | float = 1.0
+    """Another factor, one for all samples or `B` of them."""
+    log_p_target: float | None = None
+    """Where set, `gamma_B` takes the place of `scale`, to hold log P there."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Evaluation:
     noise_BN: Tensor
     samples: Tensor
     objective_B: Tensor
+    score_B: Tensor
+    """The objective without penalties of adapted weight, whose values at two evaluations cannot be compared."""
     rewards: Mapping[str, Tensor]
     penalties: Mapping[str, Tensor]
     figures: Mapping[str, Tensor]
@@ -47,12 +54,21 @@ class Evaluation:
     """The objective's gradient, each row clipped; None where only the value was asked for."""
     grad_norm_B: Tensor
     """Norm of each row of the gradient before clipping; nan without one."""
+    network_evaluations: int
+    """Forward passes of the denoising network for each sample."""
+    reward_calls: int
+    """Times that optimised rewards were asked about each sample."""
 
     @property
     def log_p_B(self) -> Tensor | None:
         """The least `log_p` that any regularizer reports; None where none does."""
-        reported = [v for k, v in self.figures.items() if k == "log_p" or k.endswith(".log_p")]
-        return torch.stack(reported).amin(0) if reported else None
+        return lowest_log_p(self.figures)
+
+
+def lowest_log_p(figures: Mapping[str, Tensor]) -> Tensor | None:
+    """The least `log_p` of each sample among the figures that regularizers reported; None where none did."""
+    reported = [value for name, value in figures.items() if name == "log_p" or name.endswith(".log_p")]
+    return torch.stack(reported).amin(0) if reported else None
 
 
 def evaluate(
@@ -63,7 +79,9 @@ def evaluate(
     noise_BN: Tensor,
     generators: Sequence[Generator],
     *,
+    copies: Callable[[int], NoiseMap] | None = None,
     gradient: GradientConfig | None = None,
+    gamma_B: Tensor | float = 1.0,
     max_grad_norm: float = math.inf,
     with_grad: bool = True,
 ) -> Evaluation:
@@ -79,7 +97,10 @@ def evaluate(
         regularizers: likewise.
         noise_BN: where to evaluate, `B x N`.
         generators: one a sample, for the randomness of regularizers and estimates.
+        copies: the sampler bound to this many copies of the prompts, one after the other; without it, perturbed copies
+            are computed one by one.
         gradient: how to climb rewards that have no gradient.
+        gamma_B: factor of the regularizers that hold log P at a target.
         max_grad_norm: bound of each row's gradient norm.
         with_grad: whether to compute the gradient.
 
@@ -91,7 +112,7 @@ def evaluate(
     exact = any(r.weight and r.differentiable for r in rewards)
     black_boxes = [r for r in rewards if r.weight and not r.differentiable]
     # Zeroth-order estimates go straight into the noise: alone, they need no backward pass through the sampler.
-    through = with_grad and bool(exact or (black_boxes and gradient and gradient.method != "zo"))
+    through = with_grad and bool(exact or (black_boxes and gradient and gradient.through_samples))
     with torch.set_grad_enabled(with_grad):
         with torch.set_grad_enabled(through):
             samples = _call("the sampler", sample, noise_BN)
@@ -103,8 +124,10 @@ def evaluate(
         _require_finite("the sampler", "its output", samples, _SMALLER)
         if through and not samples.requires_grad:
             raise RunError("the sampler returned samples that are cut off from the noise, so there is no gradient")
-        objective_B = torch.zeros(batch, device=samples.device)
+        objective_B = adapted_B = torch.zeros(batch, device=samples.device)
         reward_values, penalties, figures = {}, {}, {}
+        per_call = int(getattr(sample, "network_evaluations", 1))
+        network_evaluations, reward_calls = per_call, 0
         for reward in rewards:
             moves = bool(reward.weight) and reward.differentiable
             with torch.set_grad_enabled(with_grad and moves):
@@ -118,16 +141,29 @@ def evaluate(
                     )
             reward_values[reward.name] = value_B.detach()
             if reward.weight:
-                objective_B = objective_B + reward.weight * value_B
+                reward_calls += 1
+                objective_B = objective_B + reward.weight * reward.scale * value_B
         for reward in black_boxes if with_grad and gradient else ():
             who = f'reward "{reward.name}"'
 
+            def draw(rows: Tensor) -> Tensor:
+                nonlocal network_evaluations
+                count = len(rows) // batch
+                network_evaluations += count * per_call
+                if count > 1 and copies is not None:
+                    return _call("the sampler", copies(count), rows)
+                return torch.cat([_call("the sampler", sample, part) for part in torch.split(rows, batch)])
+
             def ask(images: Tensor, who: str = who, call: Reward = reward.call) -> Tensor:
-                return _checked(who, _call(who, call, images, prompts), batch, samples.device)
+                nonlocal reward_calls
+                count = len(images) // batch
+                reward_calls += count
+                answer = _call(who, call, images, list(prompts) * count)
+                return _checked(who, answer, len(images), samples.device)
 
             assert gradient is not None
-            ascent_B = gradient.ascent(sample, ask, noise_BN, samples, reward_values[reward.name], generators)
-            objective_B = objective_B + reward.weight * (ascent_B - ascent_B.detach())
+            ascent_B = gradient.ascent(draw, ask, noise_BN, samples, reward_values[reward.name], generators)
+            objective_B = objective_B + reward.weight * reward.scale * (ascent_B - ascent_B.detach())
         for term in regularizers:
             moves = term.weight != 0
             with torch.set_grad_enabled(with_grad and moves):
@@ -139,12 +175,15 @@ def evaluate(
             for name, figure_B in penalty.figures.items():
                 key = name if name not in figures else f"{term.name}.{name}"
                 figures[key] = _checked(f'{who}, figure "{name}",', figure_B, batch, samples.device).detach()
-            if moves:
-                objective_B = objective_B - term.weight * value_B
+            if moves and term.log_p_target is None:
+                objective_B = objective_B - term.weight * term.scale * value_B
+            elif moves:
+                adapted_B = adapted_B + term.weight * gamma_B * value_B
+                figures["gamma"] = torch.as_tensor(gamma_B).expand(batch)
 
     grad_BN, grad_norm_B = None, torch.full((batch,), math.nan)
     if with_grad:
-        (grad_BN,) = torch.autograd.grad(objective_B.sum(), noise_BN)
+        (grad_BN,) = torch.autograd.grad((objective_B - adapted_B).sum(), noise_BN)
         _require_finite("the objective", "its gradient", grad_BN, _SMALLER)
         grad_norm_B = torch.linalg.vector_norm(grad_BN, dim=1)
         tiny = torch.finfo(grad_norm_B.dtype).tiny
@@ -152,12 +191,15 @@ def evaluate(
     return Evaluation(
         noise_BN=noise_BN.detach(),
         samples=samples.detach(),
-        objective_B=objective_B.detach(),
+        objective_B=(objective_B - adapted_B).detach(),
+        score_B=objective_B.detach(),
         rewards=reward_values,
         penalties=penalties,
         figures=figures,
         grad_BN=grad_BN,
         grad_norm_B=grad_norm_B,
+        network_evaluations=network_evaluations,
+        reward_calls=reward_calls,
     )
 
 

@@ -23,8 +23,10 @@ State = Mapping[str, "Tensor"]
 class NoiseMap(Protocol):
     """M: a sampler bound to its prompts, as a pure differentiable function of its noise.
 
-    Called once per objective evaluation. It has no randomness of its own and keeps nothing between
-    calls; the weights behind it are frozen; sample i depends on row i of the noise alone.
+    Called once per objective evaluation. It has no randomness of its own and nothing that one call
+    leaves changes another's answer; the weights behind it are frozen; sample i depends on row i of
+    the noise alone. One that has an attribute `network_evaluations`, the evaluations of its network
+    that a call makes for each sample, is metered by that; any other counts one a call.
     """
 
     @property
@@ -79,6 +81,13 @@ class Objective(Protocol):
 
     Every evaluation is recorded and metered by the engine; ask as often as the method needs.
     """
+
+    def gaussian(self) -> Tensor:
+        """Fresh N(0, I) noise, `B x N`: all the randomness that a method may use.
+
+        A function of each sample's seed, of the iteration and of the calls before it in the same step,
+        so that a resumed run sees the same.
+        """
 
     def value(self, noise_BN: Tensor, /) -> Tensor:
         """Objective of each sample, `B`."""

@@ -31,7 +31,7 @@ class Status(StrEnum):
     FINISHED = "finished"
     """All iterations were done."""
     STOPPED = "stopped"
-    """An observer asked to stop."""
+    """A budget was spent, or an observer asked to stop."""
     INTERRUPTED = "interrupted"
     """The process was asked to stop; the run can be resumed."""
     FAILED = "failed"
@@ -57,6 +57,10 @@ class StepRecord:
     """Norm of the gradient before clipping; nan where none was asked for."""
     seconds: float
     """Wall-clock time since the run began, its interruptions left out."""
+    network_evaluations: int = 0
+    """Forward passes of the denoising network so far, for each sample; guidance makes two of one step."""
+    reward_calls: int = 0
+    """Times so far that optimised rewards were asked about each sample."""
 
     def to_json(self) -> bytes:
         """One line of `history.jsonl`: strict JSON, without the line's end."""
@@ -80,6 +84,7 @@ class Snapshot:
     samples: Tensor
     """`B x 3 x H x W` in [0, 1] for images."""
     objective_B: Tensor
+    """Without the penalties whose weight is adapted: their values at two evaluations cannot be compared."""
     iteration_B: Tensor
     """Steps done before the evaluation."""
     rewards: Mapping[str, Tensor]
@@ -120,9 +125,23 @@ class Result:
     """What went wrong and how to mend it, where the status is `failed`."""
     folder: Path | None = None
     """The run folder, where one was asked for."""
+    reason: str = ""
+    """Why the run stopped before its last iteration, where the status is `stopped`."""
+    held_out: Sequence[str] = ()
+    """Rewards that were evaluated and never optimised."""
+    peak_memory: int = 0
+    """Most bytes that the process held at once: on the GPU, or in all where there is none; 0 if unknown."""
+
+    def meter(self) -> dict[str, float]:
+        """What the run cost: `iterations`, `seconds` of the loop, `network_evaluations` and `reward_calls` for each
+        sample, `peak_memory` in bytes."""
+        last = self.history[-1]
+        counted = {name: getattr(last, name) for name in ("seconds", "network_evaluations", "reward_calls")}
+        return {"iterations": last.iteration, **counted, "peak_memory": self.peak_memory}
 
     def verdict(self) -> str:
-        """Two lines: rewards and log P from -> to, means over the samples; then iterations, seconds and health."""
+        """Rewards and log P from -> to, means over the samples; how and where it ended; what it cost; and, where the
+        optimised rewards rose while a held-out one fell, that."""
 
         def change(name: str, before: Tensor, after: Tensor) -> str:
             return f"{name} {before.mean().item():.4g} -> {after.mean().item():.4g}"
@@ -132,10 +151,24 @@ class Result:
         if "log_p" in first.figures:
             parts.append(change("log P", first.figures["log_p"], best.figures["log_p"]))
         where = ", ".join(f"{iteration:.0f}" for iteration in best.iteration_B.tolist())
-        done = f"{self.status}: best at iteration {where} of {self.history[-1].iteration}"
+        because = f" ({self.reason})" if self.reason else ""
+        done = f"{self.status}{because}: best at iteration {where} of {self.history[-1].iteration}"
         crossed = [at for i in range(len(self.items)) if (at := self.crossed_floor(i)) is not None]
         health = f"; noise left N(0, I) at iteration {min(crossed)}, where it ended is last.png" if crossed else ""
-        return f"{', '.join(parts)}\n{done}, {self.history[-1].seconds:.0f} s{health}"
+        meter = self.meter()
+        cost = (
+            f"{meter['seconds']:.0f} s; a sample: {meter['network_evaluations']:.0f} network evaluations, "
+            f"{meter['reward_calls']:.0f} reward calls; peak memory {self.peak_memory / 2**20:.0f} MB"
+        )
+        lines = [", ".join(parts), done + health, cost]
+        moves = {name: (best.rewards[name] - value).mean().item() for name, value in first.rewards.items()}
+        rose = [name for name, move in moves.items() if name not in self.held_out and move > 0]
+        fell = [name for name in self.held_out if moves[name] < 0]
+        if rose and fell:
+            lines.append(
+                f"careful: {' and '.join(rose)} rose while {' and '.join(fell)}, held out, fell; look at best.png"
+            )
+        return "\n".join(lines)
 
     def raise_for_status(self) -> Result:
         """This result, unless the run failed: then its error is raised."""

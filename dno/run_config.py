@@ -6,10 +6,11 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, field_validator
 
+from dno.budget import Budget
 from dno.config import ObserverConfig, OptimizerConfig, PluginConfig, RegularizerConfig, RewardConfig, SamplerConfig
 from dno.errors import ConfigError
 from dno.gradients import GradientConfig
@@ -23,11 +24,17 @@ def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
     """The first thing that pydantic found wrong, as one sentence with its place."""
     first = error.errors()[0]
     inner = first.get("ctx", {}).get("error")
-    at = ".".join(str(part) for part in first["loc"])
+    # Of a value that may be of several types, pydantic also names the type that it tried: `constrained-float`.
+    unknown = first["type"] == "extra_forbidden"
+    at = ".".join(part for part in map(str, first["loc"]) if unknown or "-" not in part)
     if isinstance(inner, ConfigError):
         return inner.inside(at)
-    if first["type"] == "extra_forbidden":
-        key, known = str(first["loc"][-1]), list(model.model_fields)
+    if unknown:
+        *path, last = first["loc"]
+        for part in path:
+            kind = model.model_fields[str(part)].annotation
+            model = next(m for m in (kind, *get_args(kind)) if isinstance(m, type) and issubclass(m, BaseModel))
+        key, known = str(last), list(model.model_fields)
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return ConfigError(f"unknown option; {hint}known: {', '.join(known)}", at=at)
@@ -81,6 +88,17 @@ def _default(value: Any) -> Any:
     return Field(value)
 
 
+class WarmStart(BaseModel):
+    """An optimizer that runs before the main one, which then starts at the best noise that was found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)]
+    """How to search."""
+    iterations: Annotated[int, Field(ge=1)]
+    """Its steps, beside those of the run."""
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -95,6 +113,13 @@ class RunConfig(BaseModel):
     """Seeds of the starting noise, meaning what `torch.Generator("cpu").manual_seed(seed)` means to diffusers."""
     iterations: Annotated[int, Field(ge=0)] = 30
     """Optimizer steps."""
+    budget: Budget = Budget()
+    """What may be spent; the first limit that is met stops the run."""
+    start: str | None = None
+    """A run folder, or a file such as its `noise.safetensors`, whose best noise is where to start; the seeds' own noise
+    if not given."""
+    warm_start: WarmStart | None = None
+    """A search before the first iteration, such as best-of-n."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """The gradient of each sample's whole noise is scaled down to this norm where it is longer."""
     log_p_floor: Annotated[float, Field(le=0)] = -4.6
@@ -110,16 +135,26 @@ class RunConfig(BaseModel):
     """How noise becomes an image."""
     rewards: Annotated[tuple[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)], ...], Field(min_length=1)]
     """What to climb: the weighted sum of these."""
+    monitors: tuple[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)], ...] = ()
+    """Rewards that are evaluated beside and never optimised: held-out judges of the result."""
+    spread: Annotated[int, Field(ge=0)] = 0
+    """Where 2 or more: each reward is divided by its standard deviation over this many plain samples of its prompt, so
+    that weights compare rewards of different units; 0 leaves them as they are."""
     regularizers: tuple[Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...] = _default(
         ("permutation",)
     )
     """What holds the noise in N(0, I): their weighted sum is taken off the objective."""
+    reports: tuple[Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...] = _default(
+        ("gaussianity",)
+    )
+    """Regularizers whose figures are reported at each iteration, whatever holds the noise; their penalties count for
+    nothing."""
     optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = _default("adam")
     """How to climb."""
     observers: tuple[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)], ...] = _default(("curve",))
     """What looks on: progress, image dumps, trackers."""
 
-    @field_validator("prompts", "seeds", "rewards", "regularizers", "observers", mode="before")
+    @field_validator("prompts", "seeds", "rewards", "monitors", "regularizers", "reports", "observers", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: object) -> object:
         one = isinstance(value, (str, int, Mapping, PluginConfig)) and not isinstance(value, bool)

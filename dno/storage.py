@@ -3,6 +3,7 @@
 run.toml            rebuilds the run: `dno optimize --config run.toml`
 history.jsonl       a StepRecord a line
 initial.png best.png last.png   the pictures; of several samples side by side, and each alone in best-0.png, ...
+result.json         how it ended and what it cost: status, reason, iterations, seconds, evaluations, memory
 noise.safetensors   `initial` and `best`, B x N float32; metadata `dno` (JSON) holds each draw's shape
 state.safetensors   where to go on from
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import time
@@ -27,7 +29,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dno.engine import LoopState
-from dno.errors import RunError, RunFolderError
+from dno.errors import ConfigError, RunError, RunFolderError
 from dno.result import Result, Snapshot, StepRecord
 from dno.run_config import RunConfig
 
@@ -61,6 +63,31 @@ def free_folder(path: Path | None, prompt: str) -> Path:
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise RunFolderError(f"{path} cannot be made, because {above} is no folder to write in; name another folder")
     return path
+
+
+def read_noise(path: Path, draws: Sequence[tuple[int, ...]], samples: int) -> Tensor:
+    """The best noise in a run folder or in its `noise.safetensors`, `samples x N`; one row serves all samples.
+
+    Raises:
+        ConfigError: it is not there, cannot be read, or was made for other draws or another number of samples.
+    """
+    file_path = path / "noise.safetensors" if path.is_dir() else path
+    try:
+        with safe_open(file_path, "pt") as file:
+            noise_BN: Tensor = file.get_tensor("best").float()
+            saved = json.loads((file.metadata() or {}).get("dno", "{}")).get("draws")
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f'{file_path} holds no noise as a run saves it, a tensor "best": {error}') from None
+    wanted = [list(shape) for shape in draws]
+    entries = sum(math.prod(shape) for shape in wanted)
+    if (saved is not None and saved != wanted) or noise_BN.dim() != 2 or noise_BN.shape[1] != entries:
+        raise ConfigError(
+            f"{file_path} holds noise for other draws than this sampler's {len(wanted)} of {entries} entries in all; "
+            "use the model, steps and eta that it was made with"
+        )
+    if len(noise_BN) not in (1, samples):
+        raise ConfigError(f"{file_path} holds {len(noise_BN)} rows of noise, this run has {samples} samples")
+    return noise_BN.expand(samples, -1).clone()
 
 
 class RunFolder:
@@ -183,6 +210,8 @@ class RunFolder:
         items = [{"prompt": prompt, "seed": seed} for prompt, seed in result.items]
         noise = {"initial": result.initial.noise_BN, "best": result.best.noise_BN}
         self._save_tensors("noise.safetensors", noise, {"draws": [list(shape) for shape in draws], "items": items})
+        ended = {"status": result.status, "reason": result.reason, "error": str(result.error or "")}
+        self.write("result.json", json.dumps({**ended, **result.meter()}, indent=2).encode())
         for name in ("initial", "best", "last"):
             self._save_pictures(name, getattr(result, name).samples)
 
@@ -206,7 +235,7 @@ class RunFolder:
 
 def _decisive(config: RunConfig) -> dict[str, Any]:
     """What a run may not change midway."""
-    return {k: v for k, v in config.dump().items() if k not in ("iterations", "observers", "device")}
+    return {k: v for k, v in config.dump().items() if k not in ("iterations", "budget", "observers", "device")}
 
 
 def _png(picture: Image.Image) -> bytes:

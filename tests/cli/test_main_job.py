@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dno import cli
+from dno.front import cli
 
 
 def mean_pixel(path: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from dno import cli
+from dno.front import cli
 
 DNO = Path(sys.executable).parent / "dno"
 QUICK = ["--steps", "3", "--iterations", "3", "--quiet"]
@@ -42,14 +45,15 @@ def bits(folder: Path) -> dict[str, bytes]:
 def test_a_run_says_where_the_pictures_are_and_how_it_went(dno, tiny_folder, tmp_path):
     code, out, err = dno("optimize", "a black cat", "--reward", "brightness", "--model", tiny_folder, *QUICK)
     assert (code, err) == (0, "")
-    *paths, change, ending = out.splitlines()
+    *paths, change, ending, cost = out.splitlines()
     (folder,) = (tmp_path / "runs").iterdir()
     assert [(tmp_path / p).resolve() for p in paths] == [folder / n for n in ("initial.png", "best.png", "curve.png")]
     assert all((tmp_path / p).is_file() for p in paths)
     assert change.startswith("brightness 0.")
     assert ", log P -" in change
     assert ending.startswith("finished: best at iteration ")
-    assert ending.endswith(" s")
+    # Three steps with guidance are six passes of the network; three iterations and the last look make four.
+    assert " s; a sample: 24 network evaluations, 4 reward calls; peak memory " in cost
 
 
 def test_its_file_gives_the_same_bits_again(dno, tiny_folder, tmp_path):
@@ -86,6 +90,48 @@ def test_a_black_box_reward_can_be_watched(dno, tiny_folder):
     assert "jpeg -" in out
 
 
+def test_a_held_out_reward_that_falls_is_told(dno, tiny_folder):
+    args = ["--reward", "brightness", "--monitor", "darkness", "--model", tiny_folder, "--gamma", 0, *QUICK]
+    code, out, _ = dno("optimize", "x", *args)
+    assert code == 0
+    assert "darkness 0." in out
+    assert out.splitlines()[-1].startswith("careful: brightness rose while darkness, held out, fell")
+
+
+def test_a_warm_start_and_a_rival_of_equal_seconds(dno, tiny_folder, tmp_path):
+    args = ["--reward", "brightness", "--warm-start", "best-of-2", "--compare", "best-of-n", "--gamma", "auto"]
+    code, out, _ = dno("optimize", "x", *args, "--model", tiny_folder, *QUICK, "--out", "run")
+    assert code == 0
+    ours, theirs = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "run-best-of-n"))
+    assert ours["iterations"] == 5
+    assert theirs["status"] == "stopped"
+    assert theirs["seconds"] >= ours["seconds"]
+    assert f"best-of-n in the same {ours['seconds']:.0f} s:" in out
+    assert out.count("brightness 0.") == 2
+
+
+def test_budgets_stop_and_a_stopped_run_can_be_given_more(dno, tiny_folder, tmp_path):
+    args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, "--quiet", "--steps", 2, "--out", "run"]
+    code, out, _ = dno(*args, "--set", "budget.reward_calls=2")
+    assert code == 0
+    assert "stopped (its budget of 2 calls is spent): best at iteration" in out
+    code, out, _ = dno("resume", "run", "--set", "budget.reward_calls=4")
+    assert "stopped (its budget of 4 calls is spent)" in out
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_run_starts_from_the_best_noise_of_another(dno, tiny_folder, tmp_path):
+    args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, *QUICK]
+    assert dno(*args, "--out", "one")[0] == 0
+    assert dno(*args, "--out", "two", "--start", "one", "--seed", 9)[0] == 0
+    one, two = (load_file(tmp_path / name / "noise.safetensors") for name in ("one", "two"))
+    assert torch.equal(two["initial"], one["best"])
+    code, _, err = dno(*args, "--start", "one", "--set", "sampler.steps=4", "--out", "three")
+    assert code == 2
+    assert "start: one/noise.safetensors holds noise for other draws than this sampler's 5 of" in err
+    assert not (tmp_path / "three").exists()
+
+
 MISTAKES = {
     "no prompt": (["--reward", "brightness"], "PROMPT: say what to draw: dno optimize"),
     "no reward": (["x"], "--reward: say what to climb, such as --reward brightness"),
@@ -107,6 +153,20 @@ MISTAKES = {
     "all weights nought": (["x", "--reward", "brightness=0", "--gamma", "0"], "rewards: every weight is 0"),
     "no GPU": (["x", "--reward", "brightness", "--device", "cuda:77"], 'device: there is no device "cuda:77" here'),
     "no device": (["x", "--reward", "brightness", "--device", "gpu"], "use one of: "),
+    "a warm start without a number": (
+        ["x", "--reward", "brightness", "--warm-start", "best-of"],
+        "--warm-start: needs the form best-of-8 or NAME=COUNT, got 'best-of'",
+    ),
+    "an unknown warm start": (["x", "--reward", "brightness", "--warm-start", "nope=3"], 'no optimizer is called "nope"'),
+    "an unknown rival": (["x", "--reward", "brightness", "--compare", "nope"], 'no optimizer is called "nope"'),
+    "no noise to start from": (
+        ["x", "--reward", "brightness", "--start", "nowhere.safetensors"],
+        "start: there is no file nowhere.safetensors",
+    ),
+    "a weight that is no number": (
+        ["x", "--reward", "brightness", "--gamma", "lots"],
+        "--gamma: regularizers.0.weight",
+    ),
 }
 
 
@@ -198,7 +258,7 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_it_can_go_on(tiny_folder, tm
     limit = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); sys.argv = ['dno', *sys.argv[1:]];"
-        "import dno.cli; dno.cli.main()"
+        "import dno.front.cli; dno.front.cli.main()"
     )
     full = subprocess.run(
         [sys.executable, "-c", limit, *map(str, args), "--out", "full"],

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from dno import __version__, cli
+from dno import __version__
+from dno.front import cli
 
 
 @pytest.fixture

@@ -294,3 +294,107 @@ def test_no_bound_on_the_gradient():
 def test_randomness_does_not_repeat():
     states = [bytes(evaluation_generators([0], n << 20)[0].get_state().tolist()) for n in range(0, 40960, 512)]
     assert len(set(states)) == len(states)
+
+
+class Jump:
+    """Evaluates where it is, then jumps to fresh noise."""
+
+    def init(self, noise_BN):
+        return {}
+
+    def step(self, objective, noise_BN, state):
+        objective.value(noise_BN)
+        return objective.gaussian(), state
+
+
+def warmed(iterations=3, warm=5, seeds=(0, 1), **options):
+    setting = problem(seeds, regularizer=None)
+    bus = Bus(RunInfo(setting.items, iterations + warm, 0, None))
+    return optimize(setting, Adam(lr=0.01).build(None), iterations, bus=bus, warm_start=(Jump(), warm), **options)
+
+
+def test_a_warm_start_hands_on_the_best_that_it_found():
+    result = warmed()
+    assert [r.iteration for r in result.history] == list(range(9))
+    candidates = result.history[:5]
+    for i in range(2):
+        best = max(record.objective[i] for record in candidates)
+        assert result.history[5].objective[i] == pytest.approx(best)
+        assert result.history[8].objective[i] > best
+    assert len({record.objective for record in candidates}) == 5
+
+
+@pytest.mark.parametrize("stopped_at", range(1, 8))
+def test_a_warm_start_resumes_to_the_same_bits(stopped_at):
+    states = []
+    whole = warmed(checkpoint=states.append)
+    resumed = warmed(state=states[stopped_at - 1])
+    assert all(same(getattr(whole, name), getattr(resumed, name)) for name in ("initial", "best", "last"))
+
+
+def test_draws_of_an_optimizer_are_gaussian_and_a_function_of_seed_and_iteration():
+    drawn = []
+
+    class Curious(Jump):
+        def step(self, objective, noise_BN, state):
+            drawn.append([objective.gaussian(), objective.gaussian()])
+            return super().step(objective, noise_BN, state)
+
+    for _ in range(2):
+        setting = problem((5, 6), regularizer=None)
+        optimize(setting, Curious(), 3, bus=Bus(RunInfo(setting.items, 3, 0, None)))
+    once, again = drawn[:3], drawn[3:]
+    assert all(torch.equal(a, b) for i in range(3) for a, b in zip(once[i], again[i], strict=True))
+    flat = torch.stack([noise_BN for pair in once for noise_BN in pair])
+    assert len({row.sum().item() for noise_BN in flat for row in noise_BN}) == 12
+    assert flat.mean().abs() < 6 / flat.numel() ** 0.5
+    assert (flat.var() - 1).abs() < 6 * (2 / flat.numel()) ** 0.5
+
+
+def shifted(noise_BN, generators):
+    """Penalty and log P of noise whose mean has moved."""
+    away_B = 20 * noise_BN.mean(1).abs()
+    return Penalty(away_B, {"log_p": -away_B})
+
+
+def adapted(seeds=(0, 1), iterations=150, target=-2.0, **options):
+    base = problem(seeds, regularizer=None, max_grad_norm=1e9)
+    setting = replace(base, regularizers=[Term("shifted", shifted, log_p_target=target)])
+    bus = Bus(RunInfo(setting.items, iterations, 0, None))
+    return optimize(setting, Adam(lr=0.02).build(None), iterations, bus=bus, **options)
+
+
+def test_an_adapted_weight_holds_log_p_at_its_target():
+    result = adapted()
+    late = [record.figures["log_p"] for record in result.history[60:]]
+    for i in range(2):
+        assert sum(log_p[i] for log_p in late) / len(late) == pytest.approx(-2, abs=0.7)
+    weights = [record.figures["gamma"][0] for record in result.history]
+    assert weights[0] == pytest.approx(0.01)
+    assert min(weights) >= 1e-3
+    for before, after in zip(result.history, result.history[1:], strict=False):
+        rises = before.figures["log_p"][0] < -2
+        assert (after.figures["gamma"][0] > before.figures["gamma"][0]) == rises or before.figures["gamma"][0] <= 1e-3
+
+
+def test_an_adapted_weight_resumes_to_the_same_bits_and_knows_no_neighbour():
+    states = []
+    whole = adapted(iterations=20, checkpoint=states.append)
+    resumed = adapted(iterations=20, state=states[11])
+    assert same(whole.last, resumed.last)
+    assert whole.history[-1].figures == resumed.history[-1].figures
+    alone = adapted(seeds=(1,), iterations=20)
+    torch.testing.assert_close(whole.last.noise_BN[1], alone.last.noise_BN[0])
+
+
+def test_an_adapted_weight_needs_a_log_p():
+    base = problem((0,), regularizer=None)
+    setting = replace(base, regularizers=[Term("silent", lambda z, g: z.square().mean(1), log_p_target=-2.0)])
+    result = optimize(setting, Adam().build(None), 3, bus=Bus(RunInfo(setting.items, 3, 0, None)))
+    assert 'a weight of "auto" needs a regularizer that reports log_p' in str(result.error)
+
+
+def test_the_best_is_chosen_without_adapted_penalties():
+    result = adapted(iterations=30)
+    for i in range(2):
+        assert result.best.objective_B[i] == max(record.rewards["reward"][i] for record in result.history)

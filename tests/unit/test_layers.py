@@ -13,14 +13,13 @@ ROOT = Path(__file__).parents[2]
 RANKS = (
     ("errors", "protocols"),
     ("config", "gradients", "noise", "result"),
-    ("events", "registry"),
+    ("budget", "events", "registry"),
     ("live", "models", "objective"),
     ("run_config",),
-    ("engine", "plugin", "request"),
+    ("engine", "plugin"),
     ("storage",),
+    ("build",),
     ("run",),
-    ("api",),
-    ("cli",),
 )
 ORDER = {name: rank for rank, names in enumerate(RANKS) for name in names}
 HEAVY = {"torch", "diffusers", "transformers", "safetensors", "matplotlib", "numpy", "PIL"}
@@ -49,7 +48,14 @@ def imports(path: Path, *, module_level: bool = False) -> set[str]:
 
 
 CORE = sorted((ROOT / "dno").glob("*.py"))
+FRONT = sorted((ROOT / "dno" / "front").glob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").glob("*/dno_*/**/*.py"))
+
+
+@pytest.mark.parametrize("path", FRONT, ids=lambda p: p.name)
+def test_front_ends_stand_outside_of_the_core_and_know_no_plugin(path):
+    assert not [name for name in imports(path) if name.startswith(("dno_", "dno.testing", "dno.engine", "dno.build"))]
+    assert not [name for core in CORE for name in imports(core) if name.startswith("dno.front")]
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
@@ -94,9 +100,9 @@ QUICK = {
 @pytest.mark.parametrize("args", QUICK.values(), ids=QUICK.keys())
 def test_quick_commands_import_nothing_heavy(args):
     code = (
-        "import sys, dno.cli\n"
+        "import sys, dno.front.cli\n"
         f"sys.argv = ['dno', *{args!r}]\n"
-        "try: dno.cli.main()\n"
+        "try: dno.front.cli.main()\n"
         "except SystemExit as stop: print('\\nEXIT', stop.code or 0)\n"
         "print('\\nMODULES', *sorted({name.split('.')[0] for name in sys.modules}))"
     )

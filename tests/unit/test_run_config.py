@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dno.errors import ConfigError
-from dno.request import assemble
-from dno.run import build
+from dno.front.request import assemble
+from dno.build import build
 from dno.run_config import RunConfig, parse_value, put, read_toml
 
 REWARDS = st.lists(
@@ -47,7 +47,20 @@ CONFIGS = st.fixed_dictionaries(
             },
         ),
         "regularizers": st.lists(
-            st.fixed_dictionaries({"use": st.just("permutation")}, optional={"weight": st.floats(0, 100)}), max_size=2
+            st.fixed_dictionaries(
+                {"use": st.sampled_from(["permutation", "norm", "whiteness"])},
+                optional={"weight": st.floats(0, 100) | st.just("auto"), "log_p_target": st.floats(-9, 0)},
+            ),
+            max_size=2,
+        ),
+        "monitors": st.lists(st.sampled_from(["clip", "darkness"]), max_size=2),
+        "spread": st.integers(0, 99),
+        "start": st.text(),
+        "budget": st.fixed_dictionaries(
+            {}, optional={"seconds": st.floats(1e-3, 1e6), "reward_calls": st.integers(1, 99), "target": st.floats(-5, 5)}
+        ),
+        "warm_start": st.fixed_dictionaries(
+            {"optimizer": st.sampled_from(["best-of-n", "langevin"]), "iterations": st.integers(1, 99)}
         ),
         "optimizer": st.fixed_dictionaries(
             {"use": st.sampled_from(["adam", "sgd"])}, optional={"lr": st.floats(1e-6, 10)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, Final, TypedDict
@@ -17,8 +18,18 @@ class Options(TypedDict, total=False):
     """An installed model's name, a folder, a hub id or, in Python, a live diffusers pipeline."""
     iterations: int | None
     """Optimizer steps (30)."""
+    seconds: float | None
+    """Stop after this much wall-clock time."""
+    target: float | None
+    """Stop when the weighted rewards reach this."""
+    start: str | None
+    """A run folder or noise file, whose best noise is where to start; the seed's noise if not given."""
+    warm_start: str | None
+    """A search that comes first: `best-of-8`, or `NAME=COUNT` for another optimizer and its steps."""
     steps: int | None
     """Denoising steps, `num_inference_steps` (50)."""
+    last_steps: int | None
+    """Move the noise of this many last steps alone (all)."""
     eta: float | None
     """Noise injected at each denoising step, from 0 (ODE) to 1 (SDE with DDPM's variance) (1)."""
     guidance_scale: float | None
@@ -27,8 +38,8 @@ class Options(TypedDict, total=False):
     """What to guide away from."""
     lr: float | None
     """The optimizer's step size (0.01)."""
-    gamma: float | None
-    """Weight of every regularizer (1)."""
+    gamma: float | str | None
+    """Weight of every regularizer, or `auto` to hold log P at a target (1)."""
     seed: int | None
     """First seed (0); a sample from it starts where diffusers starts from a CPU generator so seeded."""
     batch: int | None
@@ -39,14 +50,21 @@ class Options(TypedDict, total=False):
     """What the denoising network computes in (float32)."""
 
 
+class CommandLine(Options, total=False):
+    """What has no option in Python, where parts are arguments of their own."""
+
+    sampler: str | None
+    """How noise becomes an image, by name (ddim)."""
+
+
 _PLACES: Final = {
-    name: f"sampler.{name}" for name in ("model", "steps", "eta", "guidance_scale", "negative_prompt")
-} | {"lr": "optimizer.lr"}
+    name: f"sampler.{name}" for name in ("model", "steps", "eta", "guidance_scale", "negative_prompt", "last_steps")
+} | {"lr": "optimizer.lr", "sampler": "sampler.use", "seconds": "budget.seconds", "target": "budget.target"}
 
 
 def assemble(
     values: Mapping[str, Any],
-    options: Options,
+    options: Options | CommandLine,
     settings: Sequence[tuple[str, Any]] = (),
     *,
     source: str = "",
@@ -68,7 +86,7 @@ def assemble(
     merged = dict(values)
     for name in ("sampler", "optimizer"):
         merged[name] = _table(merged.get(name, RunConfig.model_fields[name].default))
-    for name in ("rewards", "regularizers", "observers"):
+    for name in ("rewards", "monitors", "regularizers", "reports", "observers"):
         field = RunConfig.model_fields[name]
         if name in merged or not field.is_required():
             parts = merged.get(name, field.default)
@@ -82,10 +100,12 @@ def assemble(
         sources[place] = shown
 
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    shown = {name: f"--{name.replace('_', '-')}" if command_line else name for name in Options.__annotations__}
+    shown = {name: f"--{name.replace('_', '-')}" if command_line else name for name in CommandLine.__annotations__}
     if unknown := given.keys() - shown.keys():
         raise ConfigError(f"unknown option; known: {', '.join(shown)}", source=min(unknown))
-    for name in given.keys() - {"seed", "batch", "gamma"}:
+    if "warm_start" in given:
+        put_at("warm_start", _warm_start(given["warm_start"], shown["warm_start"]), shown["warm_start"])
+    for name in sorted(given.keys() - {"seed", "batch", "gamma", "warm_start"}):
         put_at(_PLACES.get(name, name), given[name], shown[name])
     if given.keys() & {"seed", "batch"}:
         seeds = merged.get("seeds", 0)
@@ -100,6 +120,16 @@ def assemble(
     for place, value in settings:
         put_at(place, value, f"--set {place}" if command_line else place)
     return RunConfig.parse(merged, sources)
+
+
+def _warm_start(text: str, source: str) -> dict[str, Any]:
+    """`best-of-8` or `NAME=COUNT` as a table: a number at the end stands for the n of a name."""
+    match = re.fullmatch(r"(?P<name>.+)=(?P<count>\d+)|(?P<stem>.+-)(?P<n>\d+)", str(text))
+    if match is None:
+        raise ConfigError(f"needs the form best-of-8 or NAME=COUNT, got {text!r}", source=source)
+    if match["stem"]:
+        return {"optimizer": {"use": f"{match['stem']}n"}, "iterations": int(match["n"])}
+    return {"optimizer": {"use": match["name"]}, "iterations": int(match["count"])}
 
 
 def _table(part: object) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
 from dno.config import ObserverConfig, OptimizerConfig, RegularizerConfig, RewardConfig, SamplerConfig
+from dno.front.request import Options, assemble
 from dno.protocols import Optimizer, Regularizer, Reward, Sampler
-from dno.request import Options, assemble
 from dno.result import Result
 from dno.run import run
 
@@ -28,6 +28,7 @@ def optimize(
     *,
     reward: Named | RewardConfig | Reward | tuple[Any, float] | list[Any],
     sampler: Named | SamplerConfig | Sampler | None = None,
+    monitor: Named | RewardConfig | Reward | list[Any] | None = None,
     regularizer: Named | RegularizerConfig | Regularizer | tuple[Any, float] | list[Any] | None = None,
     optimizer: Named | OptimizerConfig | Optimizer | None = None,
     observer: Named | ObserverConfig | list[Any] | object | None = None,
@@ -48,13 +49,14 @@ def optimize(
     Args:
         prompt: what to draw, or several.
         reward: what to climb.
+        monitor: rewards that are evaluated beside and never optimised.
         sampler: how noise becomes an image.
         regularizer: what keeps noise Gaussian; `[]` for nothing.
         optimizer: how to climb.
         observer: what looks on, beside the `curve` that a run folder gets.
         out: run folder to make; None keeps nothing on disk.
         settings: anything else by its dotted place, such as `{"sampler.memory": "recompute"}`.
-        options: see `dno.request.Options`.
+        options: see `dno.front.request.Options`.
 
     Raises:
         ConfigError: the request is wrong; nothing was run.
@@ -64,7 +66,8 @@ def optimize(
     values |= {
         name: _table(part) for name, part in (("sampler", sampler), ("optimizer", optimizer)) if part is not None
     }
-    for name, parts in (("rewards", reward), ("regularizers", regularizer), ("observers", observer)):
+    many = {"rewards": reward, "monitors": monitor, "regularizers": regularizer, "observers": observer}
+    for name, parts in many.items():
         if parts is not None:
             values[name] = [_table(part) for part in (parts if isinstance(parts, list) else [parts])]
     if "observers" in values:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from dno import __version__
+from dno.front.plugins import plugins
 
 if TYPE_CHECKING:
-    from dno.request import Options
+    from dno.front.request import CommandLine
     from dno.result import Result
 
 _QUIET: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False, "pretty_exceptions_enable": False}
 app = typer.Typer(
     help="Align a diffusion model at inference time by optimising its noise.", no_args_is_help=True, **_QUIET
 )
-plugins = typer.Typer(help="See and check what is installed.", no_args_is_help=True, **_QUIET)
 app.add_typer(plugins, name="plugins")
 
 
@@ -47,18 +47,26 @@ def _option(meaning: str, *names: str, default: str = "", metavar: str | None = 
 def optimize(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw.")] = None,
     reward: Annotated[list[str] | None, _option("What to climb; repeatable.", metavar="NAME[=WEIGHT]")] = None,
+    monitor: Annotated[list[str] | None, _option("Reward to report and never climb; repeatable.")] = None,
     model: Annotated[str | None, _option("Folder, hub id or installed model.", default="emoji")] = None,
+    sampler: Annotated[str | None, _option("How noise becomes an image.", default="ddim")] = None,
     regularizer: Annotated[
         list[str] | None, _option("What keeps noise Gaussian; repeatable; or none.", default="permutation")
     ] = None,
     optimizer: Annotated[str | None, _option("How to climb.", default="adam")] = None,
     iterations: Annotated[int | None, _option("Optimizer steps.", default="30")] = None,
+    seconds: Annotated[float | None, _option("Stop after this much time.")] = None,
+    target: Annotated[float | None, _option("Stop when the weighted rewards reach this.")] = None,
+    start: Annotated[str | None, _option("Run folder or noise file to start from.", default="SEED's noise")] = None,
+    warm_start: Annotated[str | None, _option("Search that comes first, such as best-of-8.")] = None,
+    compare: Annotated[str | None, _option("Optimizer to spend the same seconds on afterwards.")] = None,
     steps: Annotated[int | None, _option("Denoising steps.", default="50")] = None,
+    last_steps: Annotated[int | None, _option("Move the noise of this many last steps alone.", default="all")] = None,
     eta: Annotated[float | None, _option("Noise of each step, 0 (ODE) to 1 (SDE).", default="1")] = None,
     guidance_scale: Annotated[float | None, _option("Classifier-free guidance.", default="5")] = None,
     negative_prompt: Annotated[str | None, _option("What to guide away from.")] = None,
     lr: Annotated[float | None, _option("The optimizer's step size.", default="0.01")] = None,
-    gamma: Annotated[float | None, _option("Weight of the regularizers.", default="1")] = None,
+    gamma: Annotated[str | None, _option("Weight of the regularizers, or auto.", default="1")] = None,
     seed: Annotated[int | None, _option("First seed.", default="0")] = None,
     batch: Annotated[int | None, _option("Samples a prompt, from SEED, SEED+1, ...", default="1")] = None,
     device: Annotated[str | None, _option("cpu, cuda, cuda:1 or mps.", default="auto")] = None,
@@ -74,8 +82,9 @@ def optimize(
 
     Example: dno optimize "a black cat" --reward brightness
     """
+    from dno.budget import Budget
     from dno.errors import ConfigError
-    from dno.request import assemble
+    from dno.front.request import assemble
     from dno.run_config import parse_value, read_toml
 
     values = {} if config is None else read_toml(config)
@@ -90,36 +99,61 @@ def optimize(
     if reward:
         pairs = [text.partition("=") for text in reward]
         values["rewards"] = [{"use": n, **({"weight": parse_value(w)} if eq else {})} for n, eq, w in pairs]
+    if monitor:
+        values["monitors"] = [{"use": name} for name in monitor]
     if regularizer:
         values["regularizers"] = [name for name in regularizer if name != "none"]
-    chosen: Options = {
-        "model": model, "iterations": iterations, "steps": steps, "eta": eta,
-        "guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "lr": lr, "gamma": gamma, "seed": seed,
-        "batch": batch, "device": device, "dtype": dtype,
+    chosen: CommandLine = {
+        "model": model, "sampler": sampler, "iterations": iterations, "seconds": seconds, "target": target,
+        "start": start, "warm_start": warm_start, "steps": steps, "last_steps": last_steps, "eta": eta,
+        "guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "lr": lr,
+        "gamma": None if gamma is None else parse_value(gamma), "seed": seed, "batch": batch, "device": device,
+        "dtype": dtype,
     }  # fmt: skip
-    placed = []
-    for text in settings or ():
-        place, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"needs the form PLACE=VALUE, got {text!r}", source="--set")
-        placed.append((place.strip(), parse_value(value)))
-    run_config = assemble(values, chosen, placed, source=str(config or ""), command_line=True)
+    run_config = assemble(values, chosen, _placed(settings), source=str(config or ""), command_line=True)
 
     from dno.run import run
     from dno.storage import free_folder
 
-    _finish(run(run_config, free_folder(out, run_config.prompts[0])))
+    folder = free_folder(out, run_config.prompts[0])
+    rival = None
+    if compare is not None:
+        parts = {"optimizer": compare, "iterations": 10**6, "warm_start": None}
+        rival = assemble(run_config.dump() | parts, {}, source="--compare")
+    result = run(run_config, folder)
+    _finish(result)
+    if rival is not None:
+        typer.echo(f"\n{compare} in the same {result.meter()['seconds']:.0f} s:")
+        rival = rival.model_copy(update={"budget": Budget(seconds=result.meter()["seconds"])})
+        _finish(run(rival, free_folder(folder.with_name(f"{folder.name}-{compare}"), "")))
 
 
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
     iterations: Annotated[int | None, typer.Option(help="Go on to this many in all.")] = None,
+    settings: Annotated[
+        list[str] | None, _option("What else may change, as budget.seconds=60.", "--set", metavar="PLACE=VALUE")
+    ] = None,
 ) -> None:
     """Go on with a run that was stopped or killed, or give a finished one more iterations."""
     from dno.run import resume as go_on
 
-    _finish(go_on(folder, iterations=iterations))
+    _finish(go_on(folder, iterations=iterations, settings=dict(_placed(settings))))
+
+
+def _placed(settings: list[str] | None) -> list[tuple[str, Any]]:
+    """`PLACE=VALUE` texts as places and values."""
+    from dno.errors import ConfigError
+    from dno.run_config import parse_value
+
+    placed = []
+    for text in settings or ():
+        place, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"needs the form PLACE=VALUE, got {text!r}", source="--set")
+        placed.append((place.strip(), parse_value(value)))
+    return placed
 
 
 def _finish(result: Result) -> None:
@@ -134,69 +168,6 @@ def _finish(result: Result) -> None:
         _fail(f"{result.error}\nkept what was reached; to try again from there: dno resume {result.folder}", 1)
     if result.status is Status.INTERRUPTED:
         _fail(f"interrupted; to go on: dno resume {result.folder}", 130)
-
-
-@plugins.command("list")
-def list_plugins() -> None:
-    """Every installed plugin: kind, name, distribution, version. Imports none of them."""
-    from dno.registry import REGISTRIES, unsupported
-
-    usable = [info for registry in REGISTRIES for info in registry.infos()]
-    for info in (*usable, *unsupported()):
-        note = "" if info in usable else f"  (not for this dno: {info.contract})"
-        typer.echo(f"{info.kind:<13} {info.name:<20} {info.distribution} {info.version}{note}")
-
-
-@plugins.command()
-def show(
-    name: Annotated[str, typer.Argument(help="NAME, or KIND/NAME.")],
-    as_json: Annotated[bool, typer.Option("--json", help="The options as a JSON schema.")] = False,
-) -> None:
-    """A plugin's options with their types, defaults and meaning."""
-    import inspect
-    import json
-
-    from dno.errors import UnknownPluginError
-    from dno.registry import REGISTRIES
-
-    kind, _, short = name.rpartition("/")
-    found = [
-        r
-        for r in REGISTRIES
-        if kind in ("", r.kind, r.kind[:-1]) and any(short in (i.name, i.qualified) for i in r.infos())
-    ]
-    if not found:
-        names = sorted({i.name for r in REGISTRIES for i in r.infos()})
-        raise UnknownPluginError(f'no plugin is called "{name}"; installed: {", ".join(names)}')
-    for registry in found:
-        cls, info = registry.load(short), registry.info(short)
-        if as_json:
-            typer.echo(json.dumps(cls.model_json_schema(), indent=2))
-            continue
-        typer.echo(f"{info.kind[:-1]} {info.name} ({info.distribution} {info.version})\n\n{inspect.getdoc(cls)}\n")
-        for key, field in cls.model_fields.items():
-            kind_of = getattr(field.annotation, "__name__", None) if isinstance(field.annotation, type) else None
-            shown = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-            typer.echo(f"  {key}: {kind_of or str(field.annotation).replace('typing.', '')} = {shown}")
-            typer.echo(f"      {' '.join((field.description or '').split())}")
-
-
-@plugins.command()
-def check() -> None:
-    """Import every plugin, a row each; exit 1 if any fails."""
-    from dno.errors import DNOError
-    from dno.registry import REGISTRIES
-
-    failed = False
-    for registry in REGISTRIES:
-        for info in registry.infos():
-            try:
-                registry.load(info.qualified)
-                verdict = "ok"
-            except DNOError as error:
-                failed, verdict = True, str(error)
-            typer.echo(f"{info.kind:<13} {info.name:<20} {verdict}")
-    raise typer.Exit(int(failed))
 
 
 def _fail(problem: str, code: int) -> NoReturn:
