@@ -71,8 +71,8 @@ class RegularizerConfig(PluginConfig):
     """Base of regularizer options."""
 
     weight: Annotated[float, Field(ge=0)] | Literal["auto"] = 1.0
-    """Factor of this penalty in the objective (gamma); 0 reports its figures without applying it; `auto` starts at 0.01,
-    rises for each sample whose log P is below `log_p_target`, and falls where it is above."""
+    """Factor of this penalty in the objective (gamma); 0 reports its figures without applying it; `auto` starts at
+    0.01, rises for each sample whose log P is below `log_p_target`, and falls where it is above."""
     log_p_target: float = Field(default=-3.0, le=0)
     """What a weight of `auto` holds log P at."""
 

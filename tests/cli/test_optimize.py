@@ -157,7 +157,10 @@ MISTAKES = {
         ["x", "--reward", "brightness", "--warm-start", "best-of"],
         "--warm-start: needs the form best-of-8 or NAME=COUNT, got 'best-of'",
     ),
-    "an unknown warm start": (["x", "--reward", "brightness", "--warm-start", "nope=3"], 'no optimizer is called "nope"'),
+    "an unknown warm start": (
+        ["x", "--reward", "brightness", "--warm-start", "nope=3"],
+        'no optimizer is called "nope"',
+    ),
     "an unknown rival": (["x", "--reward", "brightness", "--compare", "nope"], 'no optimizer is called "nope"'),
     "no noise to start from": (
         ["x", "--reward", "brightness", "--start", "nowhere.safetensors"],

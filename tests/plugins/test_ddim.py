@@ -198,7 +198,7 @@ def test_recomputing_gives_the_same_gradient(kind: Kind) -> None:
 
 def saved_bytes(sampler: DDIMSampler) -> int:
     """Bytes of all storage that the graph of one call keeps for the backward pass, weights aside."""
-    pipe: Any = sampler._pipe
+    pipe: Any = sampler._sampler._pipe
     weights = {
         tensor.untyped_storage().data_ptr()
         for module in (pipe.unet, pipe.vae)
@@ -417,7 +417,7 @@ def test_a_folder_gives_what_its_pipeline_gives(kind: Kind, pipeline_folders: Ca
     model = sampler.bind(PROMPTS, SEEDS)
     images = model(model.noise_BN)
     torch.testing.assert_close(images, stock(tiny_stable_diffusion(kind), eta=1.0), atol=TOLERANCE, rtol=0)
-    assert not any(weight.requires_grad for weight in sampler._pipe.unet.parameters())
+    assert not any(weight.requires_grad for weight in sampler._sampler._pipe.unet.parameters())
 
 
 def test_loading_and_sampling_are_silent(
@@ -486,7 +486,7 @@ def test_check_finds_a_missing_model() -> None:
 
 
 def test_check_finds_an_installed_model_without_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("dno_builtin.samplers.ddim.find_model", lambda name: str(tmp_path / "gone"))
+    monkeypatch.setattr("dno_builtin.samplers._options.find_model", lambda name: str(tmp_path / "gone"))
     error = refusal(DDIM(model="emoji"))
     assert error.at == "model"
     assert error.problem.startswith('the weights of "emoji" are missing')
@@ -572,7 +572,7 @@ def test_own_classes_load_only_from_inside_their_package(tmp_path: Path, monkeyp
         DDIM(model=str(elsewhere)).build(CPU)
     assert "package_with_model.codec" not in sys.modules
     sampler = DDIM(model=str(package / "pipeline"), steps=2).build(CPU)
-    assert type(sampler._pipe.vae).__name__ == "Codec"
+    assert type(sampler._sampler._pipe.vae).__name__ == "Codec"
 
 
 def test_live_pipelines_that_do_not_suit_are_refused() -> None:

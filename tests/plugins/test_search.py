@@ -58,7 +58,7 @@ def test_without_a_slope_noise_stays_gaussian(config):
 
 
 def test_langevin_settles_on_the_posterior_of_a_linear_reward():
-    """N(z; 0, 1) exp(g z / T) is N(g / T, 1), and the exponential integrator has no bias where the slope is constant."""
+    """N(z; 0, 1) exp(g z / T) is N(g / T, 1), and the integrator has no bias where the slope is constant."""
     size, slope = 40_000, 0.02
     optimizer = Langevin(step_size=1.0, temperature=0.01).build(None)
 

@@ -12,9 +12,9 @@ from dno_builtin.rewards.brightness import Brightness
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dno.build import build
 from dno.errors import ConfigError
 from dno.front.request import assemble
-from dno.build import build
 from dno.run_config import RunConfig, parse_value, put, read_toml
 
 REWARDS = st.lists(
@@ -57,7 +57,8 @@ CONFIGS = st.fixed_dictionaries(
         "spread": st.integers(0, 99),
         "start": st.text(),
         "budget": st.fixed_dictionaries(
-            {}, optional={"seconds": st.floats(1e-3, 1e6), "reward_calls": st.integers(1, 99), "target": st.floats(-5, 5)}
+            {},
+            optional={"seconds": st.floats(1e-3, 1e6), "reward_calls": st.integers(1, 99), "target": st.floats(-5, 5)},
         ),
         "warm_start": st.fixed_dictionaries(
             {"optimizer": st.sampled_from(["best-of-n", "langevin"]), "iterations": st.integers(1, 99)}

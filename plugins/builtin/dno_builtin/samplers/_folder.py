@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `ConfigError` unless the folder holds a pipeline that `ddim` can sample, weights included."""
+def check_folder(folder: Path, classes: Sequence[str] | None = None) -> None:
+    """Raise `ConfigError` unless the folder holds a pipeline, weights included.
+
+    Args:
+        folder: as `save_pretrained` of a pipeline writes it.
+        classes: names of the pipeline classes that will do; None: any.
+    """
     if not (folder / INDEX).is_file():
         raise ConfigError(
             f"{folder} holds {_what_it_is(folder)}, not a diffusers pipeline; "
@@ -42,9 +48,11 @@ def check_folder(folder: Path) -> None:
             at="model",
         )
     index = read_json(folder / INDEX)
-    check_index(index, str(folder))
-    for name in ("unet", "vae", *(part for part in index if part.startswith("text_encoder"))):
-        if (index.get(name) or [None])[0] is not None and not any((folder / name).glob("*.safetensors")):
+    check_index(index, str(folder), classes)
+    for name, part in index.items():
+        if name == "safety_checker" or not _has_weights(part):
+            continue
+        if not any((folder / name).glob("*.safetensors")):
             raise ConfigError(
                 f"{folder / name} holds no .safetensors weights, the only kind that is loaded; "
                 "save the pipeline again with safe_serialization=True",
@@ -52,11 +60,22 @@ def check_folder(folder: Path) -> None:
             )
 
 
-def check_index(index: Mapping[str, Any], where: str) -> None:
-    """Raise `ConfigError` unless `model_index.json` names a pipeline class that `ddim` can sample."""
+def _has_weights(part: object) -> bool:
+    """Whether an entry of `model_index.json`, a pair of library and class, names something with weights."""
+    if not isinstance(part, list) or len(part) != 2 or not isinstance(part[0], str) or not isinstance(part[1], str):
+        return False
+    return not re.search("Scheduler|Tokenizer|Processor|Extractor", part[1])
+
+
+def check_index(index: Mapping[str, Any], where: str, classes: Sequence[str] | None = None) -> None:
+    """Raise `ConfigError` unless `model_index.json` names a pipeline class, one of `classes` where they are given."""
     name = index.get("_class_name")
-    if name not in PIPELINES:
-        raise ConfigError(f"{where} is a {name}; ddim samples {' and '.join(PIPELINES)}", at="model")
+    if not isinstance(name, str):
+        raise ConfigError(f"{where} names no pipeline class of diffusers, and code of its own is not run", at="model")
+    if classes is not None and name not in classes:
+        raise ConfigError(
+            f"{where} is a {name}; ddim samples {' and '.join(classes)}, and the sampler `pipeline` others", at="model"
+        )
 
 
 def check_size(at: str, size: int | None, scale: int) -> None:

@@ -1,0 +1,108 @@
+"""Options that every sampler of diffusers pipelines has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, PlainSerializer, WithJsonSchema
+
+from dno.plugin import BuildContext, ConfigError, SamplerConfig, find_model
+
+from ._folder import INDEX, check_folder, check_index, read_json
+from ._lora import check as check_loras
+from ._lora import merge as merge_loras
+
+
+def _name_or_pipeline(model: object) -> object:
+    if not (model if isinstance(model, str) else hasattr(model, "components")):
+        raise ValueError("should be a model's name, a folder, a hub id or a diffusers pipeline")
+    return model
+
+
+class DiffusersConfig(SamplerConfig):
+    """Base of samplers of diffusers pipelines."""
+
+    classes: ClassVar[Sequence[str] | None] = None
+    """Names of the pipeline classes that the sampler takes; None: any."""
+
+    model: Annotated[
+        Any,
+        AfterValidator(_name_or_pipeline),
+        PlainSerializer(lambda model: model if isinstance(model, str) else f"python:{type(model).__name__}"),
+        WithJsonSchema({"type": "string"}),
+    ] = "emoji"
+    """An installed model's name, a folder that a diffusers pipeline was saved to, or a hub id (owner/name); in Python
+    also a pipeline that is loaded already, which is left as it is."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; its main branch if not given."""
+    loras: tuple[str, ...] = ()
+    """LoRA weights to merge into the model: .safetensors files, folders with one, or hub ids, each with `=STRENGTH`
+    after it where that is not 1. Needs the extra `dno[lora]`."""
+    negative_prompt: str = ""
+    """What to guide away from, the same for every prompt."""
+    height: Annotated[int | None, Field(ge=8)] = None
+    """Height of the images in pixels; the model's own if not given."""
+    width: Annotated[int | None, Field(ge=8)] = None
+    """Width of the images in pixels; the model's own if not given."""
+    memory: Literal["keep", "recompute"] = "keep"
+    """What the backward pass finds in memory: `keep` keeps all that the network computed; `recompute` keeps each
+    step's input and computes the step once more: the same gradient, memory of one step, 1.5 to 1.8 times the time."""
+    last_steps: Annotated[int | None, Field(ge=1)] = None
+    """Only the noise drawn for that many last steps moves; what comes before is computed once and kept. All steps if
+    not given."""
+
+    def folder(self) -> Path | None:
+        """The model's folder, checked; None for a loaded pipeline, and where a hub id has yet to be downloaded.
+
+        Raises:
+            ConfigError: the model is missing, or is none that the sampler takes.
+        """
+        if self.loras and not isinstance(self.model, str):
+            raise ConfigError("the pipeline is loaded already; load them into the pipeline itself", at="loras")
+        check_loras(self.loras)
+        if not isinstance(self.model, str):
+            return None
+        found = self._find()
+        if Path(found).is_dir():
+            check_folder(Path(found), self.classes)
+            return Path(found)
+        if found != self.model:
+            raise ConfigError(f'the weights of "{self.model}" are missing: there is no folder {found}', at="model")
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        cached = try_to_load_from_cache(found, INDEX, revision=self.revision)
+        if isinstance(cached, str):
+            check_index(read_json(Path(cached)), found, self.classes)
+            return Path(cached).parent
+        if constants.HF_HUB_OFFLINE:
+            raise ConfigError(
+                f'"{found}" is not on this machine, and HF_HUB_OFFLINE forbids downloading it', at="model"
+            )
+        return None
+
+    def load(self, ctx: BuildContext) -> Any:
+        """The pipeline, loaded unless it was given.
+
+        Raises:
+            ConfigError: it cannot be loaded, or is none that the sampler takes.
+        """
+        if not isinstance(self.model, str):
+            return self.model
+        import torch
+
+        from ._load import load_pipeline
+
+        vae_dtype = torch.float64 if ctx.dtype == torch.float64 else torch.float32
+        pipe = load_pipeline(
+            self._find(), revision=self.revision, dtype=ctx.dtype, vae_dtype=vae_dtype, classes=self.classes
+        )
+        merge_loras(pipe, self.loras)
+        return pipe
+
+    def _find(self) -> str:
+        try:
+            return find_model(self.model)
+        except ConfigError as error:
+            raise error.inside("model") from None

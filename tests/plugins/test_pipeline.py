@@ -1,0 +1,380 @@
+"""The pipeline sampler against diffusers' own pipelines and finite differences, whatever the scheduler."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from dno_builtin.samplers._ddim import DDIMSampler
+from dno_builtin.samplers._pipeline import PipelineNoiseMap, PipelineSampler, make_scheduler
+from dno_builtin.samplers.pipeline import Pipeline
+from torch import Tensor
+
+from dno.plugin import BuildContext, ConfigError, RunError, gaussian_noise
+from dno.testing.models import LATENT_SHAPE, Kind, tiny_stable_diffusion
+
+CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
+PROMPTS, SEEDS = ["a black cat", "a white dog"], [3, 4]
+STEPS = 4
+TOLERANCE = 1e-5
+
+# numpy 2 says so of torch tensors, which diffusers' Euler schedulers hand it.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way of sampling, and what is known of it."""
+
+    id: str
+    scheduler: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    draws: int = STEPS + 1
+    """Draws that act on the image."""
+    guidance: float = 3.0
+
+
+CASES = [
+    Case("ddim", "DDIMScheduler", options={"eta": 1.0}),
+    Case("ddim-ode", "DDIMScheduler", draws=1),
+    Case("euler", "EulerDiscreteScheduler", draws=1),
+    Case("euler-ancestral", "EulerAncestralDiscreteScheduler", draws=STEPS),
+    Case("dpm++", "DPMSolverMultistepScheduler", draws=1),
+    Case("sde-dpm++", "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, draws=STEPS),
+    Case("lcm", "LCMScheduler", draws=STEPS, guidance=0.0),
+]
+each_case = pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES])
+each_kind = pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+
+
+def sampler(kind: Kind, case: Case, **changes: Any) -> tuple[PipelineSampler, Any]:
+    """The sampler, and a pipeline that does the same by itself."""
+    pipe: Any = tiny_stable_diffusion(kind)
+    scheduler = make_scheduler(pipe, case.scheduler, case.changes)
+    arguments: dict[str, Any] = {"steps": STEPS, "guidance_scale": case.guidance, "options": case.options, **changes}
+    made = PipelineSampler(pipe, scheduler=scheduler, **arguments)
+    pipe.scheduler = type(scheduler).from_config(
+        scheduler.config, **({"clip_sample": False} if "clip_sample" in scheduler.config else {})
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return made, pipe
+
+
+def stock(pipe: Any, case: Case, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = SEEDS) -> Tensor:
+    """What diffusers itself gives."""
+    images: Tensor = pipe(
+        list(prompts),
+        num_inference_steps=STEPS,
+        guidance_scale=case.guidance,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        output_type="pt",
+        **case.options,
+    ).images
+    return images
+
+
+def weigh(images: Tensor) -> Tensor:
+    """A fixed scalar of the images to which every pixel adds its own share."""
+    weights = torch.linspace(-1, 1, images[0].numel(), dtype=images.dtype).reshape(images[0].shape)
+    return (images * weights + images**2 / 2).sum()
+
+
+def gradient(model: PipelineNoiseMap) -> tuple[Tensor, Tensor]:
+    noise_BN = model.noise_BN.clone().requires_grad_()
+    images = model(noise_BN)
+    return images.detach(), torch.autograd.grad(weigh(images), noise_BN)[0]
+
+
+@each_case
+@each_kind
+def test_images_equal_the_diffusers_pipeline(kind: Kind, case: Case) -> None:
+    made, pipe = sampler(kind, case)
+    model = made.bind(PROMPTS, SEEDS)
+    images = model(model.noise_BN)
+    assert images.dtype == torch.float32
+    torch.testing.assert_close(images, stock(pipe, case), atol=TOLERANCE, rtol=0)
+    assert torch.equal(images, model(model.noise_BN))
+
+
+@each_case
+def test_draws_that_act_are_found_and_evaluations_counted(case: Case) -> None:
+    made, _ = sampler("sd1", case)
+    model = made.bind(PROMPTS, SEEDS)
+    assert list(model.draws) == [LATENT_SHAPE] * case.draws
+    assert torch.equal(model.noise_BN, gaussian_noise(model.draws, SEEDS))
+    assert model.network_evaluations == STEPS * (2 if case.guidance > 1 else 1)
+    _, slopes = gradient(model)
+    assert (slopes.reshape(len(SEEDS), case.draws, -1).abs().amax(dim=(0, 2)) > 0).all()
+
+
+@each_case
+def test_gradients_equal_finite_differences(case: Case) -> None:
+    made, _ = sampler("sd1", case, dtype=torch.float64)
+    model = made.bind(PROMPTS[:1], SEEDS[:1])
+    noise_BN = model.noise_BN.double().requires_grad_()
+    (slopes_BN,) = torch.autograd.grad(weigh(model(noise_BN)), noise_BN)
+    direction = torch.randn(noise_BN.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # Some schedulers step in float32 whatever they are given, so that a smaller h would measure its rounding.
+    rounds = "Euler" in case.scheduler or "DPM" in case.scheduler
+    h = 1e-3 if rounds else 1e-5
+    with torch.no_grad():
+        rise = (weigh(model(noise_BN + h * direction)) - weigh(model(noise_BN - h * direction))) / (2 * h)
+    wanted = (slopes_BN * direction).sum().item()
+    assert wanted == pytest.approx(rise.item(), rel=2e-3 if rounds else 1e-5)
+
+
+@each_case
+def test_a_batch_of_two_equals_two_of_one(case: Case) -> None:
+    made, _ = sampler("sd1", case)
+    images, slopes = gradient(made.bind(PROMPTS, SEEDS))
+    for i in range(2):
+        image, slope = gradient(made.bind(PROMPTS[i : i + 1], SEEDS[i : i + 1]))
+        torch.testing.assert_close(images[i : i + 1], image, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(slopes[i : i + 1], slope, atol=1e-4, rtol=1e-4)
+
+
+def test_recomputing_gives_the_same_gradient() -> None:
+    kept_images, kept = gradient(sampler("sd1", CASES[0])[0].bind(PROMPTS, SEEDS))
+    images, recomputed = gradient(sampler("sd1", CASES[0], memory="recompute")[0].bind(PROMPTS, SEEDS))
+    assert torch.equal(images, kept_images)
+    torch.testing.assert_close(recomputed, kept, atol=1e-6, rtol=1e-5)
+
+
+def test_half_precision_networks_keep_their_gradient() -> None:
+    images, slopes = gradient(sampler("sd1", CASES[2])[0].bind(PROMPTS, SEEDS))
+    half_images, half_slopes = gradient(sampler("sd1", CASES[2], dtype=torch.bfloat16)[0].bind(PROMPTS, SEEDS))
+    torch.testing.assert_close(half_images, images, atol=0.1, rtol=0)
+    assert torch.cosine_similarity(half_slopes.flatten(), slopes.flatten(), dim=0) > 0.98
+
+
+def test_ddim_is_this_sampler_with_ddim_put_in() -> None:
+    images, slopes = gradient(
+        DDIMSampler(tiny_stable_diffusion(), steps=STEPS, guidance_scale=3.0).bind(PROMPTS, SEEDS)
+    )
+    same_images, same_slopes = gradient(sampler("sd1", CASES[0], height=16, width=16)[0].bind(PROMPTS, SEEDS))
+    torch.testing.assert_close(images, same_images, atol=1e-6, rtol=0)
+    torch.testing.assert_close(slopes, same_slopes, atol=1e-4, rtol=1e-4)
+
+
+def count_rows(model: PipelineNoiseMap) -> list[int]:
+    """Rows that go through the network, appended to at each of its calls."""
+    rows: list[int] = []
+    unet = model._pipe.unet
+    forward = unet.forward
+
+    def counted(sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(sample))
+        return forward(sample, *args, **kwargs)
+
+    unet.forward = counted
+    return rows
+
+
+SDE = [case for case in CASES if case.id in ("ddim", "euler-ancestral", "sde-dpm++", "lcm")]
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in SDE])
+@pytest.mark.parametrize("last_steps", [2, 3])
+def test_last_steps(case: Case, last_steps: int) -> None:
+    whole = sampler("sd1", case)[0].bind(PROMPTS, SEEDS)
+    model = sampler("sd1", case, last_steps=last_steps)[0].bind(PROMPTS, SEEDS)
+    n = len(model.draws)
+    assert n == last_steps - (STEPS + 1 - case.draws)
+    passes = 2 if case.guidance > 1 else 1
+    # The noise that a step adds is first seen by the network of the next.
+    assert model.network_evaluations == (last_steps - 1) * passes
+
+    rows = count_rows(model)
+    start = whole.noise_BN
+    moved = model.noise_BN + 0.1
+    joined = torch.cat([start[:, : -moved.shape[1]], moved], dim=1)
+    assert torch.equal(model.noise_BN, start[:, -moved.shape[1] :])
+    first = model(moved)
+    assert sum(rows) == len(SEEDS) * STEPS * passes
+    assert torch.equal(first, whole(joined))
+
+    rows.clear()
+    noise_BN, all_BN = moved.clone().requires_grad_(), joined.clone().requires_grad_()
+    again = model(noise_BN)
+    assert sum(rows) == len(SEEDS) * model.network_evaluations
+    assert torch.equal(again.detach(), first)
+    (slopes,) = torch.autograd.grad(weigh(again), noise_BN)
+    (wanted,) = torch.autograd.grad(weigh(whole(all_BN)), all_BN)
+    torch.testing.assert_close(slopes, wanted[:, -moved.shape[1] :], atol=1e-6, rtol=1e-5)
+
+
+def test_last_steps_of_ddim() -> None:
+    whole = DDIMSampler(tiny_stable_diffusion(), steps=STEPS).bind(PROMPTS, SEEDS)
+    model = DDIMSampler(tiny_stable_diffusion(), steps=STEPS, last_steps=1).bind(PROMPTS, SEEDS)
+    assert (len(model.draws), model.network_evaluations) == (1, 0)
+    assert torch.equal(model(model.noise_BN), whole(whole.noise_BN))
+    assert torch.equal(model(model.noise_BN), whole(whole.noise_BN))
+
+
+def test_all_steps_are_the_last_steps() -> None:
+    model = sampler("sd1", CASES[0], last_steps=STEPS)[0].bind(PROMPTS, SEEDS)
+    assert len(model.draws) == STEPS + 1
+    assert model.network_evaluations == 2 * STEPS
+
+
+def test_last_steps_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="at most 4, the steps that the scheduler takes, got 5") as caught:
+        sampler("sd1", CASES[0], last_steps=5)[0].bind(PROMPTS, SEEDS)
+    assert caught.value.at == "last_steps"
+    with pytest.raises(ConfigError, match="no noise that is drawn in the last 2 of 4 steps acts") as caught:
+        sampler("sd1", CASES[1], last_steps=2)[0].bind(PROMPTS, SEEDS)
+    assert caught.value.at == "last_steps"
+
+
+def test_the_pipelines_own_defaults_hold() -> None:
+    pipe: Any = tiny_stable_diffusion()
+    pipe.set_progress_bar_config(disable=True)
+    model = Pipeline(model=pipe).build(CPU).bind(["a cat"], [0])
+    images = pipe("a cat", generator=[torch.Generator().manual_seed(0)], output_type="pt").images
+    torch.testing.assert_close(model(model.noise_BN), images, atol=3e-5, rtol=0)
+    assert model.network_evaluations == 100
+
+
+def test_a_folder_with_options(pipeline_folders: Callable[[Kind], Path]) -> None:
+    folder = str(pipeline_folders("sd1"))
+    config = Pipeline(
+        model=folder,
+        steps=STEPS,
+        guidance_scale=3.0,
+        negative_prompt="a dog",
+        scheduler_class="DPMSolverMultistepScheduler",
+        scheduler={"algorithm_type": "sde-dpmsolver++"},
+        options={"guidance_rescale": 0.5},
+    )
+    config.check()
+    model = config.build(CPU).bind(PROMPTS, SEEDS)
+    # Loaded, too: to `from_config` a value that was saved is no longer a default of the class that saved it.
+    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
+        pipe.scheduler.config, algorithm_type="sde-dpmsolver++"
+    )
+    case = Case("", "", options={"guidance_rescale": 0.5, "negative_prompt": ["a dog"] * 2})
+    pipe.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(model(model.noise_BN), stock(pipe, case), atol=TOLERANCE, rtol=0)
+
+
+def test_a_live_pipeline_is_left_as_it_was() -> None:
+    pipe: Any = tiny_stable_diffusion()
+    before = {name: id(value) for name, value in vars(pipe).items()}
+    state = {name: str(value) for name, value in vars(pipe.scheduler).items()}
+    model = PipelineSampler(pipe, steps=2, scheduler=pipe.scheduler).bind(PROMPTS, SEEDS)
+    gradient(model)
+    assert {name: id(value) for name, value in vars(pipe).items()} == before
+    assert {name: str(value) for name, value in vars(pipe.scheduler).items()} == state
+    assert all(weight.requires_grad for weight in pipe.unet.parameters())
+
+
+def test_options_import_no_torch() -> None:
+    code = "import sys, dno_builtin.samplers.pipeline; assert not {'torch', 'diffusers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "at", "message"),
+    [
+        ({"options": {"prompt": "a"}}, "options", "`prompt` is the sampler's to give"),
+        ({"options": {"num_inference_steps": 3}}, "options", "give it there"),
+        ({"scheduler": {"clip_sample": True}}, "scheduler", "must stay off"),
+        ({"options": {"true_cfg_scale": 3}}, "options", "StableDiffusionPipeline takes no `true_cfg_scale`"),
+        ({"scheduler": {"stochastic_sampling": True}}, "scheduler", "DDIMScheduler has no option"),
+        ({"scheduler_class": "Nothing"}, "scheduler_class", 'diffusers has no scheduler "Nothing"'),
+        ({"scheduler_class": "UNet2DModel"}, "scheduler_class", "diffusers has no scheduler"),
+        ({"height": 12, "width": 16}, "model", "cannot be sampled with these options: `height` and `width`"),
+        ({"height": 32}, "height", "makes images of 16 x 16 pixels where a height of 32 was asked; give a width"),
+    ],
+)
+def test_what_does_not_suit_is_one_sentence(options: dict[str, Any], at: str, message: str) -> None:
+    def attempt() -> None:
+        config = Pipeline(**{"model": tiny_stable_diffusion(), "steps": 2, **options})
+        config.check()
+        config.build(CPU).bind(["a cat"], [0])
+
+    with pytest.raises(ConfigError, match=message) as caught:
+        attempt()
+    assert caught.value.at == at
+    assert "\n" not in str(caught.value)
+
+
+def subclass(**methods: Any) -> Any:
+    """A tiny pipeline of a class of its own."""
+    pipe: Any = tiny_stable_diffusion()
+    pipe.__class__ = type("Odd", (type(pipe),), methods)
+    return pipe
+
+
+def call(change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A call of two steps whose images are changed last."""
+
+    def changed(self: Any, prompt: Any, return_dict: bool = True, output_type: str = "pil") -> Any:
+        images = diffusers.StableDiffusionPipeline.__call__(
+            self, prompt, num_inference_steps=2, output_type=output_type, return_dict=return_dict
+        )[0]
+        return (change(images),)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        pytest.param(lambda x: x.detach(), ConfigError, "cuts the gradient", id="detached"),
+        pytest.param(lambda x: x[:, None], ConfigError, "not one RGB image each", id="video"),
+        pytest.param(lambda x: x.detach().numpy(), ConfigError, "not one RGB image each", id="numpy"),
+        pytest.param(lambda x: x * torch.rand(()), RunError, "not Gaussian", id="uniform"),
+        pytest.param(lambda x: x + torch.randn(3, 16, 16), ConfigError, "not a draw of its own", id="shared-draw"),
+        pytest.param(lambda x: x / 0, ConfigError, "not finite", id="infinite"),
+        pytest.param(lambda x: x * 0, ConfigError, "acts on its images", id="inert"),
+        pytest.param(lambda x: [][0], ConfigError, "cannot be sampled with these options: list index", id="broken"),
+    ],
+)
+def test_pipelines_that_are_no_differentiable_map_are_refused(
+    change: Callable[[Any], Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        PipelineSampler(subclass(__call__=call(change))).bind(PROMPTS, SEEDS)
+
+
+def test_networks_that_draw_are_refused() -> None:
+    pipe: Any = tiny_stable_diffusion()
+    forward = type(pipe.unet).forward
+    pipe.unet.__class__ = type(
+        "Drawing",
+        (type(pipe.unet),),
+        {"forward": lambda self, sample, *args, **kwargs: forward(self, sample + torch.randn(()), *args, **kwargs)},
+    )
+    with pytest.raises(ConfigError, match="draws noise of its own"):
+        PipelineSampler(pipe, steps=2).bind(PROMPTS, SEEDS)
+
+
+def test_images_in_the_decoders_range_are_brought_into_ours() -> None:
+    pipe = subclass(__call__=call(lambda x: 2 * x - 1))
+    plain = tiny_stable_diffusion()
+    images = [PipelineSampler(p).bind(PROMPTS, SEEDS) for p in (pipe, plain)]
+    signed, usual = images
+    assert signed(signed.noise_BN).min() >= 0
+    assert usual.draws == signed.draws
+
+
+def test_pipelines_of_other_kinds_are_refused() -> None:
+    with pytest.raises(ConfigError, match="should be a diffusers pipeline, got a Linear"):
+        PipelineSampler(torch.nn.Linear(2, 2))
+    pipe: Any = tiny_stable_diffusion()
+    parts = {name: part for name, part in pipe.components.items() if name in ("unet", "scheduler")}
+    with pytest.raises(ConfigError, match="DDPMPipeline takes no `prompt`; only text-to-image"):
+        PipelineSampler(diffusers.DDPMPipeline(**parts))
+    upscale = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    with pytest.raises(ConfigError, match="cannot be sampled with these options"):
+        PipelineSampler(upscale, steps=2).bind(PROMPTS, SEEDS)

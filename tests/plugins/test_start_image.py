@@ -1,0 +1,90 @@
+"""Noise from which DDIM draws a given picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from dno_builtin.regularizers.permutation import Permutation
+from dno_builtin.samplers.ddim import DDIM
+from PIL import Image
+
+import dno
+from dno.noise import evaluation_generators
+from dno.plugin import BuildContext
+
+CONTEXT = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
+
+
+def bound(seeds=(0,), model="emoji", **options):
+    config = DDIM(model=str(model), **options)
+    config.check()
+    return config.build(CONTEXT).bind(["a green frog"] * len(seeds), seeds)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A frog of the embedded model, which is something that it can draw."""
+    with torch.no_grad():
+        frog = bound((5,), steps=20)
+        image = frog(frog.noise_BN)[0]
+    path = tmp_path_factory.mktemp("picture") / "frog.png"
+    Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
+    return path
+
+
+def pixels(path):
+    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+
+
+def drawn(**options):
+    found = bound(**options)
+    with torch.no_grad():
+        return found(found.noise_BN), found.noise_BN
+
+
+def test_the_picture_comes_back_from_likely_noise(picture):
+    images, noise_BN = drawn(seeds=(0, 1), steps=20, start_image=picture)
+    assert (images - pixels(picture)).abs().mean() < 0.03
+    assert not torch.allclose(noise_BN[0], noise_BN[1], atol=0.1)
+    penalty = Permutation().build(CONTEXT)(noise_BN, evaluation_generators([0, 1], 0))
+    assert (penalty.figures["log_p"] > -4.6).all()
+
+
+def test_the_ode_is_solved_backwards(picture):
+    images, noise_BN = drawn(steps=50, eta=0.0, guidance_scale=1.0, start_image=picture)
+    assert noise_BN.shape[1] == 24 * 8 * 8
+    plain, _ = drawn(steps=50, eta=0.0, guidance_scale=1.0)
+    assert (images - pixels(picture)).abs().mean() < 0.3 * (plain - pixels(picture)).abs().mean()
+
+
+def test_a_batch_of_two_is_two_of_one(picture):
+    _, both = drawn(seeds=(3, 4), steps=4, start_image=picture)
+    for i, seed in enumerate((3, 4)):
+        torch.testing.assert_close(both[i], drawn(seeds=(seed,), steps=4, start_image=picture)[1][0], atol=1e-3, rtol=0)
+
+
+def test_a_run_starts_from_it(picture):
+    result = dno.optimize(
+        "a green frog", reward="brightness", iterations=1, steps=4, settings={"sampler.start_image": str(picture)}
+    )
+    assert (result.initial.samples[0] - pixels(picture)).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"start_image": "nowhere.png"}, "start_image: there is no file nowhere.png"),
+        ({"last_steps": 2}, "start_image: needs all the noise to move"),
+    ],
+    ids=["missing", "last steps"],
+)
+def test_mistakes(picture, options, problem):
+    with pytest.raises(dno.ConfigError, match=problem):
+        bound(**({"start_image": picture} | options))
+
+
+def test_a_file_that_is_no_picture(tmp_path):
+    (tmp_path / "x.png").write_text("no picture")
+    with pytest.raises(dno.ConfigError, match="start_image: .*x.png cannot be read as a picture"):
+        bound(steps=2, start_image=tmp_path / "x.png")
