@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from results_page import write_page
 
+from dno.result import Status
 from dno.run import resume, run
 from dno.run_config import RunConfig
 
@@ -73,8 +74,8 @@ def _search(name: str, **options: Any) -> dict[str, Any]:
     return {"optimizer": {"use": name, **options}, **_gamma(0.0)}
 
 
-def _estimate(method: str) -> dict[str, Any]:
-    return {"gradient": {"method": method}, "iterations": 12}
+def _estimate(method: str, size: float) -> dict[str, Any]:
+    return {"gradient": {"method": method, "size": size}, "iterations": 12}
 
 
 WHITE = {"reward": "darkness", "form": "a white {}"}
@@ -90,9 +91,12 @@ CASES = (
     Case("brightness-gamma-auto", options=_gamma("auto")),
     Case("darkness-gamma-0", options=_gamma(0.0), **WHITE),
     Case("darkness-gamma-auto", options=_gamma("auto"), **WHITE),
-    Case("jpeg-hybrid-2", options=_estimate("hybrid-2"), **JPEG),
-    Case("jpeg-hybrid-1", options=_estimate("hybrid-1"), **JPEG),
-    Case("jpeg-zo", options=_estimate("zo"), **JPEG),
+    Case("jpeg-hybrid-2", options=_estimate("hybrid-2", 0.01), **JPEG),
+    Case("jpeg-hybrid-1", options=_estimate("hybrid-1", 0.01), **JPEG),
+    Case("jpeg-zo", options=_estimate("zo", 0.01), **JPEG),
+    Case("jpeg-hybrid-2-wide", options=_estimate("hybrid-2", 0.1), **JPEG),
+    Case("jpeg-hybrid-1-wide", options=_estimate("hybrid-1", 0.1), **JPEG),
+    Case("jpeg-zo-wide", options=_estimate("zo", 0.1), **JPEG),
     Case("clip-best-of-n", options=_search("best-of-n"), seconds_of="clip", **CLIP),
     Case("clip-local-search", options=_search("local-search"), seconds_of="clip", **CLIP),
     Case("clip-langevin", options=_search("langevin"), seconds_of="clip", **CLIP),
@@ -109,6 +113,8 @@ def finish(case: Case, seed: int, work: Path) -> None:
         return
     result = resume(out) if (out / "run.toml").exists() else run(case.config(seed, work), out)
     print(f"{case.name} seed {seed}: {result.raise_for_status().verdict()}", flush=True)
+    if result.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
 
 
 def main() -> None:

@@ -17,15 +17,6 @@ from dno.testing.families import FAMILIES, OTHERS, tiny_call, tiny_pipeline
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "figures" / "families.py"
 
-pytestmark = [
-    # diffusers' schedulers make arrays of tensors in the way that numpy 2 has given up.
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),
-    # diffusers' combined Kandinsky pipeline calls its own decoder so.
-    pytest.mark.filterwarnings("ignore:`callback_steps` is deprecated:FutureWarning"),
-]
-
-
 def _script() -> Any:
     spec = importlib.util.spec_from_file_location("families_page", SCRIPT)
     assert spec

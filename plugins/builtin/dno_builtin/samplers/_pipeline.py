@@ -322,7 +322,9 @@ def _in_last_steps(found: _Found, last_steps: int) -> list[bool]:
 def _call(pipe: Any, options: Mapping[str, Any]) -> Any:
     """The pipeline's images."""
     # Copied, because some pipelines write into their list of prompts.
-    result = pipe(**{name: copy.copy(value) if isinstance(value, list) else value for name, value in options.items()})
+    own = {name: copy.copy(value) if isinstance(value, list) else value for name, value in options.items()}
+    with quiet():  # some would say the same thing at every call
+        result = pipe(**own)
     return result[0] if isinstance(result, (tuple, list)) else result
 
 
