@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from dno_builtin.samplers.ddim import DDIM
@@ -42,23 +43,33 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     ctx = BuildContext(torch.device("cpu"), torch.float32)
-    maps = {
-        memory: DDIM(steps=args.steps, memory=memory).build(ctx).bind(["a black cat"], [0])
-        for memory in ("keep", "recompute")
+    options: dict[str, dict[str, Any]] = {
+        "keep": {},
+        "recompute": {"memory": "recompute"},
+        "last_10": {"last_steps": min(10, args.steps)},
     }
+    maps = {
+        name: DDIM(steps=args.steps, **changes).build(ctx).bind(["a black cat"], [0])
+        for name, changes in options.items()
+    }
+    copies = DDIM(steps=args.steps).build(ctx).bind(["a black cat"] * 4, [0] * 4)
 
     def plain() -> None:
         with torch.no_grad():
             maps["keep"](maps["keep"].noise_BN)
 
-    def iteration(memory: str) -> Callable[[], None]:
+    def four_copies() -> None:
+        with torch.no_grad():
+            copies(copies.noise_BN)
+
+    def iteration(name: str) -> Callable[[], None]:
         def run() -> None:
-            noise_BN = maps[memory].noise_BN.clone().requires_grad_()
-            maps[memory](noise_BN).mean().backward()
+            noise_BN = maps[name].noise_BN.clone().requires_grad_()
+            maps[name](noise_BN).mean().backward()
 
         return run
 
-    jobs = {"plain": plain, "keep": iteration("keep"), "recompute": iteration("recompute")}
+    jobs = {"plain": plain, "four_copies": four_copies, **{name: iteration(name) for name in maps}}
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(args.repeat + 1):
         for name, job in jobs.items():
@@ -70,10 +81,11 @@ def main() -> None:
         "steps": args.steps,
         "threads": args.threads,
         "seconds": {name: round(value, 2) for name, value in median.items()},
-        "iteration_in_samples": {name: round(median[name] / median["plain"], 2) for name in ("keep", "recompute")},
+        "iteration_in_samples": {name: round(median[name] / median["plain"], 2) for name in maps},
+        "four_copies_side_by_side_in_samples": round(median["four_copies"] / median["plain"], 2),
         "kept_MB": {
-            memory: round(kept_bytes(lambda z=one: z(z.noise_BN.clone().requires_grad_())) / 1e6, 1)  # type: ignore[misc]
-            for memory, one in maps.items()
+            name: round(kept_bytes(lambda z=one: z(z.noise_BN.clone().requires_grad_())) / 1e6, 1)  # type: ignore[misc]
+            for name, one in maps.items()
         },
     }
     print(json.dumps(figures, indent=2))

@@ -17,6 +17,7 @@ from dno.testing.families import FAMILIES, OTHERS, tiny_call, tiny_pipeline
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "figures" / "families.py"
 
+
 def _script() -> Any:
     spec = importlib.util.spec_from_file_location("families_page", SCRIPT)
     assert spec

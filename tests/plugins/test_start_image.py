@@ -76,8 +76,9 @@ def test_a_run_starts_from_it(picture):
     [
         ({"start_image": "nowhere.png"}, "start_image: there is no file nowhere.png"),
         ({"last_steps": 2}, "start_image: needs all the noise to move"),
+        ({"last_steps": 51, "start_image": None}, "last_steps: must be at most 50, the number of steps, got 51"),
     ],
-    ids=["missing", "last steps"],
+    ids=["missing", "last steps", "too many last steps"],
 )
 def test_mistakes(picture, options, problem):
     with pytest.raises(dno.ConfigError, match=problem):

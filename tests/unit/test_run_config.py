@@ -82,7 +82,7 @@ def test_defaults_are_the_papers():
     dump = config.dump()
     assert dump["sampler"] == {
         "use": "ddim", "model": "emoji", "steps": 50, "eta": 1.0, "guidance_scale": 5.0, "negative_prompt": "",
-        "memory": "keep",
+        "memory": "keep", "loras": [],
     }  # fmt: skip
     assert dump["regularizers"][0]["use"] == "permutation"
     assert (dump["regularizers"][0]["weight"], dump["regularizers"][0]["permutations"]) == (1.0, 100)

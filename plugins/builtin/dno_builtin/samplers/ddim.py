@@ -39,6 +39,10 @@ class DDIM(DiffusersConfig):
             raise ConfigError(f"there is no file {self.start_image}", at="start_image")
         if self.start_image is not None and self.last_steps is not None:
             raise ConfigError("needs all the noise to move; leave last_steps out", at="start_image")
+        if self.last_steps is not None and self.last_steps > self.steps:
+            raise ConfigError(
+                f"must be at most {self.steps}, the number of steps, got {self.last_steps}", at="last_steps"
+            )
         folder = self.folder()
         if folder is None:
             return
