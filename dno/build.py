@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,11 +15,12 @@ from torch import Tensor
 from dno.config import BuildContext, PluginConfig
 from dno.engine import Problem
 from dno.errors import ConfigError
-from dno.objective import Term
+from dno.noise import gaussian_noise
+from dno.objective import Term, evaluate
 from dno.protocols import NoiseMap, Optimizer, Regularizer, Reward, Sampler
 from dno.registry import REGULARIZERS, REWARDS, Registry
 from dno.run_config import RunConfig
-from dno.storage import read_noise
+from dno.storage import noise_file, read_noise
 
 T = TypeVar("T")
 C = TypeVar("C", bound=PluginConfig)
@@ -54,22 +54,27 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def build(config: RunConfig) -> Built:
+def build(config: RunConfig, *, fresh: bool = True) -> Built:
     """The problem, the optimizers and the observers that a configuration names.
 
     All that can be checked without loading a model is checked first.
+
+    Args:
+        config: what to build.
+        fresh: whether the run is at its start, and so needs the noise to start from.
 
     Raises:
         ConfigError: with the place of what cannot be built.
     """
     ctx = BuildContext(device=find_device(config.device), dtype=getattr(torch, config.dtype))
-    _check(config)
+    _check(config, fresh)
     for place, part in _parts(config):
         _at(place, part.check)
     items = config.items()
     sampler: Sampler = _at("sampler", lambda: config.sampler.build(ctx))
-    bind = functools.cache(lambda count: _at("sampler", lambda: sampler.bind(*zip(*items * count, strict=True))))
-    sample: NoiseMap = bind(1)
+    # Bound to copies it may run out of memory, which the estimates then try with fewer.
+    bind = functools.cache(lambda count: sampler.bind(*zip(*items * count, strict=True)))
+    sample: NoiseMap = _at("sampler", lambda: bind(1))
     ctx = replace(ctx, draws=tuple(sample.draws))
     parts: dict[str, Any] = {place: _at(place, partial(part.build, ctx)) for place, part in _parts(config)[1:]}
     rewards = [*config.rewards, *config.monitors]
@@ -81,9 +86,8 @@ def build(config: RunConfig) -> Built:
     if config.spread:
         reward_terms = _scaled(reward_terms, sampler, config)
     start = None
-    if config.start is not None:
-        start_path = Path(config.start)
-        start = _at("start", lambda: read_noise(start_path, sample.draws, len(items)))
+    if fresh and (path := config.start) is not None:
+        start = _at("start", lambda: read_noise(path.expanduser(), sample.draws, len(items)))
     warm = (parts["warm_start.optimizer"], config.warm_start.iterations) if config.warm_start else None
     problem = Problem(
         items=items,
@@ -124,9 +128,11 @@ def _parts(config: RunConfig) -> list[tuple[str, Any]]:
     ]
 
 
-def _check(config: RunConfig) -> None:
-    if config.start is not None and not Path(config.start).exists():
-        raise ConfigError(f"there is no file {config.start}", at="start")
+def _check(config: RunConfig, fresh: bool) -> None:
+    if fresh and (path := config.start) is not None and not noise_file(path.expanduser()).is_file():
+        raise ConfigError(f"there is no file {noise_file(path)}", at="start")
+    if config.spread == 1:
+        raise ConfigError("should be 0, or at least 2: one sample has no spread", at="spread")
     if not any(reward.weight for reward in config.rewards) and not any(r.weight for r in config.regularizers):
         raise ConfigError("every weight is 0, so there is nothing to optimise; give one a weight", at="rewards")
     for i, (name, reward) in enumerate(_named(REWARDS, config.rewards)):
@@ -163,10 +169,11 @@ def _scaled(terms: Sequence[Term[Reward]], sampler: Sampler, config: RunConfig) 
         # Of the prompt alone, so that a sample's path does not depend on what it is optimised beside.
         seeds = [zlib.crc32(f"{prompt} {i}".encode()) for i in range(config.spread)]
         prompts = [prompt] * config.spread
-        with torch.no_grad():
-            sample = sampler.bind(prompts, seeds)
-            samples = sample(sample.noise_BN)
-            spreads.append(torch.stack([term.call(samples, prompts).float().std() for term in terms]))
+        sample = sampler.bind(prompts, seeds)
+        # The seeds' own noise, which is not where a sampler that starts elsewhere would start.
+        noise_BN = gaussian_noise(sample.draws, seeds).to(sample.noise_BN)
+        found = evaluate(sample, prompts, terms, [], noise_BN, [], with_grad=False)
+        spreads.append(torch.stack([found.rewards[term.name].std() for term in terms]))
     spread_BR = torch.stack(spreads).repeat_interleave(len(config.seeds), dim=0)
     for i, term in enumerate(terms):
         if term.weight and not (spread_BR[:, i] > 0).all():

@@ -288,7 +288,7 @@ def _gamma(problem: Problem, history: Sequence[StepRecord], noise_BN: Tensor) ->
         return noise_BN.new_full((len(noise_BN),), 0.01) if targets else 1.0
     figures = {name: torch.tensor(value) for name, value in history[-1].figures.items()}
     if (log_p_B := lowest_log_p(figures)) is None:
-        raise RunError('a weight of "auto" needs a regularizer that reports log_p, such as permutation')
+        raise RunError('a weight of "auto" needs a regularizer that reports log_p')
     # Bounded, because log P of noise that has gone far is in the thousands.
     missing_B = (max(targets) - log_p_B).clamp(-5, 5)
     return (figures["gamma"] * torch.exp(0.1 * missing_B)).clamp(1e-3, 1e3).to(noise_BN)

@@ -34,6 +34,8 @@ class RunInfo:
     """The iteration that this process begins at: 0, or more in a resumed run."""
     folder: Path | None
     """The run folder, where observers may add files under names of their own."""
+    seconds: float | None = None
+    """Wall-clock time that the run may take in all, where that is bounded."""
 
 
 class Events:

@@ -70,7 +70,8 @@ class GradientConfig(BaseModel):
             try:
                 others = (moved + steps).flatten(0, 1)
                 others = others if hybrid_1 else sample(others)
-                return others.reshape(-1, batch, *others.shape[1:]), reward(others).view(-1, batch) - value_B
+                gain = (reward(others).view(-1, batch) - value_B).to(steps.device)
+                return others.reshape(-1, batch, *others.shape[1:]), gain
             except torch.OutOfMemoryError:
                 if len(steps) == 1:
                     raise

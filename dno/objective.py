@@ -149,21 +149,26 @@ def evaluate(
             def draw(rows: Tensor) -> Tensor:
                 nonlocal network_evaluations
                 count = len(rows) // batch
-                network_evaluations += count * per_call
                 if count > 1 and copies is not None:
-                    return _call("the sampler", copies(count), rows)
-                return torch.cat([_call("the sampler", sample, part) for part in torch.split(rows, batch)])
+                    drawn = _call("the sampler", copies(count), rows)
+                else:
+                    drawn = torch.cat([_call("the sampler", sample, part) for part in torch.split(rows, batch)])
+                network_evaluations += count * per_call
+                return drawn
 
-            def ask(images: Tensor, who: str = who, call: Reward = reward.call) -> Tensor:
+            def ask(images: Tensor, who: str = who, reward: Term[Reward] = reward) -> Tensor:
                 nonlocal reward_calls
                 count = len(images) // batch
+                answer = _call(who, reward.call, images, list(prompts) * count)
+                answer_B = _checked(who, answer, len(images), samples.device)
                 reward_calls += count
-                answer = _call(who, call, images, list(prompts) * count)
-                return _checked(who, answer, len(images), samples.device)
+                return (answer_B.view(count, batch) * reward.scale).flatten()
 
             assert gradient is not None
-            ascent_B = gradient.ascent(draw, ask, noise_BN, samples, reward_values[reward.name], generators)
-            objective_B = objective_B + reward.weight * reward.scale * (ascent_B - ascent_B.detach())
+            # Scaled before the estimate, which is of one length whatever the reward's unit.
+            value_B = reward_values[reward.name] * reward.scale
+            ascent_B = gradient.ascent(draw, ask, noise_BN, samples, value_B, generators).to(samples.device)
+            objective_B = objective_B + reward.weight * (ascent_B - ascent_B.detach())
         for term in regularizers:
             moves = term.weight != 0
             with torch.set_grad_enabled(with_grad and moves):
@@ -178,8 +183,8 @@ def evaluate(
             if moves and term.log_p_target is None:
                 objective_B = objective_B - term.weight * term.scale * value_B
             elif moves:
-                adapted_B = adapted_B + term.weight * gamma_B * value_B
-                figures["gamma"] = torch.as_tensor(gamma_B).expand(batch)
+                figures["gamma"] = torch.as_tensor(gamma_B, device=samples.device).expand(batch)
+                adapted_B = adapted_B + term.weight * figures["gamma"] * value_B
 
     grad_BN, grad_norm_B = None, torch.full((batch,), math.nan)
     if with_grad:

@@ -155,19 +155,16 @@ class Result:
         done = f"{self.status}{because}: best at iteration {where} of {self.history[-1].iteration}"
         crossed = [at for i in range(len(self.items)) if (at := self.crossed_floor(i)) is not None]
         health = f"; noise left N(0, I) at iteration {min(crossed)}, where it ended is last.png" if crossed else ""
-        meter = self.meter()
-        cost = (
-            f"{meter['seconds']:.0f} s; a sample: {meter['network_evaluations']:.0f} network evaluations, "
-            f"{meter['reward_calls']:.0f} reward calls; peak memory {self.peak_memory / 2**20:.0f} MB"
-        )
+        end, memory = self.history[-1], f"; peak memory {self.peak_memory / 2**20:.0f} MB" if self.peak_memory else ""
+        counts = f"{end.network_evaluations:,} network evaluations, {end.reward_calls:,} reward calls"
+        cost = f"{end.seconds:.0f} s; a sample: {counts}{memory}"
         lines = [", ".join(parts), done + health, cost]
         moves = {name: (best.rewards[name] - value).mean().item() for name, value in first.rewards.items()}
         rose = [name for name, move in moves.items() if name not in self.held_out and move > 0]
         fell = [name for name in self.held_out if moves[name] < 0]
         if rose and fell:
-            lines.append(
-                f"careful: {' and '.join(rose)} rose while {' and '.join(fell)}, held out, fell; look at best.png"
-            )
+            held = " and ".join(fell)
+            lines.append(f"careful: {' and '.join(rose)} rose while {held}, held out, fell; look at best.png")
         return "\n".join(lines)
 
     def raise_for_status(self) -> Result:

@@ -32,7 +32,7 @@ def run(config: RunConfig, out: Path | None = None) -> Result:
     """
     if out is None:
         return _run(config, None, None)
-    free_folder(out, config.prompts[0])
+    free_folder(out)
     built = build(config)
     # Made only now, so that a configuration that cannot be built leaves nothing behind.
     with RunFolder(out, new=True) as folder:
@@ -77,7 +77,7 @@ def _warm_up(config: RunConfig) -> int:
 
 
 def _run(config: RunConfig, folder: RunFolder | None, state: LoopState | None, built: Built | None = None) -> Result:
-    parts = built or build(config)
+    parts = built or build(config, fresh=state is None)
     latest = state
 
     def checkpoint(new: LoopState) -> None:
@@ -90,7 +90,7 @@ def _run(config: RunConfig, folder: RunFolder | None, state: LoopState | None, b
         folder.save_config(config)
     start, path = state.iteration if state else 0, folder.path if folder else None
     total = _warm_up(config) + config.iterations
-    bus = Bus(RunInfo(parts.problem.items, total, start, path), parts.observers)
+    bus = Bus(RunInfo(parts.problem.items, total, start, path, config.budget.seconds), parts.observers)
     result = optimize(
         parts.problem,
         parts.optimizer,

@@ -115,7 +115,7 @@ class RunConfig(BaseModel):
     """Optimizer steps."""
     budget: Budget = Budget()
     """What may be spent; the first limit that is met stops the run."""
-    start: str | None = None
+    start: Path | None = None
     """A run folder, or a file such as its `noise.safetensors`, whose best noise is where to start; the seeds' own noise
     if not given."""
     warm_start: WarmStart | None = None

@@ -14,7 +14,6 @@ import io
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,27 +35,18 @@ from dno.run_config import RunConfig
 _FORMAT = "1"
 
 
-def slug(text: str) -> str:
-    """A prompt as a harmless part of a folder's name: lower-case ASCII letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-") or "run"
-
-
 def to_image(sample: Tensor) -> Image.Image:
     """The 8-bit RGB picture of one `3 x H x W` sample in [0, 1]; values beyond are clipped."""
     pixels_HWC = (sample.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(pixels_HWC.cpu().numpy())
 
 
-def free_folder(path: Path | None, prompt: str) -> Path:
-    """Where a new run may be kept: `path`, or `runs/<time>-<prompt>` here. Makes nothing.
+def free_folder(path: Path) -> Path:
+    """The path, if a new run may be kept there. Makes nothing.
 
     Raises:
         RunFolderError: something is there already, or nothing can be made there.
     """
-    if path is None:
-        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(prompt)}"
-        names = (Path("runs", stem + (f"-{n}" if n else "")) for n in range(1000))
-        path = next(name for name in names if not name.exists())
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise RunFolderError(f"{path} is in use; name another folder, or go on with a run: dno resume {path}")
     above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
@@ -65,13 +55,18 @@ def free_folder(path: Path | None, prompt: str) -> Path:
     return path
 
 
+def noise_file(path: Path) -> Path:
+    """The file with the noise of a run folder; a file is itself."""
+    return path / "noise.safetensors" if path.is_dir() else path
+
+
 def read_noise(path: Path, draws: Sequence[tuple[int, ...]], samples: int) -> Tensor:
     """The best noise in a run folder or in its `noise.safetensors`, `samples x N`; one row serves all samples.
 
     Raises:
         ConfigError: it is not there, cannot be read, or was made for other draws or another number of samples.
     """
-    file_path = path / "noise.safetensors" if path.is_dir() else path
+    file_path = noise_file(path)
     try:
         with safe_open(file_path, "pt") as file:
             noise_BN: Tensor = file.get_tensor("best").float()
@@ -79,14 +74,12 @@ def read_noise(path: Path, draws: Sequence[tuple[int, ...]], samples: int) -> Te
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise ConfigError(f'{file_path} holds no noise as a run saves it, a tensor "best": {error}') from None
     wanted = [list(shape) for shape in draws]
-    entries = sum(math.prod(shape) for shape in wanted)
-    if (saved is not None and saved != wanted) or noise_BN.dim() != 2 or noise_BN.shape[1] != entries:
+    fits = saved in (None, wanted) and noise_BN.shape[1:] == (sum(map(math.prod, wanted)),)
+    if not fits or len(noise_BN) not in (1, samples):
         raise ConfigError(
-            f"{file_path} holds noise for other draws than this sampler's {len(wanted)} of {entries} entries in all; "
-            "use the model, steps and eta that it was made with"
+            f"{file_path} holds {len(noise_BN)} rows of {len(saved or ())} draws, this run needs 1 or {samples} rows "
+            f"of {len(wanted)} draws; use the model, steps, eta and number of samples that the noise was made with"
         )
-    if len(noise_BN) not in (1, samples):
-        raise ConfigError(f"{file_path} holds {len(noise_BN)} rows of noise, this run has {samples} samples")
     return noise_BN.expand(samples, -1).clone()
 
 
@@ -181,10 +174,11 @@ class RunFolder:
             ) from error
         if about["format"] != _FORMAT:
             raise RunFolderError(f"{path} was written by another version of dno; resume it with that version")
-        if changed := [key for key, value in _decisive(config).items() if about["config"].get(key) != value]:
+        ours, saved = _decisive(config), about["config"]
+        if changed := [key for key in {**saved, **ours} if ours.get(key) != saved.get(key)]:
             raise RunFolderError(
-                f"{self.path / 'run.toml'} was changed since the run began ({', '.join(changed)}); undo that, "
-                f"or start a new run: dno optimize --config {self.path / 'run.toml'}"
+                f"{self.path / 'run.toml'} is not what the run began with ({', '.join(changed)} cannot change midway); "
+                f"undo that, or start a new run: dno optimize --config {self.path / 'run.toml'}"
             )
 
         def under(prefix: str) -> dict[str, Tensor]:

@@ -84,6 +84,7 @@ def optimize(
     """
     from dno.budget import Budget
     from dno.errors import ConfigError
+    from dno.front.folder import default_folder
     from dno.front.request import assemble
     from dno.run_config import parse_value, read_toml
 
@@ -115,17 +116,18 @@ def optimize(
     from dno.run import run
     from dno.storage import free_folder
 
-    folder = free_folder(out, run_config.prompts[0])
+    folder = free_folder(out or default_folder(run_config.prompts[0]))
     rival = None
     if compare is not None:
         parts = {"optimizer": compare, "iterations": 10**6, "warm_start": None}
         rival = assemble(run_config.dump() | parts, {}, source="--compare")
+        beside = free_folder(folder.with_name(f"{folder.name}-{compare}"))
     result = run(run_config, folder)
     _finish(result)
     if rival is not None:
         typer.echo(f"\n{compare} in the same {result.meter()['seconds']:.0f} s:")
         rival = rival.model_copy(update={"budget": Budget(seconds=result.meter()["seconds"])})
-        _finish(run(rival, free_folder(folder.with_name(f"{folder.name}-{compare}"), "")))
+        _finish(run(rival, beside))
 
 
 @app.command()

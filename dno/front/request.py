@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Final, TypedDict
 
 from dno.errors import ConfigError
@@ -22,7 +23,7 @@ class Options(TypedDict, total=False):
     """Stop after this much wall-clock time."""
     target: float | None
     """Stop when the weighted rewards reach this."""
-    start: str | None
+    start: str | Path | None
     """A run folder or noise file, whose best noise is where to start; the seed's noise if not given."""
     warm_start: str | None
     """A search that comes first: `best-of-8`, or `NAME=COUNT` for another optimizer and its steps."""

@@ -87,6 +87,7 @@ CASES = (
     Case("clip", **CLIP),
     Case("eta-0", options={"sampler": {"eta": 0.0}}),
     Case("eta-0.5", options={"sampler": {"eta": 0.5}}),
+    Case("eta-0-gamma-0", options={"sampler": {"eta": 0.0}, **_gamma(0.0)}),
     Case("brightness-gamma-0", options=_gamma(0.0)),
     Case("brightness-gamma-auto", options=_gamma("auto")),
     Case("darkness-gamma-0", options=_gamma(0.0), **WHITE),

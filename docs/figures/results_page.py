@@ -43,6 +43,7 @@ Values = Mapping[tuple[str, int], float]
 COLOURS = "#0072B2", "#E69F00", "#009E73", "#CC79A7"  # Okabe and Ito's; the first is a figure's default setting
 RISE = {"brightness": "brightness", "darkness": "darkness", "CLIP": "clip"}
 ETA = {"η = 1": "brightness", "η = 0.5": "eta-0.5", "η = 0": "eta-0"}
+FREE = {"η = 1": "brightness-gamma-0", "η = 0": "eta-0-gamma-0"}
 BRIGHT = {"γ = 1": "brightness", "γ = 0": "brightness-gamma-0", "γ auto": "brightness-gamma-auto"}
 DARK = {"γ = 1": "darkness", "γ = 0": "darkness-gamma-0", "γ auto": "darkness-gamma-auto"}
 JPEG = {"Hybrid-2": "jpeg-hybrid-2", "Hybrid-1": "jpeg-hybrid-1", "ZO-SGD": "jpeg-zo"}
@@ -56,10 +57,22 @@ GAMMA = {
     for reward, settings in {"brightness": BRIGHT, "darkness": DARK}.items()
     for name, case in settings.items()
 }
-SECTIONS = {"rise": RISE, "eta": ETA, "gamma": GAMMA, "jpeg": JPEG | WIDE, "optimizers": SEARCH, "steps": STEP_COUNTS}
+SECTIONS = {
+    "rise": RISE,
+    "eta": ETA | {f"{label}, γ = 0": case for label, case in FREE.items()},
+    "gamma": GAMMA,
+    "jpeg": JPEG | WIDE,
+    "optimizers": SEARCH,
+    "steps": STEP_COUNTS,
+}
 """Of each section, its settings and their cases."""
 PAIRS = {
-    "eta": [("brightness", "eta-0.5", "gain"), ("brightness", "eta-0", "gain"), ("eta-0.5", "eta-0", "gain")],
+    "eta": [
+        ("brightness", "eta-0.5", "gain"),
+        ("brightness", "eta-0", "gain"),
+        ("eta-0.5", "eta-0", "gain"),
+        ("brightness-gamma-0", "eta-0-gamma-0", "reward_last"),
+    ],
     "gamma": [
         (ours, theirs, key)
         for one, none, auto in (BRIGHT.values(), DARK.values())
@@ -90,7 +103,7 @@ PANELS: dict[str, list[list[Panel]]] = {
         [({"": case}, x, "reward", what) for case, what in zip(RISE.values(), (LUMA, DARKNESS, COSINE), strict=True)]
         for x in ("iteration", "seconds")
     ],
-    "eta": [[(ETA, x, "reward", LUMA) for x in ("iteration", "seconds")]],
+    "eta": [[(ETA, "iteration", "reward", f"{LUMA}, γ = 1"), (FREE, "iteration", "reward", "γ = 0")]],
     "gamma": [
         [(BRIGHT, "iteration", "reward", LUMA), (DARK, "iteration", "reward", DARKNESS)],
         [(settings, "iteration", "log_p", "mean log P (natural log)") for settings in (BRIGHT, DARK)],
@@ -358,8 +371,9 @@ def figures(curves: Curves) -> Iterator[tuple[str, Figure]]:
         axes = drawn.subplots(len(panels), len(panels[0]), squeeze=False)
         for axis, panel in zip(axes.flat, (panel for row in panels for panel in row), strict=True):
             draw(axis, curves, panel)
-        if len(panels[0][0][0]) > 1:
-            axes.flat[0].legend(fontsize=8, frameon=False)
+        for axis in axes.flat[: 2 if name == "eta" else 1]:
+            if len(panels[0][0][0]) > 1:
+                axis.legend(fontsize=8, frameon=False)
         yield name, drawn
 
 

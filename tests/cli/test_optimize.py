@@ -110,6 +110,15 @@ def test_a_warm_start_and_a_rival_of_equal_seconds(dno, tiny_folder, tmp_path):
     assert out.count("brightness 0.") == 2
 
 
+def test_a_rivals_folder_that_is_taken_is_told_first(dno, tiny_folder, tmp_path):
+    (tmp_path / "run-best-of-n" / "mine").mkdir(parents=True)
+    args = ["--reward", "brightness", "--compare", "best-of-n", "--model", tiny_folder, *QUICK, "--out", "run"]
+    code, _, err = dno("optimize", "x", *args)
+    assert code == 2
+    assert "run-best-of-n is in use" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_budgets_stop_and_a_stopped_run_can_be_given_more(dno, tiny_folder, tmp_path):
     args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, "--quiet", "--steps", 2, "--out", "run"]
     code, out, _ = dno(*args, "--set", "budget.reward_calls=2")

@@ -62,6 +62,8 @@ def test_two_add_up_and_a_file_will_do(tiny_folder, lora):
     ("lora", "problem"),
     [
         ("nowhere", "loras.0: nowhere holds no LoRA weights"),
+        ("loras/missing.safetensors", "loras.0: loras/missing.safetensors holds no LoRA weights"),
+        ("x=nan", "loras.0: needs the form PATH or PATH=STRENGTH, got 'x=nan'"),
         ("some/adapter=big", "loras.0: needs the form PATH or PATH=STRENGTH, got 'some/adapter=big'"),
     ],
 )

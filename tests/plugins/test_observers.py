@@ -159,6 +159,16 @@ def test_time_left_is_readable(screen: Screen, pace: float, left: str) -> None:
 
 
 @on_file
+def test_a_run_bounded_by_time_counts_seconds(screen: Screen) -> None:
+    show(screen, replace(ONE, iterations=10**6, seconds=100.0), [record(i, seconds=10.0 + 4 * i) for i in range(20)])
+    lines = screen.getvalue().splitlines()
+    assert lines[0].startswith("iteration 0, 10/100 s  brightness")
+    assert lines[1].startswith("iteration 3, 22/100 s")
+    assert lines[1].endswith("78 s left")
+    assert len(lines) == 8
+
+
+@on_file
 def test_a_run_that_ends_at_once_shows_nothing(screen: Screen) -> None:
     show(screen, ONE, [])
     assert screen.getvalue() == ""

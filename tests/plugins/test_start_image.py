@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from dno_builtin._quiet import quiet
 from dno_builtin.regularizers.permutation import Permutation
 from dno_builtin.samplers.ddim import DDIM
 from PIL import Image
@@ -71,6 +72,26 @@ def test_a_run_starts_from_it(picture):
     assert (result.initial.samples[0] - pixels(picture)).abs().mean() < 0.05
 
 
+def test_a_schedule_that_ends_without_noise_and_one_that_starts_without_signal(picture):
+    from diffusers import DiffusionPipeline
+    from dno_builtin.samplers._ddim import DDIMSampler
+
+    from dno.plugin import find_model
+
+    with quiet():
+        pipe = DiffusionPipeline.from_pretrained(find_model("emoji"), dtype=torch.float32)
+    for changes in (
+        {"set_alpha_to_one": True},
+        {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"},
+    ):
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **changes)
+        found = DDIMSampler(pipe, steps=50, start_image=picture).bind(["a green frog"], [0])
+        with torch.no_grad():
+            images = found(found.noise_BN)
+        assert found.noise_BN.isfinite().all()
+        assert images.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -88,4 +109,4 @@ def test_mistakes(picture, options, problem):
 def test_a_file_that_is_no_picture(tmp_path):
     (tmp_path / "x.png").write_text("no picture")
     with pytest.raises(dno.ConfigError, match="start_image: .*x.png cannot be read as a picture"):
-        bound(steps=2, start_image=tmp_path / "x.png")
+        DDIM(start_image=tmp_path / "x.png").check()

@@ -125,8 +125,71 @@ def test_one_row_of_noise_starts_every_sample(tmp_path):
     both = dno.optimize("x", batch=2, start=str(tmp_path / "one" / "noise.safetensors"), **options)
     assert torch.equal(both.initial.noise_BN, first.best.noise_BN.expand(2, -1))
     dno.optimize("x", batch=2, out=tmp_path / "two", **options)
-    with pytest.raises(dno.ConfigError, match="start: .* holds 2 rows of noise, this run has 3 samples"):
+    with pytest.raises(dno.ConfigError, match="start: .* 2 rows of 2 draws, this run needs 1 or 3 rows of 2 draws"):
         dno.optimize("x", batch=3, start=str(tmp_path / "two"), **options)
     (tmp_path / "empty").mkdir()
+    with pytest.raises(dno.ConfigError, match=r"start: there is no file .*empty.noise\.safetensors"):
+        dno.optimize("x", start=tmp_path / "empty", **options)
+    (tmp_path / "empty" / "noise.safetensors").write_text("none")
     with pytest.raises(dno.ConfigError, match='start: .* holds no noise as a run saves it, a tensor "best"'):
-        dno.optimize("x", start=str(tmp_path / "empty"), **options)
+        dno.optimize("x", start=tmp_path / "empty", **options)
+
+
+def test_a_resumed_run_no_longer_needs_where_it_started(tmp_path):
+    options = {"model": "emoji", "steps": 2, "iterations": 1, "reward": "brightness"}
+    dno.optimize("x", out=tmp_path / "one", **options)
+    dno.optimize("x", out=tmp_path / "two", start=tmp_path / "one", **options)
+    (tmp_path / "one").rename(tmp_path / "gone")
+    assert dno.resume(tmp_path / "two", iterations=2).history[-1].iteration == 2
+
+
+def test_a_resumed_run_keeps_its_warm_start(tmp_path):
+    options = {"model": "emoji", "steps": 2, "iterations": 1, "reward": "brightness", "warm_start": "best-of-2"}
+    dno.optimize("x", out=tmp_path / "one", **options)
+    with pytest.raises(dno.ConfigError, match=r"\(warm_start cannot change midway\)"):
+        dno.resume(tmp_path / "one", settings={"warm_start": None})
+
+
+@pytest.mark.parametrize("method", ["hybrid-2", "zo"])
+def test_spread_takes_the_unit_out_of_black_boxes_too(method):
+    def direction(unit):
+        def hidden(images, prompts):
+            return unit * bright(images, prompts)
+
+        hidden.differentiable = False
+        gradient = {"method": method, "samples": 4}
+        problem = built(rewards=[hidden], gradient=gradient, spread=4, regularizers=[])
+        return problem.evaluate(problem.sample.noise_BN, 0, with_grad=True).grad_BN
+
+    assert direction(1.0).norm() > 1e-3
+    torch.testing.assert_close(direction(1000.0), direction(1.0), rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_wrong_with_a_reward_is_told_when_it_is_scaled_too():
+    def listed(images, prompts):
+        return [1.0] * len(images)
+
+    with pytest.raises(dno.RunError, match='reward "listed" returned a list for a batch of 3'):
+        built(rewards=[listed], spread=3)
+
+
+def test_one_sample_has_no_spread():
+    with pytest.raises(dno.ConfigError, match="spread: should be 0, or at least 2"):
+        built(spread=1)
+
+
+def test_copies_that_cannot_even_be_bound_are_halved():
+    class Narrow(FunctionSampler):
+        def bind(self, prompts, seeds):
+            if len(prompts) > 4:
+                raise torch.OutOfMemoryError("too many prompts")
+            return super().bind(prompts, seeds)
+
+    def hidden(images, prompts):
+        return bright(images, prompts)
+
+    hidden.differentiable = False
+    problem = built(rewards=[hidden], gradient={"samples": 8}, sampler=Narrow(paint, DRAWS), regularizers=[])
+    found = problem.evaluate(problem.sample.noise_BN, 0, with_grad=True)
+    assert found.grad_BN.norm() > 0
+    assert (found.network_evaluations, found.reward_calls) == (9, 9)

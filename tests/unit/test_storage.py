@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from dno.engine import LoopState
 from dno.errors import RunError, RunFolderError
+from dno.front.folder import default_folder, slug
 from dno.result import Snapshot, StepRecord
 from dno.run_config import RunConfig
-from dno.storage import RunFolder, free_folder, slug, to_image
+from dno.storage import RunFolder, free_folder, to_image
 
 PROMPT = "a Black  cat/../../etc"
 CONFIG = RunConfig.parse({"prompts": PROMPT, "rewards": "brightness"})
@@ -78,21 +79,21 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(RunFolderError, match=r"mine is in use; name another folder, or .*dno resume"):
-        free_folder(tmp_path / "mine", PROMPT)
+        free_folder(tmp_path / "mine")
     with pytest.raises(RunFolderError, match="is in use"):
-        free_folder(tmp_path / "mine" / "thesis.tex", PROMPT)
+        free_folder(tmp_path / "mine" / "thesis.tex")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
 def test_an_empty_folder_is_free(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert free_folder(tmp_path / "empty", PROMPT) == tmp_path / "empty"
+    assert free_folder(tmp_path / "empty") == tmp_path / "empty"
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match=r"file/run cannot be made, because .*file is no folder to write in"):
-        free_folder(tmp_path / "file" / "run", PROMPT)
+        free_folder(tmp_path / "file" / "run")
     with pytest.raises(RunFolderError, match=r"run cannot be made: Not a directory"):
         RunFolder(tmp_path / "file" / "run")
 
@@ -107,7 +108,7 @@ def test_default_folders_are_named_after_the_prompt_and_never_shared(tmp_path, m
     monkeypatch.chdir(tmp_path)
     paths = set()
     for _ in range(3):
-        path = free_folder(None, PROMPT)
+        path = default_folder(PROMPT)
         path.mkdir(parents=True)
         paths.add(path)
     assert len(paths) == 3
@@ -180,12 +181,12 @@ def test_a_changed_configuration_is_told(folder):
     longer = CONFIG.model_copy(update={"iterations": 99})
     assert folder.load_state(longer, torch.device("cpu")).iteration == 3
     changed = RunConfig.parse({"prompts": PROMPT, "rewards": "darkness"})
-    with pytest.raises(RunFolderError, match=r"run.toml was changed since the run began \(rewards\)"):
+    with pytest.raises(RunFolderError, match=r"not what the run began with \(rewards cannot change midway\)"):
         folder.load_state(changed, torch.device("cpu"))
 
 
 def test_a_new_folder_that_another_process_filled_meanwhile_is_left_alone(tmp_path):
-    free_folder(tmp_path / "run", PROMPT)
+    free_folder(tmp_path / "run")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "best.png").write_text("theirs")
     with pytest.raises(RunFolderError, match="run is in use"):

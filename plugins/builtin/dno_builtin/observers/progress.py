@@ -46,7 +46,7 @@ class ProgressLine:
             line = self._line(run, record)[: shutil.get_terminal_size().columns - 1]
             self.stream.write(f"\r{line:<{self._width}}")
             self._width = len(line)
-        elif self._shown is None or record.iteration - self._shown.iteration >= max(1, run.iterations // 10):
+        elif self._shown is None or _share(run, record) - _share(run, self._shown) > 0.0999:
             self.stream.write(f"{self._line(run, record)}\n")
         else:
             return
@@ -65,7 +65,9 @@ class ProgressLine:
         self.stream.flush()
 
     def _line(self, run: RunInfo, record: StepRecord) -> str:
-        parts = [f"iteration {record.iteration}/{run.iterations}"]
+        by_time = _share(run, record) > record.iteration / max(run.iterations, 1)
+        limit = f", {record.seconds:.0f}/{run.seconds:.0f} s" if by_time else f"/{run.iterations}"
+        parts = [f"iteration {record.iteration}{limit}"]
         parts += [f"{name} {_mean(values):.4g}" for name, values in record.rewards.items()]
         best = [value for value in record.best if math.isfinite(value)]
         parts.append(f"best {_mean(best):.4g}" if best else "best -")
@@ -83,7 +85,14 @@ class ProgressLine:
         done = record.iteration - first.iteration
         if done < 1:
             return None
-        return (record.seconds - first.seconds) / done * max(run.iterations - record.iteration, 0)
+        left = (record.seconds - first.seconds) / done * max(run.iterations - record.iteration, 0)
+        return left if run.seconds is None else min(left, max(run.seconds - record.seconds, 0))
+
+
+def _share(run: RunInfo, record: StepRecord) -> float:
+    """How much of the run is done, by iterations or by time, whichever is nearer its end."""
+    by_time = record.seconds / run.seconds if run.seconds else 0.0
+    return max(record.iteration / max(run.iterations, 1), by_time)
 
 
 def _mean(values: Iterable[float]) -> float:

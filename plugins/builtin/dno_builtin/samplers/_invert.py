@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler
+from diffusers import DDIMInverseScheduler
 from PIL import Image
 from torch import Tensor
 
-from dno.plugin import ConfigError
+from dno_builtin._quiet import quiet
 
 from ._pipeline import PipelineNoiseMap
+from ._schedule import Scheduler
 
 
-class _Recording(DDIMScheduler):  # type: ignore[misc]
+class _Recording(Scheduler):
     """Walks from noise to a known x_0 and records the draw that takes DDIM along each step.
 
     The walk is a sample of q(x_s | x_t, x_0), DDIM's own reverse process with the network's guess of x_0 replaced by
@@ -41,11 +42,13 @@ class _Recording(DDIMScheduler):  # type: ignore[misc]
         next_level = self.alphas_cumprod[before] if before >= 0 else self.final_alpha_cumprod
         sigma = eta * self._get_variance(int(timestep), before).sqrt()
         towards = (sample - level.sqrt() * self.truth) / (1 - level).sqrt()
-        noise = self.fresh.pop(0)
-        target = next_level.sqrt() * self.truth + (1 - next_level - sigma**2).sqrt() * towards + sigma * noise
         mean = super().step(
             model_output, timestep, sample, eta=eta, variance_noise=torch.zeros_like(sample), return_dict=False
         )[0]
+        if not sigma:  # no noise goes in at this step, so that no draw was made for it
+            return (mean,)
+        noise = self.fresh.pop(0)
+        target = next_level.sqrt() * self.truth + (1 - next_level - sigma**2).sqrt() * towards + sigma * noise
         draw = (target - mean) / sigma
         # At the last steps sigma is small, and what the network gets wrong would be noise of many times its size.
         draw = draw / draw.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1)
@@ -62,13 +65,10 @@ def noise_of(image: Path, bound: PipelineNoiseMap) -> Tensor:
     Args:
         image: a picture; scaled to the pipeline's size.
         bound: a DDIM sampler's.
-
-    Raises:
-        ConfigError: the picture cannot be read.
     """
     pipe, options, noise_BN = copy.copy(bound.pipe), {**bound.options, "output_type": "latent"}, bound.noise_BN
     truth = _encoded(image, pipe, options["height"], options["width"]).to(noise_BN)
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         if not options["eta"]:
             pipe.scheduler = DDIMInverseScheduler.from_config(pipe.scheduler.config, clip_sample=False)
             latents = truth.expand(len(noise_BN), -1, -1, -1)
@@ -87,13 +87,15 @@ def noise_of(image: Path, bound: PipelineNoiseMap) -> Tensor:
 
 
 def _encoded(image: Path, pipe: Any, height: int, width: int) -> Tensor:
-    try:
-        with Image.open(image) as file:
-            picture = file.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{image} cannot be read as a picture: {error}", at="start_image") from None
+    with Image.open(image) as file:
+        picture = file.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
     with torch.no_grad():
         latents: Tensor = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist.mode()
-    code: Tensor = (latents - (pipe.vae.config.get("shift_factor") or 0)) * pipe.vae.config.scaling_factor
+    config = pipe.vae.config
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and std is not None:  # as Stable Diffusion XL's pipeline undoes before it decodes
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in (mean, std))
+        latents = (latents - mean) / std
+    code: Tensor = (latents - (config.get("shift_factor") or 0)) * config.scaling_factor
     return code

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dno.plugin import ConfigError
+
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def parse(lora: str) -> tuple[str, float]:
@@ -20,9 +24,12 @@ def parse(lora: str) -> tuple[str, float]:
     if not equals:
         return lora, 1.0
     try:
-        return place, float(strength)
+        value = float(strength)
     except ValueError:
-        raise ConfigError(f"needs the form PATH or PATH=STRENGTH, got {lora!r}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"needs the form PATH or PATH=STRENGTH, got {lora!r}")
+    return place, value
 
 
 def check(loras: Sequence[str]) -> None:
@@ -35,7 +42,7 @@ def check(loras: Sequence[str]) -> None:
         except ConfigError as error:
             raise error.inside(f"loras.{i}") from None
         folder = place.is_dir() and any(place.glob("*.safetensors"))
-        hub = not place.exists() and str(place).count("/") == 1 and not str(place).startswith((".", "/"))
+        hub = not place.exists() and HUB_ID.fullmatch(str(place)) and place.suffix != ".safetensors"
         if not (folder or hub or (place.is_file() and place.suffix == ".safetensors")):
             raise ConfigError(
                 f"{place} holds no LoRA weights; name a .safetensors file, a folder with one, or a hub id",

@@ -23,7 +23,7 @@ class DDIM(DiffusersConfig):
     classes: ClassVar[Sequence[str] | None] = PIPELINES
 
     steps: Annotated[int, Field(ge=1)] = 50
-    """Denoising steps: network evaluations an image."""
+    """Denoising steps."""
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
     """How much noise each step adds: 0 adds none, so that only the first latent moves; 1 is DDPM's variance, and
     every step's noise moves."""
@@ -35,8 +35,8 @@ class DDIM(DiffusersConfig):
 
     def check(self) -> None:
         """Raise `ConfigError` where the model is missing, is no Stable Diffusion pipeline, or does not suit."""
-        if self.start_image is not None and not self.start_image.expanduser().is_file():
-            raise ConfigError(f"there is no file {self.start_image}", at="start_image")
+        if self.start_image is not None:
+            _check_picture(self.start_image.expanduser())
         if self.start_image is not None and self.last_steps is not None:
             raise ConfigError("needs all the noise to move; leave last_steps out", at="start_image")
         if self.last_steps is not None and self.last_steps > self.steps:
@@ -62,3 +62,15 @@ class DDIM(DiffusersConfig):
 
         options = self.model_dump(exclude={"model", "revision", "loras"})
         return DDIMSampler(self.load(ctx), device=ctx.device, dtype=ctx.dtype, **options)
+
+
+def _check_picture(path: Path) -> None:
+    from PIL import Image
+
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}", at="start_image")
+    try:
+        with Image.open(path) as picture:
+            picture.verify()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ConfigError(f"{path} cannot be read as a picture: {error}", at="start_image") from None
