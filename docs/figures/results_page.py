@@ -71,7 +71,7 @@ PAIRS = {
         ("brightness", "eta-0.5", "gain"),
         ("brightness", "eta-0", "gain"),
         ("eta-0.5", "eta-0", "gain"),
-        ("brightness-gamma-0", "eta-0-gamma-0", "reward_last"),
+        ("brightness-gamma-0", "eta-0-gamma-0", "rise"),
     ],
     "gamma": [
         (ours, theirs, key)
@@ -92,7 +92,7 @@ PAIRS = {
 }
 """Of each section, two cases and what is compared: the first less the second."""
 QUANTITIES = {
-    "gain": "reward, best less start", "reward_best": "reward, best", "reward_last": "reward, last",
+    "gain": "reward, best less start", "rise": "reward, last less start", "reward_best": "reward, best", "reward_last": "reward, last",
     "clip_last": "held-out CLIP, last", "animal_last": "animal right, last",
 }  # fmt: skip
 Panel = tuple[Mapping[str, str], str, str, str]
@@ -264,7 +264,8 @@ class Tables:
         """What the case's rows say."""
 
         def value(row: Row) -> float:
-            return float(row["reward_best"] - row["reward_initial"] if key == "gain" else row[key])
+            end = {"gain": "reward_best", "rise": "reward_last"}.get(key)
+            return float(row[end] - row["reward_initial"] if end else row[key])
 
         return {(row["prompt"], row["seed"]): value(row) for row in self._by_case.get(case, ())}
 
