@@ -92,7 +92,8 @@ PAIRS = {
 }
 """Of each section, two cases and what is compared: the first less the second."""
 QUANTITIES = {
-    "gain": "reward, best less start", "rise": "reward, last less start", "reward_best": "reward, best", "reward_last": "reward, last",
+    "gain": "reward, best less start", "rise": "reward, last less start",
+    "reward_best": "reward, best", "reward_last": "reward, last",
     "clip_last": "held-out CLIP, last", "animal_last": "animal right, last",
 }  # fmt: skip
 Panel = tuple[Mapping[str, str], str, str, str]

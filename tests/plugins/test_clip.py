@@ -127,6 +127,45 @@ def test_the_score_is_the_models_own_cosine(folder: Path, template: str) -> None
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("template", [None, "photo of {}"])
+def test_clipscore_is_its_definition(folder: Path, template: str | None) -> None:
+    prompts, images = ["a cat", "duck", "a dog"], as_tensor(*(picture(32, 32, seed=seed) for seed in range(3)))
+    given = {} if template is None else {"template": template}
+    cosine: Any = Clip(model=str(folder), template=template or "A photo depicts {}").build(CPU)
+    score: Any = Clip(model=str(folder), clipscore=True, **given).build(CPU)
+    for _ in "-+":
+        expected = 2.5 * cosine(images, prompts).clamp(min=0)
+        torch.testing.assert_close(score(images, prompts), expected, rtol=0, atol=1e-6)
+        for reward in (cosine, score):  # The opposite of every feature has the opposite cosine.
+            reward.model.visual_projection.weight.neg_()
+    assert cosine(images, prompts).abs().min() > 1e-3
+
+
+def test_pickled_weights_are_read_and_kept_as_safetensors(
+    broken: Path, reward: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("DNO_CACHE", str(cache))
+    (broken / "model.safetensors").unlink()
+    torch.save(reward.model.state_dict(), broken / "pytorch_model.bin")
+    images = as_tensor(picture(32, 32))
+    found = Clip(model=str(broken)).build(CPU)(images, ["a cat"])
+    torch.testing.assert_close(found, reward(images, ["a cat"]), rtol=0, atol=1e-6)
+    assert len(list(cache.rglob("pytorch_model-*.safetensors"))) == 1
+
+
+def test_bfloat16_weights_give_float32_scores(folder: Path, reward: Any) -> None:
+    images = as_tensor(*(picture(40, 50, seed=seed) for seed in range(2))).requires_grad_()
+    half = Clip(model=str(folder), dtype="bfloat16").build(CPU)
+    scores = half(images, ["a cat", "a dog"])
+    assert all(p.dtype == torch.bfloat16 for p in half.model.parameters())
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, reward(images, ["a cat", "a dog"]), rtol=0, atol=0.03)
+    (gradient,) = torch.autograd.grad(scores.sum(), images)
+    assert gradient.dtype == torch.float32
+    assert gradient.abs().max() > 0
+
+
 def test_score_has_the_gradient_of_finite_differences(folder: Path) -> None:
     reward: Any = Clip(model=str(folder)).build(CPU)
     prompts = ["a cat", "a dog"]
@@ -200,13 +239,14 @@ def refuse(model: object, method: str) -> str:
     return caught.value.problem
 
 
-def test_what_check_refuses(broken: Path) -> None:
+def test_what_check_refuses(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     assert 'no model "no/such/folder"' in refuse("no/such/folder", "check")
     Clip(model="owner/name").check()  # A hub id: nobody knows yet.
     for name, problem in (
         ("processor_config.json", ""),
         ("preprocessor_config.json", "holds no processor"),
-        ("model.safetensors", "no weights in a .safetensors file"),
+        ("model.safetensors", "holds no weights: no model.safetensors or "),
         ("config.json", "has no config.json"),
     ):
         (broken / name).unlink(missing_ok=True)
@@ -257,5 +297,5 @@ def test_braces_in_a_prompt_are_text(folder: Path) -> None:
 
 
 def test_an_installed_model_whose_files_are_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dno_builtin.rewards.clip.find_model", lambda model: str(tmp_path / "gone"))
+    monkeypatch.setattr("dno_builtin.rewards._files.find_model", lambda model: str(tmp_path / "gone"))
     assert f'"{tmp_path / "gone"}" holds no model' in refuse("emoji-clip", "check")

@@ -1,90 +1,128 @@
-"""The CLIP reward's model."""
+"""Models that embed images and texts in one space, and the cosine of the two."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from dno.plugin import ConfigError
-from dno_builtin._quiet import quiet
+from dno_builtin.rewards._files import WEIGHTS, commit, fetch
 from dno_builtin.rewards._preprocess import Preprocess
+from dno_builtin.rewards._weights import full, loading, read_weights
 
 _log = logging.getLogger("dno")
 
+Kind = Literal["CLIP", "SigLIP"]
 
-def load_clip(model: str, *, revision: str | None, template: str, device: torch.device) -> ClipScore:
-    """Load a folder or hub id that `CLIPModel` and `CLIPProcessor` read, frozen, in float32.
+
+def load_network(model: str, kind: Kind, revision: str | None, dtype: torch.dtype) -> Any:
+    """A folder's or hub id's `CLIPModel` or `SiglipModel`, frozen, on the CPU.
 
     Raises:
-        ConfigError: it cannot be loaded, is no whole CLIP model, or has a processor of an unknown kind.
+        ConfigError: it cannot be loaded, is of another type, or lacks weights.
     """
-    from transformers import AutoConfig, CLIPModel, CLIPProcessor
+    from transformers import AutoConfig, CLIPModel, SiglipModel
 
-    try:
-        with quiet():
-            kind = AutoConfig.from_pretrained(model, revision=revision).model_type
-            if kind != "clip":
-                raise ConfigError(f'"{model}" is a model of type {kind}; name a CLIP model', at="model")
-            network, loading = CLIPModel.from_pretrained(
-                model, revision=revision, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    cls = CLIPModel if kind == "CLIP" else SiglipModel
+    with loading(model, f"{kind} model"):
+        fetch(model, ["config.json"], revision)
+        at = commit(model, revision)
+        config = AutoConfig.from_pretrained(model, revision=at)
+        if config.model_type != kind.lower():
+            raise ConfigError(f'"{model}" is a model of type {config.model_type}; name a {kind} model', at="model")
+        weights = fetch(model, WEIGHTS, revision)
+        if weights.suffix == ".bin":
+            source = {"config": config, "state_dict": read_weights(weights)}
+            network, found = cls.from_pretrained(None, **source, dtype=dtype, output_loading_info=True)
+        else:
+            network, found = cls.from_pretrained(
+                model, revision=at, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
-            processor = CLIPProcessor.from_pretrained(model, revision=revision)
-        preprocess = Preprocess.from_config(processor.image_processor.to_dict())
-    except ConfigError as error:
-        raise error if error.at else ConfigError(f'"{model}": {error.problem}', at="model") from None
-    except Exception as error:  # What goes wrong in there has many types, most of them plain ones.
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConfigError(f'"{model}" could not be loaded as a CLIP model: {reason}', at="model") from error
-    if missing := sorted(loading["missing_keys"]):
+    if missing := sorted(found["missing_keys"]):
         raise ConfigError(
-            f'"{model}" lacks {len(missing)} of a CLIP model\'s weights, such as {missing[0]}', at="model"
+            f'"{model}" lacks {len(missing)} of a {kind} model\'s weights, such as {missing[0]}', at="model"
         )
-    network.requires_grad_(False).to(device)
-    return ClipScore(network, processor.tokenizer, preprocess, template)
+    return network.eval().requires_grad_(False)
+
+
+def load_processor(model: str, kind: Kind, revision: str | None, at: str) -> tuple[Any, Preprocess]:
+    """A folder's or hub id's tokenizer, and what its image processor does.
+
+    Raises:
+        ConfigError: they cannot be loaded, or the image processor is of an unknown kind.
+    """
+    from transformers import CLIPProcessor, SiglipProcessor
+
+    cls = CLIPProcessor if kind == "CLIP" else SiglipProcessor
+    with loading(model, f"{kind} model", at):
+        fetch(model, ["processor_config.json", "preprocessor_config.json"], revision, at)
+        processor = cls.from_pretrained(model, revision=commit(model, revision))
+        return processor.tokenizer, Preprocess.from_config(processor.image_processor.to_dict())
 
 
 @dataclass(frozen=True)
-class ClipScore:
-    """`(images, prompts) -> cosines`. A prompt is embedded the first time it is seen, and remembered."""
+class CosineScore:
+    """`(images, prompts) -> scores`. A prompt is embedded the first time it is seen, and remembered."""
 
     model: Any
-    """A `CLIPModel`."""
+    """A `CLIPModel` or `SiglipModel`."""
     tokenizer: Any
     preprocess: Preprocess
-    template: str
+    kind: Kind = "CLIP"
+    template: str = "{}"
+    scale: float = 1.0
+    """Factor of the cosine."""
+    floor: bool = False
+    """Whether negative scores are cut off at 0."""
     _texts: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], /) -> Tensor:
-        """`B` cosines in [-1, 1] for `B x 3 x H x W` images in [0, 1] and B prompts."""
+        """`B` scores for `B x 3 x H x W` images in [0, 1] and B prompts."""
         text_BF = torch.stack([self._text(prompt) for prompt in prompts])
-        pixels = self.preprocess(images.to(self.model.device, self.model.dtype))
-        seen = _features(self.model.get_image_features(pixel_values=pixels))
-        return F.cosine_similarity(seen, text_BF, dim=1)
+        pixels = self.preprocess(full(images.to(self.model.device))).to(self.model.dtype)
+        seen_BF = full(features(self.model.get_image_features(pixel_values=pixels)))
+        scores_B = self.scale * F.cosine_similarity(seen_BF, text_BF, dim=1)
+        return scores_B.clamp(min=0) if self.floor else scores_B
 
     def _text(self, prompt: str) -> Tensor:
         """The prompt's embedding."""
         if prompt not in self._texts:
             text = self.template.replace("{}", prompt)
             limit = self.model.config.text_config.max_position_embeddings
-            tokens = len(self.tokenizer(text, verbose=False)["input_ids"])
-            if tokens > limit:
-                _log.warning(
-                    "the CLIP model reads %d tokens; the end of this prompt's %d is not scored: %s", limit, tokens, text
-                )
-            inputs = self.tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
+            ids = token_ids(self.tokenizer, text, limit, f"{self.kind} model", whole=self.kind == "SigLIP")
             with torch.no_grad():
-                found = self.model.get_text_features(**inputs.to(self.model.device))
-            self._texts[prompt] = _features(found)[0]
+                found = self.model.get_text_features(input_ids=ids.to(self.model.device))
+            self._texts[prompt] = full(features(found))[0]
         return self._texts[prompt]
 
 
-def _features(found: Any) -> Tensor:
+def token_ids(tokenizer: Any, text: str, limit: int, who: str, *, whole: bool) -> Tensor:
+    """`1 x L` tokens of a text, L up to `limit`; says so where there are more.
+
+    Args:
+        tokenizer: of transformers.
+        text: what to read.
+        limit: the most tokens that the model reads.
+        who: what to call the model.
+        whole: as SigLIP is trained: lower case, and filled up to the limit.
+    """
+    shown, text = text, text.lower() if whole else text
+    tokens = len(tokenizer(text, verbose=False)["input_ids"])
+    if tokens > limit:
+        _log.warning("the %s reads %d tokens; the end of this prompt's %d is not scored: %s", who, limit, tokens, shown)
+    options = {"padding": "max_length"} if whole else {}
+    ids: Tensor = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt", **options)["input_ids"]
+    return ids
+
+
+def features(found: Any) -> Tensor:
+    """The embeddings in what `get_image_features` or `get_text_features` hands back."""
     # transformers 5 hands back an object, 4 the tensor.
-    features: Tensor = getattr(found, "pooler_output", found)
-    return features
+    embeddings: Tensor = getattr(found, "pooler_output", found)
+    return embeddings
