@@ -137,7 +137,7 @@ def test_a_run_starts_from_the_best_noise_of_another(dno, tiny_folder, tmp_path)
     assert torch.equal(two["initial"], one["best"])
     code, _, err = dno(*args, "--start", "one", "--set", "sampler.steps=4", "--out", "three")
     assert code == 2
-    assert "start: one/noise.safetensors holds noise for other draws than this sampler's 5 of" in err
+    assert "start: one/noise.safetensors holds 1 samples of 4 draws, this run needs 1 (or 1 for all) of 5 draws" in err
     assert not (tmp_path / "three").exists()
 
 

@@ -167,7 +167,7 @@ def test_ddim_is_this_sampler_with_ddim_put_in() -> None:
 def count_rows(model: PipelineNoiseMap) -> list[int]:
     """Rows that go through the network, appended to at each of its calls."""
     rows: list[int] = []
-    unet = model._pipe.unet
+    unet = model.pipe.unet
     forward = unet.forward
 
     def counted(sample: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -125,7 +125,9 @@ def test_one_row_of_noise_starts_every_sample(tmp_path):
     both = dno.optimize("x", batch=2, start=str(tmp_path / "one" / "noise.safetensors"), **options)
     assert torch.equal(both.initial.noise_BN, first.best.noise_BN.expand(2, -1))
     dno.optimize("x", batch=2, out=tmp_path / "two", **options)
-    with pytest.raises(dno.ConfigError, match="start: .* 2 rows of 2 draws, this run needs 1 or 3 rows of 2 draws"):
+    with pytest.raises(
+        dno.ConfigError, match=r"start: .* 2 samples of 2 draws, this run needs 3 \(or 1 for all\) of 2"
+    ):
         dno.optimize("x", batch=3, start=str(tmp_path / "two"), **options)
     (tmp_path / "empty").mkdir()
     with pytest.raises(dno.ConfigError, match=r"start: there is no file .*empty.noise\.safetensors"):
