@@ -77,8 +77,8 @@ def read_noise(path: Path, draws: Sequence[tuple[int, ...]], samples: int) -> Te
     fits = saved in (None, wanted) and noise_BN.shape[1:] == (sum(map(math.prod, wanted)),)
     if not fits or len(noise_BN) not in (1, samples):
         raise ConfigError(
-            f"{file_path} holds {len(noise_BN)} samples of {len(saved or ())} draws, this run needs {samples} (or 1 "
-            f"for all) of {len(wanted)} draws; use the model, steps, eta and number of samples that the noise was made with"
+            f"{file_path} holds {len(noise_BN)} samples of {len(saved or ())} draws, this run needs {samples} "
+            f"(or 1 for all) of {len(wanted)} draws; use the sampler and number of samples that it was made with"
         )
     return noise_BN.expand(samples, -1).clone()
 
