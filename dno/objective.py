@@ -134,11 +134,8 @@ def evaluate(
                 who = f'reward "{reward.name}"'
                 answer = _call(who, reward.call, samples if moves else samples.detach(), prompts)
                 value_B = _checked(who, answer, batch, samples.device)
-                if with_grad and moves and not value_B.requires_grad:
-                    raise RunError(
-                        f"{who} gives no gradient for the samples, but the optimizer needs one; compute it "
-                        f"with torch operations on the images, or set differentiable = False on it"
-                    )
+                if with_grad and moves:
+                    _require_graph(who, value_B, "compute it from the images, or set differentiable = False on it")
             reward_values[reward.name] = value_B.detach()
             if reward.weight:
                 reward_calls += 1
@@ -176,6 +173,8 @@ def evaluate(
                 outcome = _call(who, term.call, noise_BN if moves else noise_BN.detach(), generators)
                 penalty = outcome if isinstance(outcome, Penalty) else Penalty(outcome, {})
                 value_B = _checked(who, penalty.value_B, batch, samples.device)
+                if with_grad and moves:
+                    _require_graph(who, value_B, "compute it from the noise, or give it weight 0")
             penalties[term.name] = value_B.detach()
             for name, figure_B in penalty.figures.items():
                 key = name if name not in figures else f"{term.name}.{name}"
@@ -231,6 +230,11 @@ def _checked(who: str, value: object, batch: int, device: torch.device) -> Tenso
         )
     _require_finite(who, "its value", value)
     return value.to(device, torch.promote_types(value.dtype, torch.float32))
+
+
+def _require_graph(who: str, value_B: Tensor, remedy: str) -> None:
+    if not value_B.requires_grad:
+        raise RunError(f"{who} gives no gradient, but the optimizer needs one; with torch operations {remedy}")
 
 
 def _require_finite(who: str, what: str, value: Tensor, remedy: str = "look at the inputs it cannot handle") -> None:

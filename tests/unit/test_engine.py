@@ -398,3 +398,12 @@ def test_the_best_is_chosen_without_adapted_penalties():
     result = adapted(iterations=30)
     for i in range(2):
         assert result.best.objective_B[i] == max(record.rewards["reward"][i] for record in result.history)
+
+
+def test_a_regularizer_that_cannot_hold_the_noise_is_told():
+    base = problem((0,), regularizer=None)
+    setting = replace(base, regularizers=[Term("idle", lambda z, g: z.detach().square().mean(1))])
+    with pytest.raises(RunError, match='regularizer "idle" gives no gradient.* give it weight 0'):
+        optimize(setting, Adam().build(None), 3, bus=Bus(RunInfo(setting.items, 3, 0, None)))
+    watched = replace(setting, regularizers=[replace(setting.regularizers[0], weight=0.0)])
+    assert optimize(watched, Adam().build(None), 1, bus=Bus(RunInfo(setting.items, 1, 0, None))).error is None

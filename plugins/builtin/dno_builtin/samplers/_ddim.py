@@ -13,7 +13,8 @@ from dno_builtin._quiet import quiet
 
 from ._folder import PIPELINES, check_size, check_steps
 from ._invert import noise_of
-from ._pipeline import UNCLIPPED, PipelineNoiseMap, PipelineSampler
+from ._parts import UNCLIPPED
+from ._pipeline import PipelineNoiseMap, PipelineSampler
 from ._schedule import Scheduler
 
 
