@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from distributions import Site
 from hypothesis import settings
 
+from dno.registry import REGISTRIES
 from dno.testing.models import Kind, tiny_stable_diffusion
 
 # More threads than cores makes small operations many times slower, and tests may run side by side.
@@ -46,3 +49,15 @@ def pipeline_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind
 def tiny_folder(pipeline_folders: Callable[[Kind], Path]) -> Path:
     """A tiny real Stable Diffusion 1.x pipeline, saved as any other."""
     return pipeline_folders("sd1")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """An empty folder of distributions on the path; what is installed there is gone after the test."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield Site(tmp_path)
+    monkeypatch.undo()
+    for name in [n for n, m in sys.modules.items() if str(tmp_path) in str(getattr(m, "__file__", ""))]:
+        del sys.modules[name]
+    for registry in REGISTRIES:
+        registry.refresh()

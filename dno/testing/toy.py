@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dno.noise import gaussian_noise
+from dno.protocols import Objective, State
 
 
 @dataclass(frozen=True)
@@ -118,3 +119,22 @@ class RingSampler:
     def _offsets(self, points: Tensor, level: float) -> Tensor:
         """From each mode's centre at this level to each point, `B x modes x 2`."""
         return points[:, None] - math.sqrt(level) * self.centres().to(points)
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Plain gradient ascent; remembers nothing.
+
+    Args:
+        lr: step size.
+    """
+
+    lr: float
+
+    def init(self, noise_BN: Tensor, /) -> State:
+        """No state."""
+        return {}
+
+    def step(self, objective: Objective, noise_BN: Tensor, state: State, /) -> tuple[Tensor, State]:
+        """One step along the gradient."""
+        return noise_BN + self.lr * objective.value_and_grad(noise_BN)[1], state

@@ -3,48 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
+from distributions import GOOD
 
 from dno.errors import PluginLoadError, UnknownPluginError
-from dno.registry import MODELS, REGISTRIES, REWARDS, unsupported
-
-GOOD = """
-from dno.plugin import RewardConfig
-class Sunny(RewardConfig):
-    def build(self, ctx):
-        return lambda images, prompts: images.mean(dim=(1, 2, 3))
-class NotThis: ...
-"""
-
-
-class Site:
-    """A folder on the path where distributions are installed as a package client leaves them."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def install(self, dist: str, entry_points: str, module: str = "", code: str = GOOD) -> None:
-        info = self.path / f"{dist.replace('-', '_')}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.2\n")
-        (info / "entry_points.txt").write_text(entry_points)
-        if module:
-            (self.path / f"{module}.py").write_text(code)
-        for registry in REGISTRIES:
-            registry.refresh()
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield Site(tmp_path)
-    monkeypatch.undo()
-    for name in [n for n, m in sys.modules.items() if str(tmp_path) in str(getattr(m, "__file__", ""))]:
-        del sys.modules[name]
-    for registry in REGISTRIES:
-        registry.refresh()
+from dno.registry import MODELS, REWARDS, unsupported
 
 
 def test_a_plugin_is_listed_without_being_imported_and_loaded_by_name(site):

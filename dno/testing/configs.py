@@ -1,0 +1,104 @@
+"""What the plugins of every kind keep to: their options, their import and their name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import pytest
+import tomli_w
+import torch
+
+from dno.config import BuildContext, PluginConfig
+from dno.registry import Registry
+
+C = TypeVar("C", bound=PluginConfig)
+
+HEAVY = ("torch", "torchvision", "diffusers", "transformers")
+"""What takes seconds to import, and so is imported inside `check` and `build` alone."""
+
+
+class ConfigContract(Generic[C]):
+    """Base of the classes of tests; `RewardContract` and its like are what to subclass.
+
+    Every check is a plain method, and its failure one sentence that tells what the plugin does and what it should do.
+    """
+
+    config: C
+    """The plugin under test. Where it needs files, set `self.config` in an autouse fixture instead."""
+    device: ClassVar[str] = "cpu"
+    """Where to compute."""
+    registry: ClassVar[Registry[Any]]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            if name == "config":
+                pytest.fail(f"{type(self).__name__} names no plugin: set `config` in it, such as `config = MyConfig()`")
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def context(self, draws: Sequence[tuple[int, ...]] = ()) -> BuildContext:
+        """What the plugin is built with."""
+        return BuildContext(device=torch.device(self.device), dtype=torch.float32, draws=draws)
+
+    def test_every_option_is_described(self) -> None:
+        """The string under a field is its help, and the class's docstring that of the plugin."""
+        cls = type(self.config)
+        assert (vars(cls).get("__doc__") or "").strip(), (
+            f"{cls.__name__} has no docstring; say what it does and in what unit"
+        )
+        silent = [name for name, field in cls.model_fields.items() if not (field.description or "").strip()]
+        assert not silent, f"options without a string under them that says what they mean: {', '.join(silent)}"
+
+    def test_options_survive_toml(self) -> None:
+        """A run's `run.toml` rebuilds the same plugin, and `dno plugins show --json` has its schema."""
+        cls = type(self.config)
+        try:
+            text = tomli_w.dumps(self.config.model_dump(mode="json", exclude_none=True))
+            again = cls.model_validate(tomllib.loads(text))
+        except Exception as error:
+            pytest.fail(f"the options of {self.config!r} cannot be written to TOML and read again: {error}")
+        assert again == self.config, f"written to TOML and read again, {self.config!r} has become {again!r}"
+        try:
+            cls.model_json_schema()
+        except Exception as error:
+            pytest.fail(f"the options of {cls.__name__} have no JSON schema: {error}")
+
+    def test_import_is_light(self) -> None:
+        """The module that an entry point names imports nothing heavy, so that `dno plugins show` is quick."""
+        module = type(self.config).__module__
+        if module == "__main__" or importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} cannot be imported by its name")
+        code = f"import sys, {module}; print(*({set(HEAVY)!r} & set(sys.modules)))"
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{module} cannot be imported by itself: {done.stderr.strip().splitlines()[-1]}"
+        loaded = done.stdout.split()
+        assert not loaded, f"importing {module} imports {', '.join(sorted(loaded))}; do it inside `check` or `build`"
+
+    def test_check_accepts_these_options(self) -> None:
+        """`check` runs before anything is built, and has nothing against options that work."""
+        try:
+            self.config.check()
+        except Exception as error:
+            pytest.fail(f"`check` refuses the options under test: {error}")
+
+    def test_it_can_be_asked_for_by_name(self) -> None:
+        """The entry point of the installed distribution loads this class."""
+        name = self.registry.name_of(self.config)
+        if name is None:
+            cls = type(self.config)
+            pytest.skip(
+                f"no installed distribution has an entry point for {cls.__module__}:{cls.__qualname__}; "
+                f'name it under "dno.v1.{self.registry.kind}" and run: pip install -e .'
+            )
+        try:
+            found = self.registry.load(name)
+        except Exception as error:
+            pytest.fail(str(error))
+        assert found is type(self.config), f'"{name}" loads {found!r}, not {type(self.config)!r}'

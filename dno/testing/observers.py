@@ -1,0 +1,152 @@
+"""The tests of an observer plugin."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from dno.config import ObserverConfig
+from dno.engine import LoopState, Problem, optimize
+from dno.errors import DNOError
+from dno.events import Bus, Events, RunInfo
+from dno.objective import Term
+from dno.protocols import Reward
+from dno.registry import OBSERVERS
+from dno.result import Result, Status
+from dno.testing.configs import ConfigContract
+from dno.testing.toy import Ascent, ToySampler
+
+
+def _brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    return images.mean(dim=(1, 2, 3))
+
+
+class ObserverContract(ConfigContract[ObserverConfig]):
+    """Subclass it, name it `Test...` and set `config`.
+
+    It watches real runs of `iterations` steps on a sampler without a network: two samples, whose prompts are unfit to
+    be file names. Each run is in an empty working folder, with a run folder inside it.
+    """
+
+    registry = OBSERVERS
+    iterations: ClassVar[int] = 3
+    items: ClassVar[Sequence[tuple[str, int]]] = (("../../a cat/..", 0), ('C:\\"dog" *?', 2**40))
+
+    def observer(self) -> object:
+        """The observer under test, built anew."""
+        return self.config.build(self.context(((3, 8, 8),) * 2))
+
+    def watch(
+        self,
+        observers: Sequence[object],
+        folder: Path | None,
+        *,
+        reward: Reward = _brightness,
+        state: LoopState | None = None,
+        iterations: int | None = None,
+    ) -> tuple[Result, list[LoopState]]:
+        """A run that these observers look at, and its states after each iteration."""
+        iterations = self.iterations if iterations is None else iterations
+        run = RunInfo(tuple(self.items), iterations, state.iteration if state else 0, folder)
+        sample = ToySampler().bind([prompt for prompt, _ in self.items], [seed for _, seed in self.items])
+        problem = Problem(self.items, sample, [Term("brightness", reward)])
+        bus = Bus(run, observers)
+        states: list[LoopState] = []
+        try:
+            result = optimize(problem, Ascent(1.0), iterations, bus=bus, state=state, checkpoint=states.append)
+            bus.finished(result)
+        except DNOError as error:
+            if folder is None and not str(error).startswith("an observer failed"):
+                pytest.skip(f"without a run folder the observer says: {error}")
+            pytest.fail(f"the observer fails: {error}")
+        return result, states
+
+    def test_it_asks_for_events_that_there_are(self) -> None:
+        """At least one method is marked by `hookimpl`, and all of those are events."""
+        observer = self.observer()
+        marked = [name for name in dir(observer) if hasattr(getattr(observer, name, None), "dno_impl")]
+        events = [name for name in vars(Events) if not name.startswith("_")]
+        assert marked, (
+            f"no method is marked by dno.plugin.hookimpl, so that it sees nothing; events: {', '.join(events)}"
+        )
+        try:
+            Bus(RunInfo((), 0, 0, None), [observer])
+        except DNOError as error:
+            pytest.fail(f"{error}; events: {', '.join(events)}")
+
+    def test_it_looks_on(self) -> None:
+        """A run that is observed is the same run: records, noise and images, to the bit."""
+        bare, _ = self.watch([], None)
+        with self._workplace() as (folder, _):
+            seen, _ = self.watch([self.observer()], folder)
+        self._require_finished(seen)
+        if seen.status is Status.FINISHED:
+            records = [[replace(record, seconds=0.0).to_json() for record in result.history] for result in (bare, seen)]
+            assert records[0] == records[1], "the run's records change when it is observed"
+        for kind in ("initial", "best"):
+            one, other = getattr(bare, kind).tensors(), getattr(seen, kind).tensors()
+            changed = [name for name, value in one.items() if not torch.equal(value, other[name])]
+            assert not changed or seen.status is Status.STOPPED, (
+                f"the observer changes tensors of the run: {', '.join(changed)}"
+            )
+
+    def test_it_keeps_to_the_run_folder(self) -> None:
+        """Files appear in the run folder alone, and none that was there is changed, whatever the prompts."""
+        with self._workplace() as (folder, place):
+            kept = {"run.toml": b"kept", "history.jsonl": b"kept", "best.png": b"kept", "initial.png": b"kept"}
+            for name, content in kept.items():
+                (folder / name).write_bytes(content)
+            result, _ = self.watch([self.observer()], folder)
+            self._require_finished(result)
+            outside = [path.name for path in place.iterdir() if path != folder]
+            lost = [name for name, content in kept.items() if (folder / name).read_bytes() != content]
+        assert not outside, f"the observer writes outside the run folder: {', '.join(outside)}"
+        assert not lost, f"the observer overwrites the run's own files: {', '.join(lost)}; use names of its own"
+
+    def test_it_does_without_a_run_folder(self) -> None:
+        """A run from Python may have none; an observer that needs one says so with an error of ours."""
+        with self._workplace() as (_, place):
+            before = set(place.rglob("*"))
+            result, _ = self.watch([self.observer()], None)
+            new = [path.name for path in set(place.rglob("*")) - before]
+        self._require_finished(result)
+        assert not new, f"without a run folder the observer writes into the working folder: {', '.join(new)}"
+
+    def test_it_watches_a_resumed_run(self) -> None:
+        """A run may be stopped and resumed by another process, with an observer built anew."""
+        with self._workplace() as (folder, _):
+            _, states = self.watch([self.observer()], folder)
+            result, _ = self.watch([self.observer()], folder, state=states[-1], iterations=self.iterations + 2)
+        self._require_finished(result)
+
+    def test_it_watches_a_run_that_fails(self) -> None:
+        """Then `run_finished` has a result with status `failed` and fewer records than were planned."""
+        calls = 0
+
+        def failing(images: Tensor, prompts: Sequence[str]) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return _brightness(images, prompts) * (float("nan") if calls > 1 else 1)
+
+        with self._workplace() as (folder, _):
+            result, _ = self.watch([self.observer()], folder, reward=failing)
+        assert "not finite" in str(result.error), f"the observer fails: {result.error}"
+
+    def _require_finished(self, result: Result) -> None:
+        assert result.status is not Status.FAILED, f"the observer fails: {result.error}"
+
+    @contextlib.contextmanager
+    def _workplace(self) -> Iterator[tuple[Path, Path]]:
+        """An empty run folder, in an empty working folder."""
+        with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
+            folder = Path(place, "run")
+            folder.mkdir()
+            yield folder, Path(place)

@@ -1,0 +1,85 @@
+"""Every built-in plugin keeps its contract, by the same tests that authors of other plugins use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from preference_models import Models, save_models
+
+from dno.config import PluginConfig
+from dno.registry import OBSERVERS, OPTIMIZERS, REGULARIZERS, REWARDS, SAMPLERS, Registry
+from dno.testing import ObserverContract, OptimizerContract, RegularizerContract, RewardContract, SamplerContract
+
+PREFERENCE = ["aesthetic", "hpsv2", "hpsv2.1", "imagereward", "pickscore", "siglip"]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ddim": {"steps": 3},
+    "pipeline": {"steps": 3},
+    "images": {"every": 1},
+    # With so few entries, to look better than the start takes a larger step than in thousands.
+    "local-search": {"beta": 0.3},
+    "langevin": {"step_size": 0.1, "temperature": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DNO_CACHE", str(folder / "cache"))
+        yield save_models(folder)
+
+
+def names(registry: Registry[Any]) -> list[str]:
+    return [info.name for info in registry.infos() if info.distribution == "dno"]
+
+
+def config(registry: Registry[Any], name: str) -> PluginConfig:
+    return registry.load(f"dno:{name}").model_validate(OPTIONS.get(name, {}))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", [name for name in names(REWARDS) if name not in PREFERENCE])
+class TestReward(RewardContract):
+    @pytest.fixture(autouse=True)
+    def _config(self, name: str) -> None:
+        self.config = config(REWARDS, name)
+
+
+@pytest.mark.parametrize("name", PREFERENCE)
+class TestPreferenceReward(RewardContract):
+    # Letters, which the small models' tokenizers know.
+    prompts = ("a black cat", "duck", "red frog")
+
+    @pytest.fixture(autouse=True)
+    def _config(self, name: str, models: Models) -> None:
+        self.config = models.config(name)
+
+
+@pytest.mark.parametrize("name", names(SAMPLERS))
+class TestSampler(SamplerContract):
+    @pytest.fixture(autouse=True)
+    def _config(self, name: str, tiny_folder: Path) -> None:
+        self.config = config(SAMPLERS, name).model_copy(update={"model": str(tiny_folder)})
+
+
+@pytest.mark.parametrize("name", names(REGULARIZERS))
+class TestRegularizer(RegularizerContract):
+    @pytest.fixture(autouse=True)
+    def _config(self, name: str) -> None:
+        self.config = config(REGULARIZERS, name)
+
+
+@pytest.mark.parametrize("name", names(OPTIMIZERS))
+class TestOptimizer(OptimizerContract):
+    @pytest.fixture(autouse=True)
+    def _config(self, name: str) -> None:
+        self.config = config(OPTIMIZERS, name)
+
+
+@pytest.mark.parametrize("name", names(OBSERVERS))
+class TestObserver(ObserverContract):
+    @pytest.fixture(autouse=True)
+    def _config(self, name: str) -> None:
+        self.config = config(OBSERVERS, name)

@@ -1,0 +1,33 @@
+"""Distributions as a package client leaves them, without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dno.registry import REGISTRIES
+
+GOOD = """
+from dno.plugin import RewardConfig
+class Sunny(RewardConfig):
+    def build(self, ctx):
+        return lambda images, prompts: images.mean(dim=(1, 2, 3))
+class NotThis: ...
+"""
+
+
+class Site:
+    """A folder on the path of this process; `site` in conftest.py makes one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def install(self, dist: str, entry_points: str, module: str = "", code: str = GOOD) -> None:
+        """Install version 1.2 of `dist`, with one module if that is named."""
+        info = self.path / f"{dist.replace('-', '_')}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(entry_points)
+        if module:
+            (self.path / f"{module}.py").write_text(code)
+        for registry in REGISTRIES:
+            registry.refresh()
