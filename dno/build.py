@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from dno.config import BuildContext, PluginConfig
-from dno.engine import Problem
 from dno.errors import ConfigError
 from dno.noise import gaussian_noise
-from dno.objective import Term, evaluate
+from dno.objective import Problem, Term
 from dno.protocols import NoiseMap, Optimizer, Regularizer, Reward, Sampler
 from dno.registry import REGULARIZERS, REWARDS, Registry
 from dno.run_config import RunConfig
@@ -172,7 +171,7 @@ def _scaled(terms: Sequence[Term[Reward]], sampler: Sampler, config: RunConfig) 
         sample = sampler.bind(prompts, seeds)
         # The seeds' own noise, which is not where a sampler that starts elsewhere would start.
         noise_BN = gaussian_noise(sample.draws, seeds).to(sample.noise_BN)
-        found = evaluate(sample, prompts, terms, [], noise_BN, [], with_grad=False)
+        found = Problem(tuple(zip(prompts, seeds, strict=True)), sample, terms).evaluate(noise_BN, 0, with_grad=False)
         spreads.append(torch.stack([found.rewards[term.name].std() for term in terms]))
     spread_BR = torch.stack(spreads).repeat_interleave(len(config.seeds), dim=0)
     for i, term in enumerate(terms):

@@ -17,58 +17,12 @@ from torch import Tensor
 from dno.budget import Budget, peak_memory
 from dno.errors import DNOError, RunError
 from dno.events import Bus
-from dno.gradients import GradientConfig
 from dno.noise import evaluation_generators
-from dno.objective import Evaluation, Term, evaluate, lowest_log_p
-from dno.protocols import NoiseMap, Optimizer, Regularizer, Reward, State
+from dno.objective import Evaluation, Problem, lowest_log_p
+from dno.protocols import Optimizer, State
 from dno.result import PerSample, Result, Snapshot, Status, StepRecord
 
 _log = logging.getLogger("dno")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What one run climbs."""
-
-    items: Sequence[tuple[str, int]]
-    """(prompt, seed) of each sample."""
-    sample: NoiseMap
-    """The sampler, bound to these items."""
-    rewards: Sequence[Term[Reward]]
-    regularizers: Sequence[Term[Regularizer]] = ()
-    start_BN: Tensor | None = None
-    """Where to start; None: at the sampler's own noise."""
-    copies: Callable[[int], NoiseMap] | None = None
-    """The sampler bound to so many copies of the items, one after the other, for perturbed samples side by side."""
-    gradient: GradientConfig | None = None
-    """How to climb rewards that have no gradient."""
-    max_grad_norm: float = 1.0
-    """Bound of the gradient's norm over one sample's whole noise."""
-    log_p_floor: float = -math.inf
-    """`log_p` under which an evaluation cannot be the best."""
-
-    def evaluate(
-        self, noise_BN: Tensor, evaluation: int, *, with_grad: bool, gamma_B: Tensor | float = 1.0
-    ) -> Evaluation:
-        """The objective at this noise; all randomness is a function of seed and `evaluation`."""
-        return evaluate(
-            self.sample,
-            [prompt for prompt, _ in self.items],
-            self.rewards,
-            self.regularizers,
-            noise_BN,
-            evaluation_generators([seed for _, seed in self.items], evaluation),
-            copies=self.copies,
-            gradient=self.gradient,
-            gamma_B=gamma_B,
-            max_grad_norm=self.max_grad_norm,
-            with_grad=with_grad,
-        )
-
-    def reward_B(self, rewards: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of the rewards that are optimised."""
-        weighted = [t.weight * t.scale * rewards[t.name] for t in self.rewards if t.weight]
-        return torch.stack([torch.as_tensor(value) for value in weighted]).sum(0) if weighted else torch.tensor(0.0)
 
 
 @dataclass(frozen=True)

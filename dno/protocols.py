@@ -32,13 +32,16 @@ class NoiseMap(Protocol):
     @property
     def draws(self) -> Sequence[tuple[int, ...]]:
         """Shape of each moving Gaussian draw of one sample, in the order used; N entries in all."""
+        ...
 
     @property
     def noise_BN(self) -> Tensor:
         """The N(0, I) draw that the bound seeds stand for: where optimisation starts."""
+        ...
 
     def __call__(self, noise_BN: Tensor, /) -> Tensor:
         """Samples for this noise; images are `B x 3 x H x W`, RGB in [0, 1], float32."""
+        ...
 
 
 class Sampler(Protocol):
@@ -46,6 +49,7 @@ class Sampler(Protocol):
 
     def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> NoiseMap:
         """Encode the prompts once and draw the starting noise; sample i is `prompts[i]` from `seeds[i]`."""
+        ...
 
 
 class Reward(Protocol):
@@ -57,6 +61,7 @@ class Reward(Protocol):
 
     def __call__(self, samples: Tensor, prompts: Sequence[str], /) -> Tensor:
         """`B` finite floats for `B x 3 x H x W` images and B prompts."""
+        ...
 
 
 class Penalty(NamedTuple):
@@ -74,6 +79,7 @@ class Regularizer(Protocol):
 
     def __call__(self, noise_BN: Tensor, generators: Sequence[Generator], /) -> Tensor | Penalty:
         """`B` penalties. All randomness for row i comes from `generators[i]` (CPU, fresh each evaluation)."""
+        ...
 
 
 class Objective(Protocol):
@@ -88,12 +94,15 @@ class Objective(Protocol):
         A function of each sample's seed, of the iteration and of the calls before it in the same step,
         so that a resumed run sees the same.
         """
+        ...
 
     def value(self, noise_BN: Tensor, /) -> Tensor:
         """Objective of each sample, `B`."""
+        ...
 
     def value_and_grad(self, noise_BN: Tensor, /) -> tuple[Tensor, Tensor]:
         """Objective `B` and its ascent direction `B x N`, clipped per sample."""
+        ...
 
 
 class Optimizer(Protocol):
@@ -101,6 +110,8 @@ class Optimizer(Protocol):
 
     def init(self, noise_BN: Tensor, /) -> State:
         """The state before the first step."""
+        ...
 
     def step(self, objective: Objective, noise_BN: Tensor, state: State, /) -> tuple[Tensor, State]:
         """One iteration: ask the objective, return the moved noise and the new state."""
+        ...

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.metadata
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final, Generic, TypeVar
 
 from dno.config import (
@@ -47,6 +47,7 @@ class PluginInfo:
         return f"{self.distribution}:{self.name}"
 
 
+@functools.cache
 def _scan() -> tuple[PluginInfo, ...]:
     entries = importlib.metadata.entry_points()
     found = set()
@@ -79,7 +80,7 @@ class Registry(Generic[C_co]):
         self.kind, self.base = kind, base
         self._loaded: dict[PluginInfo, type[C_co]] = {}
 
-    @cached_property
+    @property
     def _infos(self) -> tuple[PluginInfo, ...]:
         return tuple(info for info in _scan() if info.kind == self.kind)
 
@@ -89,7 +90,7 @@ class Registry(Generic[C_co]):
 
     def refresh(self) -> None:
         """Look at the installed distributions again, after one was installed or removed."""
-        self.__dict__.pop("_infos", None)
+        _scan.cache_clear()
         self._loaded.clear()
 
     def info(self, use: str) -> PluginInfo:

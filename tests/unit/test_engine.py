@@ -11,11 +11,11 @@ from dno_builtin.optimizers.adam import Adam
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dno.engine import Problem, optimize
+from dno.engine import optimize
 from dno.errors import ConfigError, RunError
 from dno.events import Bus, RunInfo, hookimpl
 from dno.noise import evaluation_generators
-from dno.objective import Term
+from dno.objective import Problem, Term
 from dno.protocols import Penalty
 from dno.result import Status
 from dno.testing.toy import ToySampler

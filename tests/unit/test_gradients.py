@@ -9,10 +9,10 @@ import pytest
 import torch
 from dno_builtin.optimizers.adam import Adam
 
-from dno.engine import Problem, optimize
+from dno.engine import optimize
 from dno.events import Bus, RunInfo
 from dno.gradients import GradientConfig
-from dno.objective import Term
+from dno.objective import Problem, Term
 from dno.storage import to_image
 from dno.testing.toy import ToySampler
 

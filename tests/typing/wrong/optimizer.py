@@ -108,7 +108,7 @@ def accept(optimizer: Optimizer) -> None: ...
 accept(Right())
 accept(Right)  # wrong: the class, not an object of it
 accept(NoInit())  # wrong: no init
-accept(DerivedNoInit())  # wrong (mypy): no init; pyright takes a protocol's method with a docstring for written
+accept(DerivedNoInit())  # wrong: no init
 accept(NoStep())  # wrong: no step
 accept(NoiseOnly())  # wrong: step returns no state
 accept(Stateless())  # wrong: step takes no state
