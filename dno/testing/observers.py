@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from dno.config import ObserverConfig
-from dno.engine import LoopState, Problem, optimize
+from dno.engine import LoopState, optimize
 from dno.errors import DNOError
 from dno.events import Bus, Events, RunInfo
-from dno.objective import Term
+from dno.objective import Problem, Term
 from dno.protocols import Reward
 from dno.registry import OBSERVERS
 from dno.result import Result, Status

@@ -38,7 +38,7 @@ CONTRACTS: dict[type[PluginConfig], type[ConfigContract[Any]]] = {
 
 def contract(config: PluginConfig) -> ConfigContract[Any]:
     kind = next(kind for kind in CONTRACTS if isinstance(config, kind))
-    return type("TestPlugin", (CONTRACTS[kind],), {"config": config})()  # type: ignore[no-any-return]
+    return type("TestPlugin", (CONTRACTS[kind],), {"config": config, "__module__": "their_tests"})()  # type: ignore[no-any-return]
 
 
 def checks(cls: type) -> set[str]:
@@ -551,6 +551,9 @@ def test_what_a_plugin_lacks_is_skipped_with_a_reason() -> None:
         case.test_a_gradient_reaches_the_pixels()  # type: ignore[attr-defined]
     with pytest.raises(pytest.skip.Exception, match="no installed distribution has an entry point"):
         case.test_it_can_be_asked_for_by_name()
+    type(case).__module__ = Estimated.__module__
+    with pytest.raises(pytest.skip.Exception, match="in the test's own file"):
+        case.test_import_is_light()
 
 
 def test_a_test_that_names_no_plugin_says_so() -> None:
