@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from dno.registry import PluginInfo
 
 plugins = typer.Typer(
     help="See and check what is installed.",
@@ -18,12 +22,29 @@ plugins = typer.Typer(
 @plugins.command("list")
 def list_plugins() -> None:
     """Every installed plugin: kind, name, distribution, version. Imports none of them."""
+    from collections import Counter
+
     from dno.registry import REGISTRIES, unsupported
 
     usable = [info for registry in REGISTRIES for info in registry.infos()]
-    for info in (*usable, *unsupported()):
-        note = "" if info in usable else f"  (not for this dno: {info.contract})"
-        typer.echo(f"{info.kind:<13} {info.name:<20} {info.distribution} {info.version}{note}")
+    claims = Counter((info.kind, info.name) for info in usable)
+    for info in usable:
+        twice = f"claimed twice; say {info.qualified}" if claims[info.kind, info.name] > 1 else ""
+        _row(info, f"{info.distribution} {info.version}", twice)
+    for info in unsupported():
+        _row(info, f"{info.distribution} {info.version}", _why_not(info))
+
+
+def _row(info: PluginInfo, about: str, note: str = "") -> None:
+    typer.echo(f"{info.kind:<13} {info.name:<20} {about}" + (f"  ({note})" if note else ""))
+
+
+def _why_not(info: PluginInfo) -> str:
+    from dno.registry import CONTRACT, REGISTRIES
+
+    if info.contract != CONTRACT:
+        return f"not for this dno: made for plugin contract {info.contract}, this is {CONTRACT}"
+    return f"there is no such kind of plugin; kinds: {', '.join(registry.kind for registry in REGISTRIES)}"
 
 
 @plugins.command()
@@ -62,9 +83,9 @@ def show(
 
 @plugins.command()
 def check() -> None:
-    """Import every plugin, a row each; exit 1 if any fails."""
+    """Import every plugin made for this dno, a row each; exit 1 if any fails."""
     from dno.errors import DNOError
-    from dno.registry import REGISTRIES
+    from dno.registry import REGISTRIES, unsupported
 
     failed = False
     for registry in REGISTRIES:
@@ -74,5 +95,28 @@ def check() -> None:
                 verdict = "ok"
             except DNOError as error:
                 failed, verdict = True, str(error)
-            typer.echo(f"{info.kind:<13} {info.name:<20} {verdict}")
+            _row(info, verdict)
+    for info in unsupported():
+        _row(info, _why_not(info))
     raise typer.Exit(int(failed))
+
+
+@plugins.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What --reward will call it.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make. [default: dno-NAME]", show_default=False, metavar="FOLDER")
+    ] = None,
+) -> None:
+    """Write a reward plugin to start from: a folder that pip installs, with its tests."""
+    import shlex
+
+    from dno.front.skeleton import write_reward
+
+    folder, *files = write_reward(name, out)
+    for path in files:
+        typer.echo(path)
+    typer.echo(
+        f"\nnext:\n  cd {shlex.quote(str(folder))}\n"
+        f'  pip install -e ".[test]"\n  dno optimize "a black cat" --reward {name}\n  pytest'
+    )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +65,81 @@ def test_check_imports_all(dno):
     assert (code, err) == (0, "")
     assert len(out.splitlines()) >= 14
     assert all(line.endswith(" ok") for line in out.splitlines())
+
+
+EXAMPLE = Path(__file__).parents[2] / "plugins" / "example-reward"
+ABOUT = ("description = ", "license = ", "license-files = ")
+"""Lines of a pyproject.toml that say what a plugin is about; a licence is its author's to choose."""
+
+
+def files_in(folder: Path) -> set[str]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix() for path in paths}
+
+
+def test_new_and_the_example_do_not_drift_apart(dno, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = dno("plugins", "new", "colorfulness")
+    folder = tmp_path / "dno-colorfulness"
+    assert (code, err) == (0, "")
+    assert files_in(folder) == files_in(EXAMPLE) - {"LICENSE"}
+    written, _, commands = out.partition("\n\nnext:\n")
+    assert {Path(line).relative_to("dno-colorfulness").as_posix() for line in written.splitlines()} == files_in(folder)
+    for command in commands.splitlines():
+        assert command.split()[0] in {"cd", "pip", "dno", "pytest"}
+    ours, example = (
+        [line for line in (where / "pyproject.toml").read_text().splitlines() if not line.startswith(ABOUT)]
+        for where in (folder, EXAMPLE)
+    )
+    assert ours == example
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "cls"), [("my-reward_2", "dno_my_reward_2", "MyReward2"), ("hpsv3.1", "dno_hpsv3_1", "Hpsv31")]
+)
+def test_new_is_sound_under_any_name(dno, tmp_path, name, module, cls):
+    folder = tmp_path / "deep" / "folder"
+    assert dno("plugins", "new", name, "--out", str(folder))[0] == 0
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"] == {"dno.v1.rewards": {name: f"{module}:{cls}"}}
+    for command in (["check"], ["format", "--check"]):
+        rules = ["--no-cache", "--config", str(EXAMPLE.parents[1] / "pyproject.toml"), "."]
+        subprocess.run([sys.executable, "-m", "ruff", *command, *rules], cwd=folder, check=True)
+
+
+MISTAKES = {
+    "a digit first": ("3d", 'NAME: "3d" is no name; it needs a lower case letter first'),
+    "a capital": ("Mine", "is no name"),
+    "a folder": ("../mine", "is no name"),
+    "two dashes": ("my--own", "is no name"),
+    "an installed reward": ("clip", 'NAME: "clip" is already a reward of dno; choose another'),
+    "an installed module": ("emoji", "would be the module dno_emoji, which is installed already"),
+    "a keyword": ("none", "would be the class None, which is taken"),
+    "a name of the skeleton": ("reward-config", "would be the class RewardConfig, which is taken"),
+    # The longest name of a file is 255 bytes: the folder's is shorter, that of the tests in it is not.
+    "too long": ("x" * 250, "cannot be made: File name too long; name another folder: --out"),
+}
+
+
+@pytest.mark.parametrize(("name", "told"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_new_refuses_in_one_sentence_and_leaves_nothing_behind(dno, monkeypatch, tmp_path, name, told):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = dno("plugins", "new", name)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert err.startswith("dno: ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_overwrites_nothing(dno, tmp_path):
+    for place in (tmp_path / "empty", tmp_path / "used"):
+        place.mkdir()
+    (tmp_path / "used" / "pyproject.toml").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("empty", "used", "file"):
+        code, _, err = dno("plugins", "new", "mine", "--out", str(tmp_path / name))
+        assert code == 2
+        assert f"{name} is there already and stays as it is; name another folder: --out\n" in err
+    assert files_in(tmp_path) == {"used/pyproject.toml", "file"}
+    assert dno("plugins", "new", "mine", "--out", str(tmp_path / "file" / "mine"))[0] == 2
