@@ -92,13 +92,14 @@ QUICK = {
     "--version": ["--version"],
     "plugins list": ["plugins", "list"],
     "plugins show": ["plugins", "show", "permutation"],
+    "plugins new": ["plugins", "new", "mine"],
     "a mistake": ["optimize", "a cat", "--reward", "brightness", "--set", "sampler.stepz=3"],
     "no such reward": ["optimize", "a cat", "--reward", "nope"],
 }
 
 
 @pytest.mark.parametrize("args", QUICK.values(), ids=QUICK.keys())
-def test_quick_commands_import_nothing_heavy(args):
+def test_quick_commands_import_nothing_heavy(args, tmp_path):
     code = (
         "import sys, dno.front.cli\n"
         f"sys.argv = ['dno', *{args!r}]\n"
@@ -106,9 +107,9 @@ def test_quick_commands_import_nothing_heavy(args):
         "except SystemExit as stop: print('\\nEXIT', stop.code or 0)\n"
         "print('\\nMODULES', *sorted({name.split('.')[0] for name in sys.modules}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert f"EXIT {2 if args[0] == 'optimize' and '--help' not in args else 0}\n" in done.stdout
     loaded = set(done.stdout.rpartition("MODULES")[2].split())
     assert not loaded & HEAVY
-    if args == ["plugins", "list"]:
+    if args in (["plugins", "list"], ["plugins", "new", "mine"]):
         assert not {name for name in loaded if name.startswith("dno_")}
