@@ -12,6 +12,7 @@ from outside import ROOT, Place, build, make_place
 from dno.front.skeleton import write_reward
 
 EXAMPLE = ROOT / "plugins" / "example-reward"
+JUDGE = ROOT / "plugins" / "vlm-judge"
 TUTORIAL = ROOT / "docs" / "tutorials" / "write-a-plugin.md"
 BUILT_IN = "rewards       brightness           dno "
 MINE = [f"mine-{number}" for number in range(9)]
@@ -20,17 +21,17 @@ MINE = [f"mine-{number}" for number in range(9)]
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     out = tmp_path_factory.mktemp("wheels")
-    return {"dno": build(ROOT, out), "example": build(EXAMPLE, out)}
+    return {"dno": build(ROOT, out), "example": build(EXAMPLE, out), "judge": build(JUDGE, out)}
 
 
 @pytest.fixture(scope="module")
 def user(wheels, tmp_path_factory) -> Place:
-    """`dno` and the example, with what they require and nothing else."""
+    """`dno` and our plugins, with what they require and nothing else."""
     return make_place(tmp_path_factory.mktemp("user") / "env", wheels.values())
 
 
 def test_the_wheels_are_all_there_is(user, tmp_path):
-    modules = "dno, dno_builtin, dno_emoji, dno_colorfulness, torch"
+    modules = "dno, dno_builtin, dno_emoji, dno_colorfulness, dno_vlm_judge, openai, torch"
     code = f"import {modules}\nfor module in ({modules}): print(module.__file__)"
     for file in user.run("python", "-c", code, cwd=tmp_path).splitlines():
         assert Path(file).is_relative_to(user.site)
@@ -54,12 +55,20 @@ def test_a_plugin_is_listed_checked_and_climbed(user, tmp_path):
 
 def test_the_example_and_an_untouched_skeleton_pass_their_own_tests(wheels, tmp_path):
     skeleton, *_ = write_reward("my.own", tmp_path / "skeleton")
-    author = make_place(tmp_path / "env", [*wheels.values(), build(skeleton, tmp_path)], ["pytest"])
+    author = make_place(tmp_path / "env", [wheels["dno"], wheels["example"], build(skeleton, tmp_path)], ["pytest"])
     for project in (EXAMPLE, skeleton):
         shutil.copytree(project / "tests", tmp_path / "tests", dirs_exist_ok=True)
     summary = author.run("pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "tests", cwd=tmp_path)
     assert " passed" in summary
     assert "skipped" not in summary
+
+
+def test_the_judges_pass_their_own_tests(wheels, tmp_path):
+    author = make_place(tmp_path / "env", [wheels["dno"], wheels["judge"]], ["pytest"])
+    shutil.copytree(JUDGE / "tests", tmp_path / "tests")
+    summary = author.run("pytest", "-q", "-rs", "-W", "error", "-p", "no:cacheprovider", "tests", cwd=tmp_path)
+    assert " passed" in summary
+    assert "no installed distribution" not in summary
 
 
 def test_of_ten_plugins_one_is_broken(wheels, tmp_path):

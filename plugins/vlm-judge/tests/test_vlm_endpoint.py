@@ -1,0 +1,370 @@
+"""A judge behind HTTP, against a real server on this machine."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+import torch
+from chat_server import Answer, Server, completion, refusal, serving
+from dno_vlm_judge import endpoint
+from dno_vlm_judge.endpoint import VLMJudgeHTTP
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+import dno
+from dno.plugin import BuildContext, ConfigError, RunError
+from dno.testing import RewardContract
+
+CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
+PROMPTS = ["a cat", "a white duck"]
+Serve = Callable[[Callable[[int, dict[str, Any]], Answer]], Server]
+
+
+def question_in(body: dict[str, Any]) -> str:
+    text: str = body["messages"][0]["content"][1]["text"]
+    return text
+
+
+def picture_in(body: dict[str, Any]) -> Image.Image:
+    url = body["messages"][0]["content"][0]["image_url"]["url"]
+    head, _, data = url.partition(",")
+    assert head == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def brightness(number: int, body: dict[str, Any]) -> Answer:
+    """Says yes the more, the brighter the image is and the longer the question."""
+    level = 0.1 + 0.7 * float(np.asarray(picture_in(body)).mean()) / 255
+    yes = level * min(1, len(question_in(body)) / 100)
+    return completion("Yes", {"Yes": yes, "no": 0.9 - yes, "Maybe": 0.1})
+
+
+def always(answer: Answer) -> Callable[[int, dict[str, Any]], Answer]:
+    return lambda number, body: answer
+
+
+def images(count: int = 2) -> Tensor:
+    return torch.rand(count, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    opened: list[AbstractContextManager[Server]] = []
+
+    def start(answer: Callable[[int, dict[str, Any]], Answer]) -> Server:
+        opened.append(serving(answer))
+        return opened[-1].__enter__()
+
+    yield start
+    for one in opened:
+        one.__exit__(None, None, None)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses between tries are the client's; a test need not sit through them."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+
+
+def config(server: Server | str, **options: Any) -> VLMJudgeHTTP:
+    url = server if isinstance(server, str) else server.url
+    return VLMJudgeHTTP(**{"base_url": url, "model": "tiny", **options})
+
+
+def judge(server: Server | str, **options: Any) -> Any:
+    return config(server, **options).build(CPU)
+
+
+def failure(server: Server | str, **options: Any) -> str:
+    """What is said when a judge is asked."""
+    with pytest.raises(RunError) as caught:
+        judge(server, **options)(images(), PROMPTS)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+class TestContract(RewardContract):
+    @pytest.fixture(autouse=True)
+    def _config(self, serve: Serve) -> None:
+        self.config = config(serve(brightness))
+
+
+class TestWhatIsSent:
+    def test_a_question_with_its_image(self, serve: Serve) -> None:
+        server = serve(always(completion("yes", {"yes": 0.5, "no": 0.5})))
+        shown = images()
+        judge(server, concurrency=1)(shown, PROMPTS)
+        for image, prompt, body in zip(shown, PROMPTS, server.asked, strict=True):
+            assert question_in(body) == f'Does this figure show "{prompt}"? Please answer yes or no.'
+            levels = torch.from_numpy(np.array(picture_in(body))).permute(2, 0, 1)
+            assert torch.equal(levels, (image * 255).round().byte())
+            settings = {name: value for name, value in body.items() if name != "messages"}
+            assert settings == {
+                "model": "tiny",
+                "temperature": 0,
+                "max_tokens": 1,
+                "logprobs": True,
+                "top_logprobs": 20,
+            }
+
+    def test_the_key_from_the_named_variable(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        server = serve(always(completion("yes", {"yes": 0.5, "no": 0.5})))
+        monkeypatch.setenv("MY_KEY", "sesame")
+        judge(server, api_key_env="MY_KEY")(images(1), PROMPTS[:1])
+        judge(server)(images(1), PROMPTS[:1])
+        assert server.keys == ["Bearer sesame", None]
+
+    def test_several_side_by_side_and_no_more(self, serve: Serve) -> None:
+        server = serve(always(completion("yes", {"yes": 0.5, "no": 0.5})))
+        server.delay = 0.05
+        judge(server, concurrency=3)(images(7), ["a cat"] * 7)
+        assert server.most_busy == 3
+
+
+class TestWhatIsAnswered:
+    def test_yes_over_yes_and_no(self, serve: Serve) -> None:
+        shares = {"Yes": 0.3, " yes": 0.1, "▁YES": 0.05, "No": 0.1, "Ġno": 0.05, "now": 0.2, "Yess": 0.1, "\n": 0.1}
+        found = judge(serve(always(completion("Yes", shares))))(images(1), ["a cat"])
+        torch.testing.assert_close(found, torch.tensor([0.45 / 0.6]))
+
+    def test_each_to_its_own_question_whatever_the_order_of_answers(self, serve: Serve) -> None:
+        def slow_first(number: int, body: dict[str, Any]) -> Answer:
+            time.sleep(0.2 if "a cat" in question_in(body) else 0)
+            return completion("yes", {"yes": 0.2, "no": 0.8} if "a cat" in question_in(body) else {"yes": 1.0})
+
+        found = judge(serve(slow_first))(images(), PROMPTS)
+        torch.testing.assert_close(found, torch.tensor([0.2, 1.0]))
+
+    def test_a_word_beyond_the_likeliest_counts_nothing(self, serve: Serve) -> None:
+        assert judge(serve(always(completion("No", {"No": 0.9, "Nope": 0.1}))))(images(1), ["a cat"]).item() == 0
+
+    @pytest.mark.parametrize(
+        ("text", "score"), [("Yes", 1), ("no", 0), ("\nYes, it does.", 1), ("**No**", 0)], ids=lambda value: str(value)
+    )
+    def test_text_where_there_are_no_probabilities(
+        self, serve: Serve, caplog: pytest.LogCaptureFixture, text: str, score: int
+    ) -> None:
+        with caplog.at_level(logging.WARNING, logger="dno"):
+            reward = judge(serve(always(completion(text))))
+            assert reward(images(8), ["a cat"] * 8).tolist() == [score] * 8
+        (said,) = caplog.messages
+        assert said.endswith("gives no probabilities, so that yes counts 1 and no counts 0")
+
+    def test_text_where_no_probabilities_are_wanted(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        server = serve(always(completion("Yes")))
+        assert judge(server, logprobs=False)(images(1), PROMPTS[:1]).tolist() == [1]
+        assert "logprobs" not in server.asked[0]
+        assert "top_logprobs" not in server.asked[0]
+        assert not caplog.messages
+
+
+class TestWhatGoesWrong:
+    def test_two_failures_are_tried_again(self, serve: Serve) -> None:
+        def third_time(number: int, body: dict[str, Any]) -> Answer:
+            return refusal(503, "loading") if number < 2 else completion("yes", {"yes": 0.25, "no": 0.75})
+
+        server = serve(third_time)
+        assert judge(server, retries=2)(images(1), ["a cat"]).item() == 0.25
+        assert len(server.asked) == 3
+
+    def test_a_broken_server(self, serve: Serve) -> None:
+        server = serve(always(refusal(503, "loading")))
+        assert failure(server, retries=1) == (
+            f"the judge at {server.url} answered with status 503, asked 2 times (loading); look at the server, or "
+            "raise retries"
+        )
+
+    def test_a_slow_server(self, serve: Serve) -> None:
+        server = serve(always(completion("yes")))
+        server.delay = 0.5
+        assert failure(server, timeout=0.1, retries=1) == (
+            f"the judge at {server.url} gave no answer within 0.1 s, asked 2 times; raise timeout or lower concurrency"
+        )
+
+    def test_a_server_that_is_down(self) -> None:
+        url = f"http://127.0.0.1:{free_port()}/v1"
+        said = failure(url, retries=1)
+        assert said.startswith(f"the judge at {url} cannot be reached (")
+        assert said.endswith("); start the server, or correct base_url")
+
+    def test_a_server_that_goes_down_between_two_questions(self, serve: Serve) -> None:
+        with serving(always(completion("yes", {"yes": 0.5, "no": 0.5}))) as server:
+            reward = judge(server, retries=0, timeout=2)
+            reward(images(), PROMPTS)
+        with pytest.raises(RunError, match="cannot be reached"):
+            reward(images(), PROMPTS)
+
+    def test_a_key_that_is_missing_or_refused(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        server = serve(always(refusal(401, "Incorrect API key provided.")))
+        assert failure(server) == (
+            f"the judge at {server.url} wants a key, and OPENAI_API_KEY is not set (Incorrect API key provided.); put "
+            "one that it takes into that variable"
+        )
+        monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+        said = failure(server)
+        assert "refuses the key in OPENAI_API_KEY" in said
+        assert "sesame" not in said
+
+    def test_an_unknown_model(self, serve: Serve) -> None:
+        server = serve(always(refusal(404, "The model `tiny` does not exist.")))
+        assert failure(server).endswith(
+            'answered with status 404 to a question for model "tiny" (The model `tiny` does not exist.); correct model '
+            "or base_url"
+        )
+
+    def test_too_many_questions(self, serve: Serve) -> None:
+        said = failure(serve(always(refusal(429, "Slow down."))), retries=0)
+        assert said.endswith("status 429, too many requests (Slow down.); lower concurrency or raise retries")
+
+    def test_a_server_that_knows_no_logprobs(self, serve: Serve) -> None:
+        said = failure(serve(always(refusal(400, "logprobs are not supported"))))
+        assert said.endswith("status 400 (logprobs are not supported); if it knows no logprobs, set logprobs to false")
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            completion("A cat on a mat", {"A": 0.9, "The": 0.1}),
+            completion("A cat on a mat"),
+            completion("Nobody knows"),
+            completion(""),
+            completion(None),
+        ],
+        ids=["unlikely", "text", "begins as no", "empty", "nothing"],
+    )
+    def test_neither_yes_nor_no(self, serve: Serve, answer: Answer) -> None:
+        assert "which is neither yes nor no; ask more plainly in question" in failure(serve(always(answer)))
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            (200, "<html>Welcome</html>"),
+            (200, "{"),
+            (200, ""),
+            (200, "null"),
+            (200, "[]"),
+            (200, {}),
+            (200, {"choices": []}),
+            (200, {"choices": [{}]}),
+            (200, {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"token": "yes"}]}}]}),
+            (200, '{"choices": [{"message": {"content": "x"}, "logprobs": 3}]}'),
+        ],
+        ids=lambda answer: str(answer[1])[:40],
+    )
+    def test_junk(self, serve: Serve, answer: Answer) -> None:
+        said = failure(serve(always(answer)))
+        assert "something that is no chat completion" in said
+        assert "correct base_url" in said
+
+    def test_probabilities_that_are_none(self, serve: Serve) -> None:
+        status, body = completion("x", {"yes": 0.5, "no": 0.5})
+        body["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["logprob"] = float("nan")
+        assert "neither yes nor no" in failure(serve(always((status, body))))
+
+    def test_one_failure_ends_the_batch(self, serve: Serve) -> None:
+        server = serve(always(refusal(404, "no")))
+        with pytest.raises(RunError):
+            judge(server, concurrency=1)(images(20), ["a cat"] * 20)
+        assert len(server.asked) < 20
+
+
+class TestCheck:
+    def test_a_server_that_is_there(self, serve: Serve) -> None:
+        server = serve(brightness)
+        config(server).check()
+        assert not server.asked
+
+    def test_a_server_that_is_down_is_told_before_anything_is_loaded(self) -> None:
+        url = f"http://127.0.0.1:{free_port()}/v1"
+        with pytest.raises(ConfigError) as caught:
+            dno.optimize("a cat", reward={"use": "vlm-judge-http", "base_url": url, "model": "tiny"}, model="emoji")
+        assert str(caught.value).startswith(f"rewards.0.base_url: the judge at {url} cannot be reached (")
+
+    def test_a_refused_key(self, serve: Serve) -> None:
+        server = serve(brightness)
+        server.models = refusal(401, "No key.")
+        with pytest.raises(ConfigError, match="api_key_env: the judge at .* wants a key, and NO_KEY is not set"):
+            config(server, api_key_env="NO_KEY").check()
+
+    @pytest.mark.parametrize("models", [refusal(404, "no"), refusal(500, "no"), (200, "<html/>"), (200, {"data": []})])
+    def test_what_proves_nothing_is_let_pass(self, serve: Serve, models: Answer) -> None:
+        server = serve(brightness)
+        server.models = models
+        config(server).check()
+
+    def test_a_slow_server_is_let_pass(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(endpoint, "KNOCK", 0.1)
+        server = serve(brightness)
+        server.delay = 0.3
+        config(server).check()
+
+    @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://here/v1", "http://", "", "file:///etc/passwd"])
+    def test_what_is_no_address_is_refused(self, url: str) -> None:
+        with pytest.raises(ValidationError, match="is no address of a server"):
+            config(url)
+
+    def test_a_password_in_the_address_is_refused(self) -> None:
+        with pytest.raises(ValidationError, match="holds a password"):
+            config("https://me:sesame@there/v1")
+
+
+def test_a_run_climbs_it_by_estimates(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+    server = serve(brightness)
+    result = dno.optimize(
+        "a cat",
+        reward={"use": "vlm-judge-http", "base_url": server.url, "model": "tiny"},
+        iterations=2,
+        steps=4,
+        out=tmp_path / "run",
+        settings={"gradient.samples": 2},
+    )
+    assert result.history[0].grad_norm[0] > 0
+    assert len(server.asked) == 3 + 2 * 2
+    saved = (tmp_path / "run" / "run.toml").read_text()
+    assert "vlm-judge-http" in saved
+    assert "sesame" not in saved
+
+
+def test_a_run_keeps_what_it_reached_when_the_server_fails(serve: Serve) -> None:
+    def at_first(number: int, body: dict[str, Any]) -> Answer:
+        return brightness(number, body) if number < 3 else refusal(404, "gone")
+
+    server = serve(at_first)
+    reward = {"use": "vlm-judge-http", "base_url": server.url, "model": "tiny"}
+    result = dno.optimize("a cat", reward=reward, iterations=3, steps=4, settings={"gradient.samples": 2})
+    assert len(result.history) == 1
+    assert "answered with status 404" in str(result.error)
+
+
+def test_several_threads_may_ask_at_once(serve: Serve) -> None:
+    reward = judge(serve(brightness))
+    expected = reward(images(), PROMPTS)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: reward(images(), PROMPTS), range(8)))
+    assert all(torch.equal(one, expected) for one in found)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vlm-judge")]
+
+
+def test_the_client_is_the_official_one(serve: Serve) -> None:
+    assert isinstance(judge(serve(brightness)).client, openai.OpenAI)
