@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from dno.result import StepRecord
 
-Positive = Annotated[float | None, Field(gt=0)]
 Count = Annotated[int | None, Field(ge=1)]
 
 
@@ -22,7 +21,7 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
-    seconds: Positive = None
+    seconds: Annotated[float | None, Field(gt=0)] = None
     """Wall-clock time of the loop; loading the model is not counted."""
     network_evaluations: Count = None
     """Forward passes of the denoising network for each sample; guidance makes two of one step."""

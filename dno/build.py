@@ -166,12 +166,11 @@ def _scaled(terms: Sequence[Term[Reward]], sampler: Sampler, config: RunConfig) 
     spreads: list[Tensor] = []
     for prompt in config.prompts:
         # Of the prompt alone, so that a sample's path does not depend on what it is optimised beside.
-        seeds = [zlib.crc32(f"{prompt} {i}".encode()) for i in range(config.spread)]
-        prompts = [prompt] * config.spread
-        sample = sampler.bind(prompts, seeds)
+        items = [(prompt, zlib.crc32(f"{prompt} {i}".encode())) for i in range(config.spread)]
+        sample = sampler.bind(*zip(*items, strict=True))
         # The seeds' own noise, which is not where a sampler that starts elsewhere would start.
-        noise_BN = gaussian_noise(sample.draws, seeds).to(sample.noise_BN)
-        found = Problem(tuple(zip(prompts, seeds, strict=True)), sample, terms).evaluate(noise_BN, 0, with_grad=False)
+        noise_BN = gaussian_noise(sample.draws, [seed for _, seed in items]).to(sample.noise_BN)
+        found = Problem(items, sample, terms).evaluate(noise_BN, 0, with_grad=False)
         spreads.append(torch.stack([found.rewards[term.name].std() for term in terms]))
     spread_BR = torch.stack(spreads).repeat_interleave(len(config.seeds), dim=0)
     for i, term in enumerate(terms):

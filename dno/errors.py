@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 
@@ -23,16 +24,12 @@ class ConfigError(DNOError, ValueError):
         super().__init__(": ".join(part for part in (source, at, problem) if part))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.problem, self.at, self.source)
+        return partial(type(self), self.problem, at=self.at, source=self.source), ()
 
     def inside(self, place: str, source: str = "") -> ConfigError:
         """The same error, seen from the configuration that holds this one at `place`."""
         at = ".".join(part for part in (place, self.at) if part)
         return type(self)(self.problem, at=at, source=source or self.source)
-
-
-def _rebuild(kind: type[ConfigError], problem: str, at: str, source: str) -> ConfigError:
-    return kind(problem, at=at, source=source)
 
 
 class UnknownPluginError(ConfigError, LookupError):

@@ -20,6 +20,7 @@ from dno.events import RunInfo as RunInfo
 from dno.events import hookimpl as hookimpl
 from dno.models import find_model as find_model
 from dno.noise import gaussian_noise as gaussian_noise
+from dno.pictures import pictures as pictures
 from dno.protocols import NoiseMap as NoiseMap
 from dno.protocols import Objective as Objective
 from dno.protocols import Optimizer as Optimizer

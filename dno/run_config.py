@@ -214,14 +214,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"is not valid TOML: {error}", source=str(path)) from None
 
 
-def parse_value(text: str) -> Any:
-    """A command-line value as TOML would read it; text that is no TOML value is itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        return text
-
-
 def put(values: dict[str, Any], place: str, value: Any) -> None:
     """Set the value at a dotted place such as `rewards.0.weight`, making tables as needed.
 

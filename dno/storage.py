@@ -29,16 +29,11 @@ from torch import Tensor
 
 from dno.engine import LoopState
 from dno.errors import ConfigError, RunError, RunFolderError
+from dno.pictures import pictures
 from dno.result import Result, Snapshot, StepRecord
 from dno.run_config import RunConfig
 
 _FORMAT = "1"
-
-
-def to_image(sample: Tensor) -> Image.Image:
-    """The 8-bit RGB picture of one `3 x H x W` sample in [0, 1]; values beyond are clipped."""
-    pixels_HWC = (sample.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
-    return Image.fromarray(pixels_HWC.cpu().numpy())
 
 
 def free_folder(path: Path) -> Path:
@@ -212,13 +207,15 @@ class RunFolder:
     def _save_pictures(self, name: str, samples: Tensor) -> None:
         if samples.dim() != 4 or samples.shape[1] != 3:
             return  # not images: their noise is saved all the same
-        pictures = [to_image(sample) for sample in samples]
-        row = Image.new("RGB", (sum(p.width for p in pictures), pictures[0].height))
-        for position, picture in enumerate(pictures):
+        alone = pictures(samples)
+        row = Image.new("RGB", (sum(p.width for p in alone), alone[0].height))
+        for position, picture in enumerate(alone):
             row.paste(picture, (position * picture.width, 0))
-        alone = {f"{name}-{i}.png": picture for i, picture in enumerate(pictures)} if len(pictures) > 1 else {}
-        for file, picture in {f"{name}.png": row, **alone}.items():
-            self.write(file, _png(picture))
+        files = {f"{name}.png": row, **{f"{name}-{i}.png": p for i, p in enumerate(alone) if len(alone) > 1}}
+        for file, picture in files.items():
+            data = io.BytesIO()
+            picture.save(data, "PNG")
+            self.write(file, data.getvalue())
 
     def _save_tensors(self, name: str, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
         # Cloned, because safetensors refuses tensors that share memory, as initial and best do at first.
@@ -230,9 +227,3 @@ class RunFolder:
 def _decisive(config: RunConfig) -> dict[str, Any]:
     """What a run may not change midway."""
     return {k: v for k, v in config.dump().items() if k not in ("iterations", "budget", "observers", "device")}
-
-
-def _png(picture: Image.Image) -> bytes:
-    with io.BytesIO() as file:
-        picture.save(file, "PNG")
-        return file.getvalue()

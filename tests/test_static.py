@@ -10,10 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CODE = ["dno", "plugins", "tests", "docs", "noxfile.py"]
-COMMANDS = {
-    "ruff check": ["ruff", "check", *CODE],
-    "ruff format": ["ruff", "format", "--check", *CODE],
-}
+COMMANDS = {"ruff check": ["ruff", "check", *CODE], "ruff format": ["ruff", "format", "--check", *CODE]}
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())

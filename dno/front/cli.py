@@ -85,8 +85,8 @@ def optimize(
     from dno.budget import Budget
     from dno.errors import ConfigError
     from dno.front.folder import default_folder
-    from dno.front.request import assemble
-    from dno.run_config import parse_value, read_toml
+    from dno.front.request import assemble, parse_value
+    from dno.run_config import read_toml
 
     values = {} if config is None else read_toml(config)
     watching = values.setdefault("observers", ["progress", "curve"])
@@ -147,7 +147,7 @@ def resume(
 def _placed(settings: list[str] | None) -> list[tuple[str, Any]]:
     """`PLACE=VALUE` texts as places and values."""
     from dno.errors import ConfigError
-    from dno.run_config import parse_value
+    from dno.front.request import parse_value
 
     placed = []
     for text in settings or ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -121,6 +122,14 @@ def assemble(
     for place, value in settings:
         put_at(place, value, f"--set {place}" if command_line else place)
     return RunConfig.parse(merged, sources)
+
+
+def parse_value(text: str) -> Any:
+    """A command-line value as TOML would read it; text that is no TOML value is itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
 
 
 def _warm_start(text: str, source: str) -> dict[str, Any]:

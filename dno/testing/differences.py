@@ -2,44 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+TOLERANCE = 0.03
 STEPS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 """Root mean square of the change to a row's entries. Too large, the curve shows; too small, rounding does."""
-TOLERANCE = 0.03
 
 
 def disagreement(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Tensor:
-    """How far a gradient is from finite differences, as a share of the slope: `B` numbers, 0 where both are 0.
+    """How far a gradient is from finite differences along several directions: `B` numbers, 0 where both are 0.
 
-    Row i of `x` is moved along row i of `grad`, then along half of its entries taken by lot; so the differences are as
-    large as can be. The answer is the worse of the two, each at the best pair of neighbouring step sizes, so that a
-    wrong slope cannot be met by chance on its way from curvature to rounding.
+    Each is a share of the slope along the direction and of a third of the gradient's length, since the slope may be 0.
+    It is the worst of all directions, each at the best two neighbouring step sizes, so that a wrong slope cannot be met
+    by chance on its way from curvature to rounding; step sizes that follow two good ones are not tried.
 
     Args:
         function: `B` values for `B` rows, value i from row i alone.
         x: where, `B x ...`.
         grad: the gradient of the values' sum, like `x`.
     """
-    half = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device) < 0.5
+    x, grad = x.detach(), grad.detach().double()
     worst_B = torch.zeros(len(x), dtype=torch.float64)
-    for direction in (grad, grad * half):
-        flat = direction.detach().double().flatten(1)
-        length_B = flat.norm(dim=1)
-        unit = (flat / length_B.clamp(min=1e-300)[:, None]).view_as(direction)
-        slope_B = (grad.detach().double() * unit).flatten(1).sum(1)
-        errors = []
+    for direction in _directions(x, grad):
+        unit = direction / direction.flatten(1).norm(dim=1).clamp(min=1e-300).view(-1, *[1] * (x.dim() - 1))
+        slope_B = (grad * unit).flatten(1).sum(1)
+        scale_B = slope_B.abs() + grad.flatten(1).norm(dim=1) / 3
+        best_B, last_B = torch.full_like(worst_B, torch.inf), torch.full_like(worst_B, torch.inf)
         for step in STEPS:
-            move = (step * flat.shape[1] ** 0.5 * unit).to(x.dtype)
+            length = step * x[0].numel() ** 0.5
+            move = (length * unit).to(x.dtype)
             with torch.no_grad():
-                ahead_B, behind_B = function(x.detach() + move).double(), function(x.detach() - move).double()
-            found_B = (ahead_B - behind_B) / (2 * step * flat.shape[1] ** 0.5)
-            errors.append((found_B - slope_B).abs() / slope_B.abs().clamp(min=1e-300))
-        pairs = torch.stack([torch.maximum(a, b) for a, b in pairwise(errors)])
-        error_B = pairs.amin(0).where(length_B > 0, 0.0)
-        worst_B = torch.maximum(worst_B, error_B.cpu())
+                found_B = (function(x + move).double() - function(x - move).double()) / (2 * length)
+            error_B = ((found_B - slope_B).abs() / scale_B.clamp(min=1e-300)).where(scale_B > 0, 0.0).cpu()
+            best_B, last_B = torch.minimum(best_B, torch.maximum(error_B, last_B)), error_B
+            if (best_B <= TOLERANCE).all():
+                break
+        worst_B = torch.maximum(worst_B, best_B)
     return worst_B
+
+
+def _directions(x: Tensor, grad: Tensor) -> Iterator[Tensor]:
+    """Along the gradient, where differences are largest, and elsewhere, where a part may have been lost."""
+    random = torch.Generator().manual_seed(0)
+    yield grad
+    yield grad * (torch.rand(x.shape, generator=random) < 0.5).to(x.device)
+    yield x.double()
+    yield torch.ones_like(grad)
+    # The same for all of a row's entries but along its first axis: a colour.
+    yield torch.randn(x.shape[:2] + (1,) * (x.dim() - 2), generator=random).to(grad).expand_as(grad)

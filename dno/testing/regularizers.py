@@ -139,7 +139,7 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
         )
 
     def test_the_gradient_agrees_with_finite_differences(self) -> None:
-        """Within 3 % along the gradient, where noise is unusual and the penalty steep."""
+        """Within 3 %, along the gradient and elsewhere, where noise is unusual and the penalty steep."""
         regularizer = self.regularizer()
         if not self._penalises(regularizer):
             pytest.skip("the regularizer penalises nothing: it only reports figures")
@@ -152,7 +152,7 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
             pytest.skip("the penalty has no slope at any of the noises that are tried here")
         apart = disagreement(lambda moved: self.ask(regularizer, moved).value_B, self.unusual()[worst], steepest)
         assert (apart <= TOLERANCE).all(), (
-            f"for noise that is {worst} the gradient is off from finite differences by {apart.max():.0%} of the slope"
+            f"for noise that is {worst} the gradient is off from finite differences by {apart.max():.0%}"
         )
 
     def _penalises(self, regularizer: Regularizer) -> bool:

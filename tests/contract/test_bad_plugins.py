@@ -196,6 +196,11 @@ def rewards() -> Iterator[Bad]:
             agrees,
             "off from finite differences",
         ),
+        "mean cut off": (
+            lambda images, prompts: images.var(dim=(1, 2, 3)) + 0.1 * mean(images.detach(), prompts),
+            agrees,
+            "off from finite differences",
+        ),
     }
     for name, (function, check, says) in functions.items():
         yield Bad(name, config(RewardConfig, lambda function=function: function), check, says)

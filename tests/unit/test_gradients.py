@@ -13,7 +13,7 @@ from dno.engine import optimize
 from dno.events import Bus, RunInfo
 from dno.gradients import GradientConfig
 from dno.objective import Problem, Term
-from dno.storage import to_image
+from dno.pictures import pictures
 from dno.testing.toy import ToySampler
 
 METHODS = ("hybrid-2", "hybrid-1", "zo")
@@ -103,8 +103,7 @@ def test_zeroth_order_alone_runs_the_sampler_without_a_graph():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_reward_outside_of_torch_climbs(method):
     def redness(images, prompts):
-        pictures = [to_image(image) for image in images]
-        return torch.tensor([np.asarray(picture)[..., 0].mean() / 255 for picture in pictures]).float()
+        return torch.tensor([np.asarray(picture)[..., 0].mean() / 255 for picture in pictures(images)]).float()
 
     items = [("x", seed) for seed in range(4)]
     sample = ToySampler(8).bind(*zip(*items, strict=True))

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RANKS = (
     ("errors", "protocols"),
-    ("config", "gradients", "noise", "result"),
+    ("config", "gradients", "noise", "pictures", "result"),
     ("budget", "events", "registry"),
     ("live", "models", "objective"),
     ("run_config",),

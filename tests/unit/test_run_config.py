@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from dno.build import build
 from dno.errors import ConfigError
-from dno.front.request import assemble
-from dno.run_config import RunConfig, parse_value, put, read_toml
+from dno.front.request import assemble, parse_value
+from dno.run_config import RunConfig, put, read_toml
 
 REWARDS = st.lists(
     st.one_of(

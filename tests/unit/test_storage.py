@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from dno.engine import LoopState
 from dno.errors import RunError, RunFolderError
 from dno.front.folder import default_folder, slug
+from dno.pictures import pictures
 from dno.result import Snapshot, StepRecord
 from dno.run_config import RunConfig
-from dno.storage import RunFolder, free_folder, to_image
+from dno.storage import RunFolder, free_folder
 
 PROMPT = "a Black  cat/../../etc"
 CONFIG = RunConfig.parse({"prompts": PROMPT, "rewards": "brightness"})
@@ -163,7 +164,7 @@ def test_a_folder_that_may_not_be_written(folder):
 
 def test_pictures_hold_the_pixels():
     sample = torch.rand(3, 5, 7)
-    picture = to_image(sample)
+    (picture,) = pictures(sample[None])
     assert picture.size == (7, 5)
     assert picture.getpixel((6, 4)) == tuple(int(v) for v in (sample[:, 4, 6] * 255).round())
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dno.plugin import BuildContext, ConfigError, ObserverConfig, RunError, RunInfo, StepRecord, hookimpl
+from dno.plugin import BuildContext, ConfigError, ObserverConfig, RunError, RunInfo, StepRecord, hookimpl, pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,8 +50,6 @@ class ImageWriter:
         Raises:
             RunError: the samples are no images, or a file cannot be written.
         """
-        from dno_builtin._pixels import pictures
-
         assert run.folder is not None, "run_started refuses such a run"
         if record.iteration % self.every:
             return

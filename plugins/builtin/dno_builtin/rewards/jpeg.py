@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from dno.plugin import BuildContext, Reward, RewardConfig
+from dno.plugin import BuildContext, Reward, RewardConfig, pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +24,6 @@ class JpegSize:
 
     def __call__(self, images: Tensor, prompts: Sequence[str], /) -> Tensor:
         """`B` values in kB (1000 bytes), <= 0, from `B x 3 x H x W` in [0, 1]; copies go to the CPU."""
-        from dno_builtin._pixels import pictures
-
         sizes = []
         for picture in pictures(images):
             file = io.BytesIO()

@@ -1,10 +1,10 @@
-"""Tensors as pictures that files can hold."""
+"""Samples as the pictures that files, people and most judges read."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dno.plugin import RunError
+from dno.errors import RunError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
