@@ -732,11 +732,7 @@ def pipe() -> Any:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_reward_optimises_the_embedded_model(models: Models, pipe: Any, name: str) -> None:
-    """Two iterations; five were run by hand, by name and from the command line."""
-    config = models.config(name)
-    result = dno.optimize("a cat", reward=config, model=pipe, steps=3, iterations=2)
+    result = dno.optimize("a cat", reward=models.config(name), model=pipe, steps=3, iterations=5, regularizer=[])
     assert result.status == "finished"
     values = torch.tensor([record.rewards[name] for record in result.history])
-    assert values.isfinite().all()
-    assert (values[-1] != values[0]).all()
-    assert all(norm > 0 for record in result.history[:2] for norm in record.grad_norm)
+    assert (values[1:] > values[0]).all()
