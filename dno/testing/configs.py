@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import pytest
@@ -14,7 +16,7 @@ import tomli_w
 import torch
 
 from dno.config import BuildContext, PluginConfig
-from dno.registry import Registry
+from dno.registry import CONTRACT, Registry
 
 C = TypeVar("C", bound=PluginConfig)
 
@@ -73,11 +75,12 @@ class ConfigContract(Generic[C]):
         module = type(self.config).__module__
         if module in ("__main__", type(self).__module__):
             pytest.skip("the config is in the test's own file, which no entry point will name")
-        code = f"import sys, {module}; print(*({set(HEAVY)!r} & set(sys.modules)))"
+        code = f"import sys, {module}; print('\\nloaded:', *({set(HEAVY)!r} & set(sys.modules)))"
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{module} cannot be imported by itself: {done.stderr.strip().splitlines()[-1]}"
-        loaded = done.stdout.split()
+        said = (done.stderr.strip() or f"it ends the process with code {done.returncode}").splitlines()[-1]
+        assert done.returncode == 0, f"{module} cannot be imported by itself: {said}"
+        loaded = done.stdout.rpartition("loaded:")[2].split()
         assert not loaded, f"importing {module} imports {', '.join(sorted(loaded))}; do it inside `check` or `build`"
 
     def test_check_accepts_these_options(self) -> None:
@@ -89,15 +92,35 @@ class ConfigContract(Generic[C]):
 
     def test_it_can_be_asked_for_by_name(self) -> None:
         """The entry point of the installed distribution loads this class."""
-        name = self.registry.name_of(self.config)
+        name, cls = self.registry.name_of(self.config), type(self.config)
         if name is None:
-            cls = type(self.config)
+            target, group = f"{cls.__module__}:{cls.__qualname__}", f"dno.{CONTRACT}.{self.registry.kind}"
+            mistaken = _mistaken_entry(target, group)
+            assert mistaken is None, (
+                f'the entry point "{mistaken}" does not lead to this class; write {target} under "{group}" in '
+                "pyproject.toml and run: pip install -e ."
+            )
             pytest.skip(
-                f"no installed distribution has an entry point for {cls.__module__}:{cls.__qualname__}; "
-                f'name it under "dno.v1.{self.registry.kind}" and run: pip install -e .'
+                f'no installed distribution has an entry point for {target}; name it under "{group}" and run: '
+                "pip install -e ."
             )
         try:
             found = self.registry.load(name)
         except Exception as error:
             pytest.fail(str(error))
         assert found is type(self.config), f'"{name}" loads {found!r}, not {type(self.config)!r}'
+
+
+def _mistaken_entry(target: str, group: str) -> str | None:
+    """An entry point that was meant for this class, and has a mistake in its group, module or class."""
+    installed = importlib.metadata.entry_points()
+    ours = [name for name in installed.groups if name.lower().startswith("dno")]
+    for entry in (entry for name in ours for entry in installed.select(group=name)):
+        if SequenceMatcher(None, entry.value, target).ratio() > 0.75:
+            try:
+                leads_somewhere = isinstance(entry.load(), type)
+            except Exception:
+                leads_somewhere = False
+            if entry.group != group or not leads_somewhere:
+                return f"[{entry.group}] {entry.name} = {entry.value}"
+    return None

@@ -160,6 +160,11 @@ def emptied(images: Any, prompts: Any) -> Any:
     return value
 
 
+def seeding(images: Any, prompts: Any) -> Any:
+    torch.manual_seed(0)
+    return mean(images, prompts)
+
+
 def shifted(images: Any, prompts: Any) -> Any:
     return mean(images.add_(0.01), prompts)
 
@@ -181,11 +186,21 @@ def rewards() -> Iterator[Bad]:
             "another score",
         ),
         "first prompt": (lambda images, prompts: mean(images, prompts) * len(prompts[0]), alone, "its own prompt"),
-        "random": (lambda images, prompts: mean(images, prompts) + 0.1 * torch.rand(len(images)), same, "asked twice"),
+        "random": (
+            lambda images, prompts: mean(images, prompts) + 0.1 * torch.rand(len(images)),
+            same,
+            "global random state",
+        ),
+        "seeding": (seeding, same, "changes torch's global random state"),
         "in place": (shifted, kept, "changes the images"),
         "prompts": (emptied, kept, "changes the prompts"),
         "cut off": (lambda images, prompts: mean(images.detach(), prompts), reaches, "cut off from the images"),
         "rounded": (lambda images, prompts: mean((images * 255).round(), prompts), reaches, "zero in every pixel"),
+        "other with a graph": (
+            lambda images, prompts: mean(images, prompts) + images.requires_grad,
+            reaches,
+            "with a gradient the scores are others",
+        ),
         "root at grey": (
             lambda images, prompts: images.var(dim=(1, 2, 3)).sqrt(),
             reaches,
@@ -204,11 +219,15 @@ def rewards() -> Iterator[Bad]:
     }
     for name, (function, check, says) in functions.items():
         yield Bad(name, config(RewardConfig, lambda function=function: function), check, says)
-    yield Bad("counting", config(RewardConfig, Counting), same, "asked twice, the reward answers")
+    yield Bad("counting", config(RewardConfig, Counting), same, "asked twice, the reward does not answer the same")
+    learning = Learning()
+    unseen = config(RewardConfig, lambda: lambda images, prompts: learning(images.detach(), prompts))
+    yield Bad("learning, cut off", unseen, reaches, "none in the images")
     yield Bad("learning", config(RewardConfig, Learning), "test_its_weights_are_frozen", "freeze the weights")
+    yield Bad("no return", config(RewardConfig, lambda: None), one, "is a `return` missing?")
     counter = Counting()
     drifting = config(RewardConfig, lambda: drifted(counter))
-    yield Bad("drifting", drifting, same, "built twice, the reward answers")
+    yield Bad("drifting", drifting, same, "built twice, the reward does not answer the same")
 
 
 # --- Samplers -------------------------------------------------------------------------------------------------------
@@ -282,19 +301,25 @@ def regularizers() -> Iterator[Bad]:
     agrees, costs = "test_the_gradient_agrees_with_finite_differences", "test_unusual_noise_costs_more"
     flat = lambda z, g: 0 * z.sum(1) + 1  # noqa: E731
     functions: dict[str, tuple[Callable[[Any, Any], Any], str, str]] = {
-        "one number": (lambda z, g: length(z, g).mean(), one, "shape (); it should be (3,)"),
+        "one number": (lambda z, g: length(z, g).mean(), one, "shape (); for 3 rows it should be (3,)"),
         "list": (lambda z, g: length(z, g).tolist(), one, "is list, not a tensor"),
         "integers": (lambda z, g: (length(z, g) > 0).int(), one, "it should be floating-point"),
         "negative": (lambda z, g: length(z, g) - 0.1, one, "is negative"),
         "nan": (lambda z, g: length(z, g) / (z - 1).abs().sum(1), one, "not finite for constant noise"),
         "log P": (lambda z, g: Penalty(length(z, g), {"log_p": length(z, g)}), one, "it is a log-probability"),
+        "log P of the batch": (
+            lambda z, g: Penalty(length(z, g), {"log_p": -z.square().mean().expand(len(z))}),
+            row,
+            "log_p of a row is another alone",
+        ),
+        "counting log P": (Counted(), seeded, "with the same generators log_p is"),
         "blind": (flat, costs, "costs more than Gaussian noise does"),
         "backwards": (lambda z, g: 1 / (1 + length(z, g)), costs, "no unusual noise"),
-        "batch": (lambda z, g: length(z - z.mean(0), g), row, "another penalty alone"),
+        "batch": (lambda z, g: length(z - z.mean(0), g), row, "the penalty of a row is another alone"),
         "first generator": (
             lambda z, g: length(z[:, torch.randperm(z.shape[1], generator=g[0])[:99]], g),
             row,
-            "another penalty",
+            "the penalty of a row is another",
         ),
         "global": (lambda z, g: length(z[:, torch.randperm(z.shape[1])[:99]], g), seeded, "global random state"),
         "drawing": (Drawing(), seeded, "with the same generators"),
@@ -311,6 +336,17 @@ def regularizers() -> Iterator[Bad]:
     }
     for name, (function, check, says) in functions.items():
         yield Bad(name, config(RegularizerConfig, lambda function=function: function), check, says)
+
+
+class Counted:
+    """Reports how often it was asked."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, noise: Any, generators: Any) -> Any:
+        self.calls += 1
+        return Penalty(length(noise, generators), {"log_p": torch.full((len(noise),), -1.0 * self.calls)})
 
 
 class Drawing:
@@ -443,6 +479,15 @@ class Meddling:
         samples.mul_(0.5)
 
 
+class Leaving:
+    """Asks to stop, and not only that."""
+
+    @hookimpl
+    def step_done(self, samples: Any) -> bool:
+        samples.mul_(0.5)
+        return True
+
+
 class Forging:
     @hookimpl
     def step_done(self, record: Any) -> None:
@@ -467,7 +512,7 @@ class Greedy(Watching):
     @hookimpl
     def run_finished(self, run: Any) -> None:
         if run.folder:
-            (run.folder / "best.png").write_bytes(b"mine")
+            (run.folder / "noise.safetensors").write_bytes(b"mine")
 
 
 class Needing(Watching):
@@ -503,7 +548,8 @@ def observers() -> Iterator[Bad]:
         (Forging, looks, "records change"),
         (Littering, folder, "outside the run folder: log.txt"),
         (Homeless, none, "into the working folder: log.txt"),
-        (Greedy, folder, "overwrites the run's own files: best.png"),
+        (Greedy, folder, "overwrites the run's own files: noise.safetensors"),
+        (Leaving, looks, "changes tensors of the run"),
         (Needing, none, "NoneType"),
         (Single, "test_it_watches_a_resumed_run", "FileExistsError"),
         (Trusting, "test_it_watches_a_run_that_fails", "IndexError"),
@@ -519,7 +565,7 @@ def test_a_bad_plugin_is_caught_and_told_in_one_sentence(bad: Bad) -> None:
     with pytest.raises((AssertionError, pytest.fail.Exception)) as caught:
         getattr(contract(bad.config), bad.check)()
     assert bad.says in str(caught.value)
-    assert "\n" not in str(caught.value).splitlines()[0]
+    assert "\n" not in str(caught.value)
 
 
 def test_a_plugin_whose_name_does_not_load_is_caught(site: Site) -> None:
@@ -533,6 +579,26 @@ def test_a_plugin_whose_name_does_not_load_is_caught(site: Site) -> None:
         contract(sunny_kit.Sunny()).test_it_can_be_asked_for_by_name()
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "[dno.v1.rewards]\nsunny = sunny_typo:Suny",
+        "[dno.v1.rewards]\nsunny = suny_typo:Sunny",
+        "[dno.v1.rewards]\nsunny = sunny_typo.Sunny",
+        "[dno.v1.rewards]\nsunny = sunny_typo",
+        "[dno.v1.optimizers]\nsunny = sunny_typo:Sunny",
+        "[dno.v1.reward]\nsunny = sunny_typo:Sunny",
+        "[dno.rewards]\nsunny = sunny_typo:Sunny",
+    ],
+)
+def test_an_entry_point_with_a_mistake_is_caught(site: Site, entry: str) -> None:
+    site.install("dno-sunny", f"{entry}\n", "sunny_typo")
+    import sunny_typo
+
+    with pytest.raises(AssertionError, match=r'write sunny_typo:Sunny under "dno.v1.rewards" in pyproject.toml'):
+        contract(sunny_typo.Sunny()).test_it_can_be_asked_for_by_name()
+
+
 @pytest.mark.parametrize("cls", CONTRACTS.values(), ids=lambda cls: cls.__name__)
 def test_every_check_has_a_plugin_that_breaks_it(cls: type) -> None:
     broken = {case.check for case in CASES if isinstance(contract(case.config), cls)}
@@ -540,6 +606,114 @@ def test_every_check_has_a_plugin_that_breaks_it(cls: type) -> None:
     assert checks(cls) - shared == broken - shared
     tried = {case.check for case in options()} | {"test_it_can_be_asked_for_by_name"}
     assert tried == shared
+
+
+# --- Unusual, and not bad -------------------------------------------------------------------------------------------
+
+
+def run(case: ConfigContract[Any]) -> list[str]:
+    """Reasons of the checks that were skipped; any other outcome than that and a pass is raised."""
+    reasons = []
+    for name in sorted(checks(type(case))):
+        try:
+            getattr(case, name)()
+        except pytest.skip.Exception as skipped:
+            reasons.append(str(skipped))
+    return reasons
+
+
+def picky(images: Any, prompts: Any) -> Any:
+    """Refuses what is no image, as a library may."""
+    assert images.min() >= 0
+    assert images.max() <= 1
+    return mean(images, prompts)
+
+
+UNUSUAL: dict[str, Callable[[Any, Any], Any]] = {
+    "logarithm": lambda images, prompts: (images + 0.01).log().mean(dim=(1, 2, 3)),
+    "gamma": lambda images, prompts: mean(images.clamp(min=1e-3).pow(2.2), prompts),
+    "median": lambda images, prompts: images.flatten(1).median(dim=1).values,
+    "quantile": lambda images, prompts: images.flatten(1).quantile(0.9, dim=1),
+    "brightest": lambda images, prompts: images.flatten(1).amax(dim=1),
+    "ten brightest": lambda images, prompts: images.flatten(1).topk(10).values.mean(dim=1),
+    "in [0, 1] alone": picky,
+    "double": lambda images, prompts: mean(images.double(), prompts),
+    "tiny": lambda images, prompts: 1e-6 * mean(images, prompts),
+    "large": lambda images, prompts: 1e6 * mean(images, prompts) + 1e7,
+}
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These configs are made here, in a module that imports torch."""
+    monkeypatch.setattr(ConfigContract, "test_import_is_light", lambda self: None)
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("function", UNUSUAL.values(), ids=UNUSUAL)
+def test_an_unusual_reward_passes(function: Callable[[Any, Any], Any]) -> None:
+    run(contract(config(RewardConfig, lambda: function)))
+
+
+def test_a_reward_that_nearly_repeats_passes_where_it_says_so() -> None:
+    counter = Counting()
+    nearly = config(RewardConfig, lambda: lambda i, p: mean(i, p) + 1e-6 * counter(i, p))
+    case: Any = contract(nearly)
+    with pytest.raises(AssertionError, match="asked twice"):
+        case.test_the_same_images_have_the_same_scores()
+    type(case).repeatable = False
+    case.test_the_same_images_have_the_same_scores()
+
+
+@pytest.mark.usefixtures("light")
+def test_samples_that_are_no_images_pass_where_the_test_says_so() -> None:
+    case: Any = contract(config(SamplerConfig, lambda: Changed(call=lambda self, z: 9 * toy(z).repeat(1, 2, 1, 1))))
+    with pytest.raises(AssertionError, match="images have 6 channels"):
+        run(case)
+    type(case).samples_are_images = False
+    assert "samples_are_images = False, so that their shape and range are not checked" in run(case)
+
+
+@pytest.mark.usefixtures("light")
+def test_a_regularizer_that_only_reports_is_skipped_where_penalties_are_checked() -> None:
+    report = config(RegularizerConfig, lambda: lambda z, g: Penalty(torch.zeros(len(z)), {"log_p": -z[:, 0].abs()}))
+    assert run(contract(report)).count("the regularizer penalises nothing: it only reports figures") == 3
+
+
+@pytest.mark.parametrize("draws", [((4, 16, 16), (1,)), ((3,), (2,)), ((5,),)], ids=str)
+def test_noise_of_any_draws_is_shown(draws: Any) -> None:
+    case: Any = contract(config(RegularizerConfig, lambda: length))
+    type(case).draws = draws
+    assert {tuple(noise.shape) for noise in case.unusual().values()} == {tuple(case.noise().shape)}
+
+
+class Stopping:
+    @hookimpl
+    def step_done(self, record: Any) -> bool:
+        return bool(record.iteration == 1)
+
+
+class First:
+    @hookimpl
+    def step_done(self) -> bool:
+        return True
+
+
+class Late:
+    """Says only at the first step that it needs a folder."""
+
+    @hookimpl
+    def step_done(self, run: Any) -> None:
+        if run.folder is None:
+            raise ConfigError("needs a run folder")
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize(
+    ("cls", "reason"), [(Stopping, ""), (First, "stops the run before it can fail"), (Late, "says: needs a run folder")]
+)
+def test_observers_that_stop_a_run_or_need_its_folder_pass(cls: type, reason: str) -> None:
+    assert any(reason in said for said in run(contract(config(ObserverConfig, cls))))
 
 
 def test_what_a_plugin_lacks_is_skipped_with_a_reason() -> None:
