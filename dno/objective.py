@@ -21,6 +21,7 @@ from dno.protocols import NoiseMap, Penalty, Regularizer, Reward
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
+_STEEP = "look in rewards and regularizers for a root, a log or a quotient at 0, where its slope is infinite"
 _SMALLER = "try a smaller learning rate, or float32 in place of a half type"
 
 
@@ -222,8 +223,8 @@ class _Terms:
         count = count or self.batch
         if not isinstance(value, Tensor) or value.shape != (count,) or not value.is_floating_point():
             raise RunError(
-                f"{who} returned {_described(value)} for a batch of {count}; it must return {count} floats, "
-                f"one a sample: shape ({count},)"
+                f"{who} returned {_described(value)} for a batch of {count}; it must return a torch "
+                f"tensor of floats, one a sample: shape ({count},)"
             )
         _require_finite(who, "its value", value)
         return value.to(self.device, torch.promote_types(value.dtype, torch.float32))
@@ -234,7 +235,7 @@ class _Terms:
         total_B = self.objective_B - self.adapted_B
         if self.with_grad:
             (grad_BN,) = torch.autograd.grad(total_B.sum(), self.noise_BN)
-            _require_finite("the objective", "its gradient", grad_BN, _SMALLER)
+            _require_finite("the objective", "its gradient", grad_BN, f"{_STEEP}; or {_SMALLER}")
             grad_norm_B = torch.linalg.vector_norm(grad_BN, dim=1)
             tiny = torch.finfo(grad_norm_B.dtype).tiny
             grad_BN = grad_BN * (self.problem.max_grad_norm / grad_norm_B.clamp_min(tiny)).clamp(max=1)[:, None]

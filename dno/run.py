@@ -60,7 +60,7 @@ def resume(path: Path | str, *, iterations: int | None = None, settings: Mapping
     values, sources = read_toml(path / "run.toml"), {"": str(path / "run.toml")}
     for place, value in (settings or {}).items():
         put(values, place, value)
-        sources[place] = f"--set {place}"
+        sources[place] = "--set"
     if iterations is not None:
         values["iterations"], sources["iterations"] = iterations, "--iterations"
     config = RunConfig.parse(values, sources)

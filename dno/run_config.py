@@ -227,4 +227,4 @@ def put(values: dict[str, Any], place: str, value: Any) -> None:
             here = here[int(key)] if isinstance(here, list) else here.setdefault(key, {})
         here[int(last) if isinstance(here, list) else last] = value
     except (AttributeError, IndexError, TypeError, ValueError):
-        raise ConfigError(f"leads nowhere: there is nothing to set {last!r} in; lists count from 0", at=place) from None
+        raise ConfigError(f"leads nowhere for {last!r}; lists count from 0, as rewards.0.weight", at=place) from None

@@ -51,9 +51,11 @@ def optimize(
     model: Annotated[str | None, _option("Folder, hub id or installed model.", default="emoji")] = None,
     sampler: Annotated[str | None, _option("How noise becomes an image.", default="ddim")] = None,
     regularizer: Annotated[
-        list[str] | None, _option("What keeps noise Gaussian; repeatable; or none.", default="permutation")
+        list[str] | None,
+        _option("What keeps noise Gaussian; repeatable; or none.", default="permutation", metavar="NAME[=WEIGHT]"),
     ] = None,
     optimizer: Annotated[str | None, _option("How to climb.", default="adam")] = None,
+    observer: Annotated[list[str] | None, _option("What looks on, beside progress and curve; repeatable.")] = None,
     iterations: Annotated[int | None, _option("Optimizer steps.", default="30")] = None,
     seconds: Annotated[float | None, _option("Stop after this much time.")] = None,
     target: Annotated[float | None, _option("Stop when the weighted rewards reach this.")] = None,
@@ -90,20 +92,20 @@ def optimize(
 
     values = {} if config is None else read_toml(config)
     watching = values.setdefault("observers", ["progress", "curve"])
-    if quiet and isinstance(watching, list):
-        values["observers"] = [o for o in watching if (o.get("use") if isinstance(o, dict) else o) != "progress"]
+    if isinstance(watching, list):
+        kept = [o for o in watching if not quiet or (o.get("use") if isinstance(o, dict) else o) != "progress"]
+        values["observers"] = [*kept, *(observer or ())]
     if not prompts and "prompts" not in values:
         raise ConfigError('say what to draw: dno optimize "a black cat" --reward brightness', source="PROMPT")
     if not reward and "rewards" not in values:
         raise ConfigError("say what to climb, such as --reward brightness; see: dno plugins list", source="--reward")
     values |= {key: value for key, value in (("prompts", prompts), ("optimizer", optimizer)) if value}
     if reward:
-        pairs = [text.partition("=") for text in reward]
-        values["rewards"] = [{"use": n, **({"weight": parse_value(w)} if eq else {})} for n, eq, w in pairs]
+        values["rewards"] = [_weighted(text) for text in reward]
     if monitor:
         values["monitors"] = [{"use": name} for name in monitor]
     if regularizer:
-        values["regularizers"] = [name for name in regularizer if name != "none"]
+        values["regularizers"] = [_weighted(text) for text in regularizer if text != "none"]
     chosen: CommandLine = {
         "model": model, "sampler": sampler, "iterations": iterations, "seconds": seconds, "target": target,
         "start": start, "warm_start": warm_start, "steps": steps, "last_steps": last_steps, "eta": eta,
@@ -142,6 +144,14 @@ def resume(
     from dno.run import resume as go_on
 
     _finish(go_on(folder, iterations=iterations, settings=dict(_placed(settings))))
+
+
+def _weighted(text: str) -> dict[str, Any]:
+    """`NAME` or `NAME=WEIGHT` as a table."""
+    from dno.front.request import parse_value
+
+    name, equals, weight = text.partition("=")
+    return {"use": name, "weight": parse_value(weight)} if equals else {"use": name}
 
 
 def _placed(settings: list[str] | None) -> list[tuple[str, Any]]:

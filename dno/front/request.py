@@ -120,7 +120,7 @@ def assemble(
     for i in range(len(merged["regularizers"])) if "gamma" in given else ():
         put_at(f"regularizers.{i}.weight", given["gamma"], shown["gamma"])
     for place, value in settings:
-        put_at(place, value, f"--set {place}" if command_line else place)
+        put_at(place, value, "--set" if command_line else "settings")
     return RunConfig.parse(merged, sources)
 
 

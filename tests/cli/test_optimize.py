@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,17 @@ def test_progress_goes_to_stderr(dno, tiny_folder):
     assert code == 0
     assert "iteration 3/3" in err
     assert "log P" in err
+
+
+def test_observers_and_weighted_regularizers_by_name(dno, tiny_folder, tmp_path):
+    options = ["--observer", "images", "--regularizer", "norm=0.5", "--regularizer", "whiteness=0", "--out", "here"]
+    code, _, err = dno("optimize", "a cat", "--reward", "brightness", "--model", tiny_folder, *QUICK, *options)
+    assert (code, err) == (0, "")
+    saved = tomllib.loads((tmp_path / "here" / "run.toml").read_text())
+    assert [(r["use"], r["weight"]) for r in saved["regularizers"]] == [("norm", 0.5), ("whiteness", 0.0)]
+    assert [o["use"] for o in saved["observers"]] == ["curve", "images"]
+    assert (tmp_path / "here" / "steps" / "0-0.png").is_file()
+    assert (tmp_path / "here" / "curve.png").is_file()
 
 
 def test_a_black_box_reward_can_be_watched(dno, tiny_folder):

@@ -143,7 +143,7 @@ def failing(at, answer):
     ("answer", "problem_told"),
     [
         (lambda im: im.mean(), r'reward "reward" returned a float32 tensor of shape \(\) for a batch of 2'),
-        (lambda im: im.mean((1, 2, 3)).tolist(), "returned a list for a batch of 2; it must return 2 floats"),
+        (lambda im: im.mean((1, 2, 3)).tolist(), "returned a list for a batch of 2; it must return a torch tensor of floats"),
         (lambda im: im.mean((1, 2, 3)).long(), r"returned a int64 tensor of shape \(2,\)"),
         (lambda im: im.mean((1, 2, 3)) * torch.tensor([1, math.nan]), "its value is not finite for sample 1;"),
         (lambda im: im.mean((1, 2, 3)).detach(), "gives no gradient"),

@@ -142,9 +142,9 @@ def test_a_config_object_takes_options_too():
         ({"lr": -1}, [], "--lr: optimizer.lr: input should be greater than 0, got -1"),
         ({"batch": 0}, [], "--batch: must be a whole number of at least 1, got 0"),
         ({"gamma": -1}, [], "--gamma: regularizers.0.weight: .*got -1"),
-        ({}, [("rewards.3.weight", 1)], "--set rewards.3.weight: rewards.3.weight: leads nowhere"),
-        ({}, [("seeds.x", 1)], "--set seeds.x: .*leads nowhere"),
-        ({}, [("sampler.eta", 2)], "--set sampler.eta: sampler.eta: .*less than or equal to 1, got 2"),
+        ({}, [("rewards.3.weight", 1)], "--set: rewards.3.weight: leads nowhere"),
+        ({}, [("seeds.x", 1)], "--set: seeds.x: leads nowhere"),
+        ({}, [("sampler.eta", 2)], "--set: sampler.eta: .*less than or equal to 1, got 2"),
     ],
 )
 def test_a_mistake_on_the_command_line_names_the_option(options, settings, problem):
