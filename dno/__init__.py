@@ -24,9 +24,8 @@ __version__ = "0.1.0"
 __all__ = ["ConfigError", "DNOError", "FunctionSampler", "Result", "RunConfig", "RunError", "Status", "StepRecord"]
 __all__ += ["optimize", "resume", "run"]
 
-_HOMES = {"optimize": "front.api", "FunctionSampler": "front.function", "RunConfig": "run_config"}
-_HOMES |= dict.fromkeys(("resume", "run"), "run")
-_HOMES |= dict.fromkeys(("ConfigError", "DNOError", "RunError"), "errors")
+_HOMES = {"optimize": "front.api", "FunctionSampler": "front.function", "RunConfig": "run_config", "run": "run"}
+_HOMES |= {"resume": "run"} | dict.fromkeys(("ConfigError", "DNOError", "RunError"), "errors")
 _HOMES |= dict.fromkeys(("Result", "Status", "StepRecord"), "result")
 
 

@@ -109,7 +109,8 @@ def _at(place: str, call: Callable[[], T]) -> T:
     except ConfigError as error:
         raise error.inside(place) from error
     except Exception as error:
-        raise ConfigError(f"could not be made: {type(error).__name__}: {error}", at=place) from error
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(f"could not be made: {told}", at=place) from error
 
 
 def _places(kind: str, parts: Sequence[PluginConfig]) -> list[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dno.result import Result, StepRecord
 
 _PROJECT = "dno"
+_KNOWN = "there are run_started(run), step_done(run, record, samples) and run_finished(run, result)"
 _hookspec = pluggy.HookspecMarker(_PROJECT)
 hookimpl = pluggy.HookimplMarker(_PROJECT)
 """Marks an observer's method as wanting the event of the same name; it may leave out arguments."""
@@ -78,7 +79,10 @@ class Bus:
                 manager.register(observer)
             manager.check_pending()
         except pluggy.PluginValidationError as error:
-            raise ConfigError(f"observer {error.plugin!r} cannot be used: {error}", at="observers") from error
+            reason = str(error).splitlines()[-1].partition(" in plugin")[0]
+            raise ConfigError(
+                f"{type(error.plugin).__name__} cannot observe: {reason}; {_KNOWN}", at="observers"
+            ) from error
         self._hook = manager.hook
 
     def started(self) -> None:

@@ -25,8 +25,10 @@ CONTRACT: Final = "v1"
 
 C_co = TypeVar("C_co", bound=PluginConfig, covariant=True)
 
-_GROUP = re.compile(r"dno\.(?P<version>v\d+)\.(?P<kind>[a-z]+)")
-_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
+NAME: Final = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
+"""What a plugin may be called."""
+
+_GROUP = re.compile(r"dno\.(v\d+)\.([a-z]+)")
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class PluginInfo:
     """What an installed distribution says of one plugin; nothing of it has been imported."""
 
     kind: str
+    """Last part of its entry-point group; the whole group where that is not of the form `dno.v1.rewards`."""
     name: str
     target: str
     """Where the config class is: `module:Class`."""
     distribution: str
     version: str
     contract: str = CONTRACT
+    """Version in its entry-point group; empty where that is not of the form `dno.v1.rewards`."""
 
     @property
     def qualified(self) -> str:
@@ -52,20 +56,32 @@ def _scan() -> tuple[PluginInfo, ...]:
     entries = importlib.metadata.entry_points()
     found = set()
     for group in entries.groups:
-        if (match := _GROUP.fullmatch(group)) is None:
+        if not group.lower().startswith("dno."):
             continue
+        contract, kind = match.groups() if (match := _GROUP.fullmatch(group)) else ("", group)
         for entry in entries.select(group=group):
-            found.add(
-                PluginInfo(
-                    kind=match["kind"],
-                    name=entry.name,
-                    target=entry.value,
-                    distribution=entry.dist.name if entry.dist else "unknown",
-                    version=entry.dist.version if entry.dist else "unknown",
-                    contract=match["version"],
-                )
-            )
-    return tuple(sorted(found, key=lambda info: (info.kind, info.name, info.distribution)))
+            owner, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "unknown")
+            found.add(PluginInfo(kind, entry.name, entry.value, owner, version, contract))
+    return tuple(sorted(found, key=lambda i: (i.kind, i.name, i.distribution, i.contract, i.target)))
+
+
+def _why(error: BaseException, info: PluginInfo, module: str) -> str:
+    """What went wrong in an import of `module` for this plugin, and how to mend it."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        told = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+        return f"could not be imported: {told}; update or uninstall it"
+    missing = error.name
+    top = missing.partition(".")[0]
+    if top == module.partition(".")[0]:
+        return f"has no module {missing}; reinstall or update it"
+    if top == "dno":
+        return f"was made for another version of dno, one that has {missing}; update it"
+    # Whoever likes may give a distribution the name of a module: only one that the author requires is sure.
+    name = re.compile(re.sub(r"[\W_]+", "[-_.]+", missing) + r"(?![\w.-])", re.IGNORECASE)
+    for dist in importlib.metadata.distributions(name=info.distribution):
+        for required in filter(name.match, dist.requires or ()):
+            return f'needs the module {missing}; try: pip install "{required.partition(";")[0].strip()}"'
+    return f"needs the module {missing}, which is not installed; install what provides it, or update the plugin"
 
 
 class Registry(Generic[C_co]):
@@ -80,13 +96,9 @@ class Registry(Generic[C_co]):
         self.kind, self.base = kind, base
         self._loaded: dict[PluginInfo, type[C_co]] = {}
 
-    @property
-    def _infos(self) -> tuple[PluginInfo, ...]:
-        return tuple(info for info in _scan() if info.kind == self.kind)
-
     def infos(self) -> tuple[PluginInfo, ...]:
         """Every installed plugin of this kind made for this contract, sorted by name, from metadata alone."""
-        return tuple(info for info in self._infos if info.contract == CONTRACT)
+        return tuple(i for i in _scan() if (i.kind, i.contract) == (self.kind, CONTRACT))
 
     def refresh(self) -> None:
         """Look at the installed distributions again, after one was installed or removed."""
@@ -97,28 +109,30 @@ class Registry(Generic[C_co]):
         """The one plugin that `use` (`name` or `distribution:name`) stands for.
 
         Raises:
-            UnknownPluginError: nothing has that name, two distributions do, or it was made for
+            UnknownPluginError: nothing has that name, more than one plugin does, or it was made for
                 another version of the plugin contract.
         """
         one = self.kind.removesuffix("s")
         dist, _, name = use.rpartition(":")
         if dist == "python":
             raise UnknownPluginError(f'{one} "{name}" was a Python object; run it again from the script that made it')
-        claims = [i for i in self._infos if i.name == name and dist in ("", i.distribution)]
+        claims = [i for i in _scan() if (i.kind, i.name) == (self.kind, name) and dist in ("", i.distribution)]
         usable = [i for i in claims if i.contract == CONTRACT]
         if len(usable) == 1:
             return usable[0]
         if usable:
-            owners = " and ".join(f"{i.distribution} {i.version}" for i in usable)
-            choice = " or ".join(f'"{i.qualified}"' for i in usable)
-            raise UnknownPluginError(f'{one} "{use}" is claimed by {owners}; say which: {choice}')
+            owners = " and ".join(f"{i.distribution} {i.version} ({i.target})" for i in usable)
+            names = [i.qualified for i in usable]
+            choice = " or ".join(f'"{name}"' for name in names if names.count(name) == 1)
+            mend = f"say which: {choice}" if choice else "its author must give each a name of its own"
+            raise UnknownPluginError(f'{one} "{use}" is claimed by {owners}; {mend}')
         if claims:
             other = claims[0]
             raise UnknownPluginError(
                 f'{one} "{use}" of {other.distribution} {other.version} is made for plugin contract '
                 f"{other.contract}, this dno has {CONTRACT}; install a release of it made for {CONTRACT}"
             )
-        names = sorted({i.name for i in self._infos if i.contract == CONTRACT})
+        names = sorted({i.name for i in self.infos()})
         near = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise UnknownPluginError(f'no {one} is called "{use}"; {hint}installed: {", ".join(names) or "none"}')
@@ -128,7 +142,7 @@ class Registry(Generic[C_co]):
 
         Raises:
             UnknownPluginError: see `info`.
-            PluginLoadError: the import failed, or the target is no config class of this kind.
+            PluginLoadError: the import failed, or the target is no config class of this kind or lacks a method.
         """
         info = self.info(use)
         if info not in self._loaded:
@@ -137,31 +151,31 @@ class Registry(Generic[C_co]):
 
     def _import(self, info: PluginInfo) -> type[C_co]:
         who = f'{self.kind.removesuffix("s")} "{info.name}" of {info.distribution} {info.version} ({info.target})'
-        if not _NAME.fullmatch(info.name):
+        if not NAME.fullmatch(info.name):
             raise PluginLoadError(f"{who} has a bad name; use lower case letters, digits, '-', '_' and '.'")
         entry = importlib.metadata.EntryPoint(info.name, info.target, f"dno.{CONTRACT}.{self.kind}")
+        if not entry.pattern.match(entry.value):
+            raise PluginLoadError(f"{who} does not say where its class is; its author must write module:Class")
         try:
             target = entry.load()
-        except ModuleNotFoundError as error:
-            missing = (error.name or "").partition(".")[0]
-            if missing == entry.module.partition(".")[0]:
-                raise PluginLoadError(f"{who} names a module that is not there; reinstall it") from error
-            raise PluginLoadError(f"{who} needs the module {missing}; try: pip install {missing}") from error
-        except Exception as error:
-            raise PluginLoadError(
-                f"{who} could not be imported: {type(error).__name__}: {error}; update or uninstall it"
-            ) from error
+        except (Exception, SystemExit) as error:
+            raise PluginLoadError(f"{who} {_why(error, info, entry.module)}") from error
         if not (isinstance(target, type) and issubclass(target, self.base)):
             raise PluginLoadError(f"{who} is not a {self.base.__name__}; its author must derive it from one")
+        if absent := sorted(target.__abstractmethods__):
+            raise PluginLoadError(f"{who} does not define {' and '.join(absent)}; its author must")
+        if target.model_rebuild(raise_errors=False) is False:
+            raise PluginLoadError(f"{who} imports an option's type for type checkers alone; its author must not")
         return target
 
     def name_of(self, config: PluginConfig) -> str | None:
-        """What to write under `use` so that `load` gives this config's class again; None if unpublished."""
-        cls = type(config)
-        for info in self._infos:
+        """What to write under `use` so that `load` gives this config's class again; None if nothing does."""
+        cls, infos = type(config), self.infos()
+        for info in infos:
             if self._loaded.get(info) is cls or info.target == f"{cls.__module__}:{cls.__qualname__}":
-                claims = [i for i in self._infos if (i.name, i.contract) == (info.name, CONTRACT)]
-                return info.name if len(claims) == 1 else info.qualified
+                for use in (info.name, info.qualified):
+                    if NAME.fullmatch(info.name) and [i for i in infos if use in (i.name, i.qualified)] == [info]:
+                        return use
         return None
 
     def label(self, config: PluginConfig) -> str:
@@ -180,6 +194,5 @@ REGISTRIES: Final[tuple[Registry[PluginConfig], ...]] = (SAMPLERS, REWARDS, REGU
 
 
 def unsupported() -> tuple[PluginInfo, ...]:
-    """Plugins published for a contract version or a kind that this `dno` does not know."""
-    kinds = {registry.kind for registry in REGISTRIES}
-    return tuple(i for i in _scan() if i.contract != CONTRACT or i.kind not in kinds)
+    """Plugins published for a contract version, a kind or a group that this `dno` does not know."""
+    return tuple(info for info in _scan() if not any(info in registry.infos() for registry in REGISTRIES))

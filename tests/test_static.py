@@ -20,7 +20,7 @@ def test_static(command):
 
 
 def test_the_core_stays_small():
-    """1,500 lines of code, docstrings, comments and blank lines apart."""
+    """1,500 lines of code, docstrings, comments, blank lines and elided bodies apart."""
     import ast
     import io
     import tokenize
@@ -29,13 +29,15 @@ def test_the_core_stays_small():
     total = 0
     for path in (ROOT / "dno").glob("*.py"):
         text = path.read_text()
-        strings = {
+        silent = {
             line
             for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+            if isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, (str, type(...)))
             for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
         }
         tokens = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type not in quiet]
         lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
-        total += len(lines - strings)
+        total += len(lines - silent)
     assert total < 1500

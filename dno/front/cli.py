@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dno.front.request import CommandLine
     from dno.result import Result
 
+_LIBRARIES = ("torch", "diffusers", "transformers", "pluggy", "pydantic", "importlib")
 _QUIET: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False, "pretty_exceptions_enable": False}
 app = typer.Typer(
     help="Align a diffusion model at inference time by optimising its noise.", no_args_is_help=True, **_QUIET
@@ -177,9 +178,22 @@ def _finish(result: Result) -> None:
             typer.echo(result.folder / name)
     typer.echo(result.verdict())
     if result.status is Status.FAILED:
-        _fail(f"{result.error}\nkept what was reached; to try again from there: dno resume {result.folder}", 1)
+        assert result.error is not None
+        _fail(f"{_told(result.error)}\nkept what was reached; to try again from there: dno resume {result.folder}", 1)
     if result.status is Status.INTERRUPTED:
         _fail(f"interrupted; to go on: dno resume {result.folder}", 130)
+
+
+def _told(error: BaseException) -> str:
+    """The error's sentence, and where in a plugin's code it came from if that raised something unforeseen."""
+    import traceback
+
+    cause = error.__cause__
+    if cause is None or type(cause).__name__ not in str(error):
+        return str(error)
+    libraries = (str(Path(__file__).parents[1]), "<frozen", *(f"{os.sep}{name}{os.sep}" for name in _LIBRARIES))
+    frames = [f for f in traceback.extract_tb(cause.__traceback__) if not any(lib in f.filename for lib in libraries)]
+    return f"{error} (at {frames[-1].filename}:{frames[-1].lineno})" if frames else str(error)
 
 
 def _fail(problem: str, code: int) -> NoReturn:
@@ -198,7 +212,7 @@ def main() -> None:
     try:
         app()
     except DNOError as error:
-        typer.echo(f"dno: {error}", err=True)
+        typer.echo(f"dno: {_told(error)}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)

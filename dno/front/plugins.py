@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from dno.registry import PluginInfo
+    from dno.config import PluginConfig
+    from dno.registry import PluginInfo, Registry
 
 plugins = typer.Typer(
     help="See and check what is installed.",
@@ -19,29 +21,60 @@ plugins = typer.Typer(
 )
 
 
+_PLACES = {
+    "samplers": "sampler",
+    "rewards": "rewards.0",
+    "regularizers": "regularizers.0",
+    "optimizers": "optimizer",
+    "observers": "observers.0",
+}
+
+
 @plugins.command("list")
 def list_plugins() -> None:
     """Every installed plugin: kind, name, distribution, version. Imports none of them."""
-    from collections import Counter
-
     from dno.registry import REGISTRIES, unsupported
 
     usable = [info for registry in REGISTRIES for info in registry.infos()]
-    claims = Counter((info.kind, info.name) for info in usable)
+    row = _rows([*usable, *unsupported()])
     for info in usable:
-        twice = f"claimed twice; say {info.qualified}" if claims[info.kind, info.name] > 1 else ""
-        _row(info, f"{info.distribution} {info.version}", twice)
+        row(info, f"{info.distribution} {info.version}", _hindrance(info, usable))
     for info in unsupported():
-        _row(info, f"{info.distribution} {info.version}", _why_not(info))
+        row(info, f"{info.distribution} {info.version}", _why_not(info))
 
 
-def _row(info: PluginInfo, about: str, note: str = "") -> None:
-    typer.echo(f"{info.kind:<13} {info.name:<20} {about}" + (f"  ({note})" if note else ""))
+def _rows(infos: Sequence[PluginInfo]) -> Callable[..., None]:
+    """What prints one of these in columns that hold each; most lists are as wide as the least."""
+    kinds = max([12, *(len(info.kind) for info in infos)])
+    names = max([19, *(len(info.name) for info in infos)])
+
+    def row(info: PluginInfo, told: str, note: str = "") -> None:
+        typer.echo(f"{info.kind:<{kinds}}  {info.name:<{names}}  {told}" + (f"  ({note})" if note else ""))
+
+    return row
+
+
+def _hindrance(info: PluginInfo, usable: Sequence[PluginInfo]) -> str:
+    """What keeps a plugin from being used by its name, as far as its metadata tell."""
+    from dno.registry import NAME
+
+    if not NAME.fullmatch(info.name):
+        return "its name cannot be used: lower case letters, digits, '-', '_' and '.' can"
+    claims = [other.qualified for other in usable if (other.kind, other.name) == (info.kind, info.name)]
+    if len(claims) == 1:
+        return ""
+    times = "twice" if len(claims) == 2 else f"{len(claims)} times"
+    if claims.count(info.qualified) > 1:
+        return f"claimed {times}; {info.distribution} has to give each a name of its own"
+    return f"claimed {times}; say {info.qualified}"
 
 
 def _why_not(info: PluginInfo) -> str:
     from dno.registry import CONTRACT, REGISTRIES
 
+    if not info.contract:
+        groups = ", ".join(f"dno.{CONTRACT}.{registry.kind}" for registry in REGISTRIES)
+        return f"there is no such group of plugins; groups: {groups}"
     if info.contract != CONTRACT:
         return f"not for this dno: made for plugin contract {info.contract}, this is {CONTRACT}"
     return f"there is no such kind of plugin; kinds: {', '.join(registry.kind for registry in REGISTRIES)}"
@@ -53,32 +86,47 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="The options as a JSON schema.")] = False,
 ) -> None:
     """A plugin's options with their types, defaults and meaning."""
-    import inspect
     import json
 
-    from dno.errors import UnknownPluginError
-    from dno.registry import REGISTRIES
+    from dno.front.options import about, options
 
-    kind, _, short = name.rpartition("/")
-    found = [
-        r
-        for r in REGISTRIES
-        if kind in ("", r.kind, r.kind[:-1]) and any(short in (i.name, i.qualified) for i in r.infos())
-    ]
-    if not found:
-        names = sorted({i.name for r in REGISTRIES for i in r.infos()})
-        raise UnknownPluginError(f'no plugin is called "{name}"; installed: {", ".join(names)}')
-    for registry in found:
+    for registry, short in _find(name):
         cls, info = registry.load(short), registry.info(short)
         if as_json:
             typer.echo(json.dumps(cls.model_json_schema(), indent=2))
             continue
-        typer.echo(f"{info.kind[:-1]} {info.name} ({info.distribution} {info.version})\n\n{inspect.getdoc(cls)}\n")
-        for key, field in cls.model_fields.items():
-            kind_of = getattr(field.annotation, "__name__", None) if isinstance(field.annotation, type) else None
-            shown = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-            typer.echo(f"  {key}: {kind_of or str(field.annotation).replace('typing.', '')} = {shown}")
-            typer.echo(f"      {' '.join((field.description or '').split())}")
+        typer.echo(f"{info.kind[:-1]} {info.name} ({info.distribution} {info.version})\n")
+        if text := about(cls):
+            typer.echo(f"{text}\n")
+        for option in options(cls):
+            default = "required" if option.default is None else f"default: {option.default}"
+            typer.echo(f"  {option.name}: {option.type} [{default}]\n      {option.meaning}")
+        if place := _PLACES.get(info.kind):
+            typer.echo(f"\nIn a run: --set {place}.OPTION=VALUE")
+
+
+def _find(name: str) -> list[tuple[Registry[PluginConfig], str]]:
+    """Where NAME or KIND/NAME is, and what it is called there; in two kinds it may be."""
+    import difflib
+
+    from dno.errors import UnknownPluginError
+    from dno.registry import REGISTRIES, unsupported
+
+    kind, _, short = name.rpartition("/")
+    asked = [registry for registry in REGISTRIES if kind in ("", registry.kind, registry.kind[:-1])]
+    if not asked:
+        raise UnknownPluginError(f'there is no kind "{kind}"; kinds: {", ".join(r.kind for r in REGISTRIES)}')
+    if found := [(r, short) for r in asked if any(short in (i.name, i.qualified) for i in r.infos())]:
+        return found
+    odd = [info for info in unsupported() if short in (info.name, info.qualified)]
+    for registry in asked:
+        if kind or any(info.kind == registry.kind for info in odd):
+            registry.info(short)  # Raises, for it knows best what is wrong.
+    if odd:
+        raise UnknownPluginError(f'"{short}" of {odd[0].distribution} cannot be used: {_why_not(odd[0])}')
+    near = difflib.get_close_matches(short, {i.name for r in REGISTRIES for i in r.infos()}, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise UnknownPluginError(f'no plugin is called "{name}"; {hint}see: dno plugins list')
 
 
 @plugins.command()
@@ -88,6 +136,7 @@ def check() -> None:
     from dno.registry import REGISTRIES, unsupported
 
     failed = False
+    row = _rows([*unsupported(), *(info for registry in REGISTRIES for info in registry.infos())])
     for registry in REGISTRIES:
         for info in registry.infos():
             try:
@@ -95,9 +144,9 @@ def check() -> None:
                 verdict = "ok"
             except DNOError as error:
                 failed, verdict = True, str(error)
-            _row(info, verdict)
+            row(info, verdict)
     for info in unsupported():
-        _row(info, _why_not(info))
+        row(info, _why_not(info))
     raise typer.Exit(int(failed))
 
 

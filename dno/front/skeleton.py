@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -13,10 +13,7 @@ from typing import NoReturn
 
 from dno import plugin
 from dno.errors import ConfigError
-from dno.registry import REWARDS
-
-# What the registry accepts, less names that no class can have.
-_NAME = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*")
+from dno.registry import NAME, REWARDS
 
 
 def write_reward(name: str, out: Path | None = None) -> list[Path]:
@@ -48,7 +45,11 @@ def write_reward(name: str, out: Path | None = None) -> list[Path]:
     }
     with ExitStack() as undo:
         try:
-            folder.mkdir(parents=True)
+            for parent in reversed(folder.parents):
+                if not parent.exists():
+                    parent.mkdir()
+                    undo.callback(_remove_empty, parent)
+            folder.mkdir()
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
             for path, text in texts.items():
                 path.parent.mkdir(exist_ok=True)
@@ -61,13 +62,19 @@ def write_reward(name: str, out: Path | None = None) -> list[Path]:
     return [folder, *texts]
 
 
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _names(name: str) -> dict[str, str]:
     """What the templates leave open."""
 
     def refuse(problem: str) -> NoReturn:
         raise ConfigError(f'"{name}" {problem}; choose another', source="NAME")
 
-    if not _NAME.fullmatch(name):
+    # No class can have a name that begins with a digit.
+    if not NAME.fullmatch(name) or name[0].isdigit():
         refuse("is no name; it needs a lower case letter first, then letters, digits and single '-', '_' and '.'")
     if owners := sorted({info.distribution for info in REWARDS.infos() if info.name == name}):
         refuse(f"is already a reward of {' and '.join(owners)}")

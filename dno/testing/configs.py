@@ -16,6 +16,7 @@ import tomli_w
 import torch
 
 from dno.config import BuildContext, PluginConfig
+from dno.errors import DNOError
 from dno.registry import CONTRACT, Registry
 
 C = TypeVar("C", bound=PluginConfig)
@@ -59,6 +60,7 @@ class ConfigContract(Generic[C]):
     def test_options_survive_toml(self) -> None:
         """A run's `run.toml` rebuilds the same plugin, and `dno plugins show --json` has its schema."""
         cls = type(self.config)
+        assert "use" not in cls.model_fields, "an option is called `use`, which names the plugin in run.toml; rename it"
         try:
             text = tomli_w.dumps(self.config.model_dump(mode="json", exclude_none=True))
             again = cls.model_validate(tomllib.loads(text))
@@ -95,6 +97,9 @@ class ConfigContract(Generic[C]):
         name, cls = self.registry.name_of(self.config), type(self.config)
         if name is None:
             target, group = f"{cls.__module__}:{cls.__qualname__}", f"dno.{CONTRACT}.{self.registry.kind}"
+            for info in self.registry.infos():
+                if info.target == target:
+                    self._load(info.qualified)
             mistaken = _mistaken_entry(target, group)
             assert mistaken is None, (
                 f'the entry point "{mistaken}" does not lead to this class; write {target} under "{group}" in '
@@ -104,11 +109,14 @@ class ConfigContract(Generic[C]):
                 f'no installed distribution has an entry point for {target}; name it under "{group}" and run: '
                 "pip install -e ."
             )
+        found = self._load(name)
+        assert found is cls, f'"{name}" loads {found!r}, not {cls!r}'
+
+    def _load(self, name: str) -> type[PluginConfig]:
         try:
-            found = self.registry.load(name)
-        except Exception as error:
+            return self.registry.load(name)
+        except DNOError as error:
             pytest.fail(str(error))
-        assert found is type(self.config), f'"{name}" loads {found!r}, not {type(self.config)!r}'
 
 
 def _mistaken_entry(target: str, group: str) -> str | None:

@@ -5,9 +5,9 @@ python docs/figures/plugin_reference.py
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
+from dno.front.options import about, options
 from dno.registry import REGISTRIES
 
 PAGE = Path(__file__).parents[1] / "reference" / "plugins.md"
@@ -26,21 +26,11 @@ def text() -> str:
             if info.distribution != "dno":
                 continue
             cls = registry.load(info.qualified)
-            parts.append(f"### {info.name}\n\n{inspect.getdoc(cls)}\n")
-            rows = [
-                f"| `{key}` | `{shown(field.annotation)}` | `{field.get_default()!r}` "
-                f"| {' '.join((field.description or '').split())} |"
-                for key, field in cls.model_fields.items()
-            ]
+            parts.append(f"### {info.name}\n\n{about(cls)}\n")
+            rows = [f"| `{o.name}` | `{o.type}` | `{o.default}` | {o.meaning} |" for o in options(cls)]
             if rows:
                 parts.append("\n".join(["| option | type | default | meaning |", "|---|---|---|---|", *rows]) + "\n")
     return "\n".join(parts)
-
-
-def shown(annotation: object) -> str:
-    """A type as its author wrote it, near enough; bars would end a table's cell."""
-    name = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
-    return name.replace("|", "or")
 
 
 if __name__ == "__main__":

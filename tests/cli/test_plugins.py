@@ -7,11 +7,16 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Annotated, Any, Literal, Optional
 
 import pytest
+from pydantic import Field
 
 from dno import __version__
 from dno.front import cli
+from dno.front.options import options
+from dno.plugin import RewardConfig
+from dno.registry import REGISTRIES
 
 
 @pytest.fixture
@@ -44,7 +49,8 @@ def test_show_tells_options_types_defaults_and_meaning(dno):
     code, out, _ = dno("plugins", "show", "ddim")
     assert code == 0
     assert out.startswith(f"sampler ddim (dno {__version__})\n")
-    assert "  steps: int = 50\n" in out
+    assert "  steps: int >= 1 [default: 50]\n" in out
+    assert "  memory: 'keep' or 'recompute' [default: 'keep']\n" in out
     assert "Denoising steps" in out
     schema = json.loads(dno("plugins", "show", "--json", "rewards/jpeg")[1])
     assert schema["properties"]["quality"]["default"] == 95
@@ -57,7 +63,36 @@ def test_show_takes_the_name_that_settles_a_clash(dno):
 def test_show_of_nothing(dno):
     code, _, err = dno("plugins", "show", "nope")
     assert code == 2
-    assert 'no plugin is called "nope"; installed: ' in err
+    assert err == 'dno: no plugin is called "nope"; see: dno plugins list\n'
+
+
+class Every(RewardConfig):
+    plain: int
+    """Has to be given."""
+    many: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    either: Annotated[float, Field(ge=0, le=1)] | Literal["auto", 3] | None = None
+    whole: int | None = Field(default=None, ge=1)
+    named: Optional[dict[str, Path]] = Field(default_factory=dict)  # noqa: UP045
+    other: Annotated[str, Field(min_length=1), "a note"] = ""
+    any: Any = None
+
+    def build(self, ctx):
+        raise NotImplementedError
+
+
+def test_types_are_told_in_words():
+    assert [(o.name, o.type, o.default) for o in options(Every)] == [
+        ("weight", "float", "1.0"),
+        ("plain", "int", None),
+        ("many", "tuple[int > 0, ...]", "()"),
+        ("either", "float >= 0 and <= 1 or 'auto' or 3 or None", "None"),
+        ("whole", "int >= 1 or None", "None"),
+        ("named", "dict[str, Path] or None", "{}"),
+        ("other", "str", "''"),
+        ("any", "Any", "None"),
+    ]
+    told = [option.type for r in REGISTRIES for i in r.infos() for option in options(r.load(i.qualified))]
+    assert not [text for text in told if "FieldInfo" in text or "typing" in text or "|" in text]
 
 
 def test_check_imports_all(dno):
@@ -130,6 +165,14 @@ def test_new_refuses_in_one_sentence_and_leaves_nothing_behind(dno, monkeypatch,
     assert err.startswith("dno: ")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_new_takes_back_the_folders_above_but_none_that_were_there(dno, tmp_path):
+    (tmp_path / "mine").mkdir()
+    code, _, err = dno("plugins", "new", "own", "--out", str(tmp_path / "mine" / "new" / "newer" / ("x" * 300)))
+    assert code == 2
+    assert "cannot be made: File name too long; name another folder: --out" in err
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
 
 
 def test_new_overwrites_nothing(dno, tmp_path):

@@ -88,6 +88,16 @@ class Holed(RewardConfig):
         return mean
 
 
+class Taken(RewardConfig):
+    """An option that has the name of the plugin's own place."""
+
+    use: str = "x"
+    """Use."""
+
+    def build(self, ctx: Any) -> Any:
+        return mean
+
+
 class Rounded(RewardConfig):
     """A value that is read back as another."""
 
@@ -115,6 +125,7 @@ def options() -> Iterator[Bad]:
     yield Bad("no help", Silent(), "test_every_option_is_described", "colour")
     yield Bad("no docstring", Nameless(), "test_every_option_is_described", "has no docstring")
     yield Bad("no toml", Holed(), "test_options_survive_toml", "cannot be written to TOML")
+    yield Bad("use", Taken(), "test_options_survive_toml", "an option is called `use`")
     yield Bad("lossy", Rounded(), "test_options_survive_toml", "has become Rounded(weight=1.0, share=0.2)")
     yield Bad("refusing", Refusing(), "test_check_accepts_these_options", "there is no such folder")
     # This module, which imports torch as any heavy plugin's does.

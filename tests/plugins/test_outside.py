@@ -89,7 +89,7 @@ def test_of_ten_plugins_one_is_broken(wheels, tmp_path):
     checked = place.run("dno", "plugins", "check", cwd=tmp_path, code=1).splitlines()
     assert [row for row in checked if not row.endswith(" ok")] == [
         'rewards       mine-4               reward "mine-4" of dno-mine-4 0.1.0 (dno_mine_4:Mine4) '
-        "needs the module nowhere; try: pip install nowhere"
+        "needs the module nowhere, which is not installed; install what provides it, or update the plugin"
     ]
     assert len(checked) == len(listed.splitlines())
     assert imported.read_text().split() == MINE

@@ -143,7 +143,7 @@ def failing(at, answer):
     ("answer", "problem_told"),
     [
         (lambda im: im.mean(), r'reward "reward" returned a float32 tensor of shape \(\) for a batch of 2'),
-        (lambda im: im.mean((1, 2, 3)).tolist(), "returned a list for a batch of 2; it must return a torch tensor of floats"),
+        (lambda im: im.mean((1, 2, 3)).tolist(), "a list for a batch of 2; it must return a torch tensor of floats"),
         (lambda im: im.mean((1, 2, 3)).long(), r"returned a int64 tensor of shape \(2,\)"),
         (lambda im: im.mean((1, 2, 3)) * torch.tensor([1, math.nan]), "its value is not finite for sample 1;"),
         (lambda im: im.mean((1, 2, 3)).detach(), "gives no gradient"),
@@ -203,8 +203,16 @@ def test_an_observer_of_no_event_is_refused():
         @hookimpl
         def step_dome(self): ...
 
-    with pytest.raises(ConfigError, match="step_dome"):
-        climb(problem(), observers=[Wrong()])
+    class Misread:
+        @hookimpl
+        def step_done(self, rec): ...
+
+    for cls, what in ((Wrong, "unknown hook 'step_dome'"), (Misread, "{'rec'}")):
+        with pytest.raises(ConfigError, match=what) as caught:
+            climb(problem(), observers=[cls()])
+        assert str(caught.value).startswith(f"observers: {cls.__name__} cannot observe: ")
+        assert "step_done(run, record, samples)" in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_an_observer_that_fails_ends_the_run_and_keeps_what_was_reached():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import pytest
@@ -24,36 +25,109 @@ def test_a_plugin_is_listed_without_being_imported_and_loaded_by_name(site):
 def test_two_distributions_that_claim_a_name_are_both_named_and_either_can_be_picked(site):
     site.install("dno-sunny", "[dno.v1.rewards]\nsunny = sunny_two:Sunny\n", "sunny_two")
     site.install("dno-bright", "[dno.v1.rewards]\nsunny = sunny_three:Sunny\n", "sunny_three")
-    with pytest.raises(UnknownPluginError, match=r'claimed by dno-bright 1.2 and dno-sunny 1.2.*"dno-sunny:sunny"'):
+    with pytest.raises(UnknownPluginError, match=r'claimed by dno-bright 1.2 \(.*"dno-sunny:sunny"'):
         REWARDS.load("sunny")
     cls = REWARDS.load("dno-bright:sunny")
     assert cls.__module__ == "sunny_three"
     assert REWARDS.name_of(cls()) == "dno-bright:sunny"
 
 
+TWINS = "[dno.v1.rewards]\ntwin = twins:Sunny\ntwin = twins:Cloudy\n"
+
+
+def test_one_distribution_that_claims_a_name_twice_is_its_authors_mistake(site):
+    site.install("dno-twice", TWINS, "twins", f"{GOOD}class Cloudy(Sunny): ...\n")
+    for use in ("twin", "dno-twice:twin"):
+        with pytest.raises(UnknownPluginError) as caught:
+            REWARDS.load(use)
+        assert str(caught.value) == (
+            f'reward "{use}" is claimed by dno-twice 1.2 (twins:Cloudy) and dno-twice 1.2 (twins:Sunny); '
+            "its author must give each a name of its own"
+        )
+    site.install("dno-bright", "[dno.v1.rewards]\ntwin = bright_twin:Sunny\n", "bright_twin")
+    with pytest.raises(UnknownPluginError, match='; say which: "dno-bright:twin"$'):
+        REWARDS.load("twin")
+    assert REWARDS.load("dno-bright:twin").__module__ == "bright_twin"
+
+
+def test_a_config_is_given_no_name_that_does_not_load_it(site):
+    site.install("dno-twice", TWINS, "twins", f"{GOOD}class Cloudy(Sunny): ...\n")
+    site.install("dno-bad", "[dno.v1.rewards]\nBad_Name = bad_name:Sunny\n", "bad_name")
+    site.install("dno-future", "[dno.v2.rewards]\nfuture = in_future:Sunny\n", "in_future")
+    for module in ("twins", "bad_name", "in_future"):
+        assert REWARDS.name_of(importlib.import_module(module).Sunny()) is None
+
+
+CHECKERS_ALONE = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+from dno.plugin import RewardConfig
+if TYPE_CHECKING:
+    from pathlib import Path
+class Sunny(RewardConfig):
+    path: Path | None = None
+    def build(self, ctx): ...
+"""
+
+
+ABSTRACT = """
+from dno.plugin import RewardConfig
+class Sunny(RewardConfig): ...
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "target", "problem"),
     [
-        ("import not_there_at_all", "Sunny", "pip install not_there_at_all"),
-        ("1 / 0", "Sunny", "could not be imported: ZeroDivisionError: division by zero"),
-        (GOOD, "NotThis", "is not a RewardConfig"),
-        (GOOD, "Missing", "could not be imported: AttributeError"),
+        ("import not_there_at_all", "bad_module:Sunny", "needs the module not_there_at_all, which is not installed; "),
+        ("import json.gone", "bad_module:Sunny", "needs the module json.gone, which is not installed; install what "),
+        ("import dno.gone", "bad_module:Sunny", "was made for another version of dno, one that has dno.gone; update"),
+        ("import bad_module._typo", "bad_module:Sunny", "has no module bad_module._typo; reinstall or update it"),
+        ("1 / 0", "bad_module:Sunny", "could not be imported: ZeroDivisionError: division by zero; update or"),
+        ("raise ValueError('one,\\n  two')", "bad_module:Sunny", "could not be imported: ValueError: one, two; update"),
+        ("assert False", "bad_module:Sunny", "could not be imported: AssertionError; update or uninstall it"),
+        ("raise ModuleNotFoundError('no luck')", "bad_module:Sunny", "could not be imported: ModuleNotFoundError: no "),
+        ("import sys; sys.exit('bye')", "bad_module:Sunny", "could not be imported: SystemExit: bye; update or"),
+        (GOOD, "bad_module:NotThis", "is not a RewardConfig; its author must derive it from one"),
+        (GOOD, "bad_module:Missing", "could not be imported: AttributeError: "),
+        (GOOD, "bad_module of mine", "does not say where its class is; its author must write module:Class"),
+        (GOOD, "bad_module.deeper:Sunny", "has no module bad_module.deeper; reinstall or update it"),
+        (GOOD, "no_module:Sunny", "has no module no_module; reinstall or update it"),
+        (ABSTRACT, "bad_module:Sunny", "does not define build; its author must"),
+        (CHECKERS_ALONE, "bad_module:Sunny", "imports an option's type for type checkers alone; its author"),
     ],
-    ids=["missing module", "raises", "not a config", "no such class"],
 )
 def test_a_broken_plugin_is_told_in_one_sentence_and_harms_no_other(site, code, target, problem):
-    site.install("dno-bad", f"[dno.v1.rewards]\nbad = bad_module:{target}\n", "bad_module", code)
-    with pytest.raises(PluginLoadError, match=problem) as caught:
+    site.install("dno-bad", f"[dno.v1.rewards]\nbad = {target}\n", "bad_module", code)
+    with pytest.raises(PluginLoadError) as caught:
         REWARDS.load("bad")
-    assert '"bad" of dno-bad 1.2 (bad_module:' in str(caught.value)
+    assert str(caught.value).startswith(f'reward "bad" of dno-bad 1.2 ({target}) {problem}')
     assert "\n" not in str(caught.value)
     assert REWARDS.load("brightness").__name__ == "Brightness"
 
 
-def test_a_module_that_is_not_there(site):
-    site.install("dno-gone", "[dno.v1.rewards]\ngone = gone_module:Sunny\n")
-    with pytest.raises(PluginLoadError, match="names a module that is not there; reinstall it"):
-        REWARDS.load("gone")
+def test_a_model_without_a_folder_is_refused(site):
+    code = "from dno.plugin import ModelConfig\nclass Tiny(ModelConfig): ...\n"
+    site.install("dno-tiny", "[dno.v1.models]\ntiny = tiny_model:Tiny\n", "tiny_model", code)
+    with pytest.raises(PluginLoadError, match="does not define folder; its author must"):
+        MODELS.load("tiny")
+
+
+@pytest.mark.parametrize(
+    ("requires", "mend"),
+    [
+        ("some-Vision", 'try: pip install "some-Vision"'),
+        ('some.vision[gpu]>=3 ; extra == "all"', 'try: pip install "some.vision[gpu]>=3"'),
+        ("some-vision-tools", "install what provides it, or update the plugin"),
+    ],
+)
+def test_a_missing_module_is_taken_for_a_distribution_only_if_the_author_says_so(site, requires, mend):
+    entry = "[dno.v1.rewards]\nsee = seeing:Sunny\n"
+    site.install("dno-see", entry, "seeing", "import some_vision", requires=requires)
+    with pytest.raises(PluginLoadError) as caught:
+        REWARDS.load("see")
+    assert "needs the module some_vision" in str(caught.value)
+    assert str(caught.value).endswith(mend)
 
 
 def test_a_bad_name_is_refused(site):
