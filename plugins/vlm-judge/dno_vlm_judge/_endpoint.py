@@ -8,10 +8,11 @@ import logging
 import math
 import re
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, ClassVar, Final
 
 import openai
@@ -20,10 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 from dno.plugin import ConfigError, RunError, pictures
+from dno_vlm_judge._errors import first_line
+from dno_vlm_judge.endpoint import KEY
 
 _log = logging.getLogger("dno")
 
-NO_KEY: Final = "none"
 LIKELIEST: Final = 20
 """Tokens whose probabilities are asked for: the most that OpenAI and vLLM give."""
 WORDS: Final = 5
@@ -37,49 +39,86 @@ def data_url(picture: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
-def connect(base_url: str, key: str, timeout: float, retries: int) -> openai.OpenAI:
-    """A client of the server; nothing is sent yet. Hand `headers` of it to every request."""
-    # Without one, the client would look for a key in variables of its own.
-    return openai.OpenAI(base_url=base_url, api_key=key or NO_KEY, timeout=timeout, max_retries=retries)
+class Client(openai.OpenAI):
+    """A client that sends what it is given, nothing that it finds in the environment, and follows no redirect.
+
+    Hand its `extra` headers to every request.
+
+    Args:
+        key: sent to `base_url`, unless it is empty.
+        key_name: variable that the key was read from, to name it in errors.
+    """
+
+    def __init__(self, base_url: str, key: str, key_name: str | None, timeout: float, retries: int) -> None:
+        self.key, self.key_name = key, key_name
+        http = openai.DefaultHttpxClient(
+            follow_redirects=False,
+            # A proxy would read a key that is not encrypted.
+            trust_env=not key or base_url.lower().startswith("https:"),
+        )
+        # Without a key, the client would look for one in variables of its own.
+        super().__init__(
+            base_url=base_url, api_key=key or "unused", timeout=timeout, max_retries=retries, http_client=http
+        )
+
+    @property
+    def default_headers(self) -> dict[str, str | openai.Omit]:
+        """Those of any client: OpenAI's has more, from OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS."""
+        return {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": self.user_agent}
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What makes a client without a key send none: some servers refuse any that they do not know."""
+        return {} if self.key else {"Authorization": openai.Omit()}
+
+    @property
+    def who(self) -> str:
+        """What to call the server in messages."""
+        return f"the judge at {str(self.base_url).rstrip('/')}"
+
+    def quote(self, text: str) -> str:
+        """What others wrote, without the key and on one line that is not too long."""
+        line = " ".join(text.split())
+        line = line.replace(self.key, "***") if self.key else line
+        return line if len(line) <= 120 else f"{line[:117]}..."
 
 
-def headers(client: openai.OpenAI) -> dict[str, Any]:
-    """What makes a client without a key send none: some servers refuse any that they do not know."""
-    return {} if has_key(client) else {"Authorization": openai.Omit()}
-
-
-def has_key(client: openai.OpenAI) -> bool:
-    """Whether a key was given."""
-    return client.api_key != NO_KEY
-
-
-def knock(client: openai.OpenAI, key_name: str) -> None:
-    """Raise `ConfigError` where the server cannot be reached, or the key is refused."""
+def knock(client: Client) -> None:
+    """Raise `ConfigError` where the server cannot be reached, is elsewhere, or refuses the key."""
     try:
-        client.models.with_raw_response.list(extra_headers=headers(client))
+        client.models.with_raw_response.list(extra_headers=client.extra)
     except openai.APITimeoutError:
         return
     except openai.APIConnectionError as error:
-        raise ConfigError(_unreachable(client, error), at="base_url") from error
+        raise ConfigError(_unreachable(client, error), at="base_url") from None
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise ConfigError(_refused(client, key_name, error), at="api_key_env") from error
-    except openai.APIStatusError:  # It answers; what it makes of a question is seen when one is asked.
-        return
+        raise ConfigError(_refused(client, error), at="api_key_env") from None
+    except openai.APIStatusError as error:
+        if error.response.has_redirect_location:
+            raise ConfigError(_elsewhere(client, error), at="base_url") from None
+        # It answers; what it makes of a question is seen when one is asked.
+
+
+@dataclass(frozen=True)
+class Question:
+    """A picture to be asked about, and its score once there is an answer."""
+
+    picture: Image.Image
+    prompt: str
+    score: Future[float] = field(default_factory=Future)
 
 
 @dataclass(frozen=True)
 class Endpoint:
     """`(images, prompts) -> scores`: how much rather the server's model says yes than no."""
 
-    client: openai.OpenAI
+    client: Client
     model: str
     """Name by which the server knows it."""
     ask: Callable[[str], str]
     """The question about an image of this prompt."""
     concurrency: int = 4
     logprobs: bool = True
-    key_name: str = "OPENAI_API_KEY"
-    """Variable that the client's key was read from, to name it in errors."""
     differentiable: ClassVar[bool] = False
     _told: Lock = field(default_factory=Lock, repr=False)
     """Taken by the thread that says there are no probabilities, and never given back."""
@@ -93,30 +132,59 @@ class Endpoint:
 
         Raises:
             RunError: an answer cannot be had, or is neither yes nor no.
+            ValueError: there are not as many prompts as images.
         """
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="vlm-judge")
+        questions = [Question(*each) for each in zip(pictures(images), prompts, strict=True)]
+        waiting = deque(questions)
+        # Not of a ThreadPoolExecutor, whose threads Python waits for when it exits: an answer may be a minute off.
+        workers = [
+            Thread(target=self._work, args=(waiting,), name="vlm-judge", daemon=True)
+            for _ in range(min(self.concurrency, len(questions)))
+        ]
         try:
-            scores = list(pool.map(self._score, pictures(images), prompts))
-        finally:
-            pool.shutdown(cancel_futures=True)
+            for worker in workers:
+                worker.start()
+            for score in as_completed([question.score for question in questions]):
+                score.result()
+        except BaseException:
+            # Ctrl-C, too, is not to wait for answers. The client stays open: closing it would not end a wait for one,
+            # and a connection that is being made would stay behind.
+            waiting.clear()
+            raise
+        for worker in workers:
+            worker.join()
+        scores = [question.score.result() for question in questions]
         return torch.tensor(scores, dtype=torch.float32, device=images.device)
 
+    def _work(self, waiting: deque[Question]) -> None:
+        while True:
+            try:
+                question = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                question.score.set_result(self._score(question.picture, question.prompt))
+            except BaseException as error:  # It is raised where the score is waited for.
+                question.score.set_exception(error)
+
     def _score(self, picture: Image.Image, prompt: str) -> float:
+        # Errors of the client are not chained: they quote the server, which may quote the key.
         try:
             answer = self._answer(data_url(picture), self.ask(prompt))
-        except openai.APITimeoutError as error:
+        except openai.APITimeoutError:
             wait, tries = f"{self.client.timeout:g} s", self.client.max_retries + 1
             raise RunError(
-                f"{self._who} gave no answer within {wait}, asked {tries} times; raise timeout or lower concurrency"
-            ) from error
+                f"{self.client.who} gave no answer within {wait}, asked {tries} times; raise timeout or lower "
+                "concurrency"
+            ) from None
         except openai.APIConnectionError as error:
-            raise RunError(_unreachable(self.client, error)) from error
+            raise RunError(_unreachable(self.client, error)) from None
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise RunError(_refused(self.client, self.key_name, error)) from error
+            raise RunError(_refused(self.client, error)) from None
         except openai.APIStatusError as error:
-            raise RunError(self._status(error)) from error
+            raise RunError(self._status(error)) from None
         except (openai.OpenAIError, ValueError) as error:  # A body that is not what its header says.
-            raise RunError(f"{self._strange}: {_first_line(error)}") from error
+            raise RunError(f"{self._strange}: {self.client.quote(first_line(error))}") from None
         return self._read(answer)
 
     def _answer(self, url: str, question: str) -> Any:
@@ -132,7 +200,7 @@ class Endpoint:
                 }
             ],
             temperature=0,
-            extra_headers=headers(self.client),
+            extra_headers=self.client.extra,
             **options,
         )
 
@@ -144,23 +212,25 @@ class Endpoint:
             first = choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
             seen = {token.token: token.logprob for token in (first, *first.top_logprobs)} if first else {}
             yes, no = _share(seen, "yes"), _share(seen, "no")
-        except (AttributeError, TypeError, ValueError, OverflowError) as error:
-            raise RunError(self._strange) from error
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            raise RunError(self._strange) from None
         if math.isfinite(yes + no) and yes + no > 0:
             return yes / (yes + no)
         said = re.match(r"\W*(yes|no)\b", text, re.IGNORECASE)
         if seen or not said:
             raise RunError(
-                f'{self._who} answered "{_short(text)}", which is neither yes nor no; ask more plainly in question, or '
-                "name another model"
+                f'{self.client.who} answered "{self.client.quote(text)}", which is neither yes nor no; ask more '
+                "plainly in question, or name another model"
             )
         if self.logprobs and self._told.acquire(blocking=False):
-            _log.warning("%s gives no probabilities, so that yes counts 1 and no counts 0", self._who)
+            _log.warning("%s gives no probabilities, so that yes counts 1 and no counts 0", self.client.who)
         return float(said[1].lower() == "yes")
 
     def _status(self, error: openai.APIStatusError) -> str:
-        said = f"{self._who} answered with status {error.status_code}"
-        reason = _reason(error)
+        if error.response.has_redirect_location:
+            return _elsewhere(self.client, error)
+        said = f"{self.client.who} answered with status {error.status_code}"
+        reason = _reason(self.client, error)
         if error.status_code == 404:
             return f'{said} to a question for model "{self.model}"{reason}; correct model or base_url'
         if error.status_code == 429:
@@ -172,12 +242,8 @@ class Endpoint:
         return f"{said}{reason}{switch}"
 
     @property
-    def _who(self) -> str:
-        return _who(self.client)
-
-    @property
     def _strange(self) -> str:
-        return f"{self._who} answered with something that is no chat completion; correct base_url"
+        return f"{self.client.who} answered with something that is no chat completion; correct base_url"
 
 
 def _share(logprobs: dict[str, float], word: str) -> float:
@@ -186,31 +252,25 @@ def _share(logprobs: dict[str, float], word: str) -> float:
     return sum(math.exp(value) for token, value in logprobs.items() if token.strip(" \t\r\n▁ĠĊ").lower() == word)
 
 
-def _who(client: openai.OpenAI) -> str:
-    return f"the judge at {str(client.base_url).rstrip('/')}"
+def _unreachable(client: Client, error: openai.APIConnectionError) -> str:
+    cause = client.quote(first_line(error.__cause__)) if error.__cause__ else "no connection"
+    return f"{client.who} cannot be reached ({cause}); start the server, or correct base_url"
 
 
-def _unreachable(client: openai.OpenAI, error: openai.APIConnectionError) -> str:
-    cause = _first_line(error.__cause__) if error.__cause__ else "no connection"
-    return f"{_who(client)} cannot be reached ({cause}); start the server, or correct base_url"
+def _refused(client: Client, error: openai.APIStatusError) -> str:
+    reason = _reason(client, error)
+    if client.key:
+        return f"{client.who} refuses the key in {client.key_name}{reason}; put one that it takes into that variable"
+    return f"{client.who} wants a key{reason}; put one into a variable such as {KEY}, and name that in api_key_env"
 
 
-def _refused(client: openai.OpenAI, key_name: str, error: openai.APIStatusError) -> str:
-    how = f"refuses the key in {key_name}" if has_key(client) else f"wants a key, and {key_name} is not set"
-    return f"{_who(client)} {how}{_reason(error)}; put one that it takes into that variable"
+def _elsewhere(client: Client, error: openai.APIStatusError) -> str:
+    place = client.quote(error.response.headers["Location"])
+    return f"{client.who} sends on to {place}, where nothing is sent unasked; if you trust that, correct base_url"
 
 
-def _reason(error: openai.APIStatusError) -> str:
+def _reason(client: Client, error: openai.APIStatusError) -> str:
     """What the server says about it, if it says so in the usual place."""
     body = error.body.get("error", error.body) if isinstance(error.body, dict) else None
     message = body.get("message") if isinstance(body, dict) else None
-    return f" ({_short(message)})" if isinstance(message, str) and message.strip() else ""
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 120 else f"{line[:117]}..."
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return f" ({client.quote(message)})" if isinstance(message, str) and message.strip() else ""

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from dno.plugin import ConfigError, pictures
+from dno.plugin import ConfigError, RunError, pictures
+from dno_vlm_judge._errors import first_line
 
 _log = logging.getLogger("dno")
 
@@ -44,20 +45,37 @@ class YesNo:
     no: Tensor
     differentiable: bool
     """Whether images are shown as tensors, and the score has a gradient."""
+    marks: Sequence[str] = ()
+    """What is no text to the model, such as `<image>`, which stands for one."""
     chat_template: str | None = None
     _told: Lock = field(default_factory=Lock, repr=False)
     """Taken when it is said that the model is unsure, and never given back."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str], /) -> Tensor:
-        """`B` scores in [0, 1] for `B x 3 x H x W` images in [0, 1] and B prompts."""
+        """`B` scores in [0, 1] for `B x 3 x H x W` images in [0, 1] and B prompts.
+
+        Raises:
+            RunError: a question holds one of the model's own marks.
+            ValueError: there are not as many prompts as images.
+        """
         seen = list(images) if self.differentiable else pictures(images)
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             scores = [self._score(image, prompt) for image, prompt in zip(seen, prompts, strict=True)]
         return torch.stack(scores).to(images.device)
 
     def inputs(self, image: Tensor | Image.Image, prompt: str) -> Any:
-        """What the model reads, on its device: the processor's tensors by name, one row each."""
-        content = [{"type": "image", "image": image}, {"type": "text", "text": self.ask(prompt)}]
+        """What the model reads, on its device: the processor's tensors by name, one row each.
+
+        Raises:
+            RunError: the question holds one of the model's own marks.
+        """
+        question = self.ask(prompt)
+        if mark := next((mark for mark in self.marks if mark in question), None):
+            raise RunError(
+                f'the question about "{prompt}" holds {mark}, which this model takes for a mark of its own and not for '
+                "text; leave it out"
+            )
+        content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
         return self.processor.apply_chat_template(
             [{"role": "user", "content": content}],
             chat_template=self.chat_template,
@@ -104,6 +122,14 @@ def tokens_that_read(tokenizer: Any, word: str) -> list[int]:
     return sorted(index for index in alike if tokenizer.decode([index]).strip().lower() == word)
 
 
+def marks_of(processor: Any) -> list[str]:
+    """What a question must not hold, as the model takes it for an image or an end and not for text."""
+    special = [token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special]
+    found = {*special, str(getattr(processor, "image_token", None) or "")}
+    # Some tokenizers pad with "!".
+    return sorted(mark for mark in found if len(mark) > 1)
+
+
 def load(
     model: str,
     revision: str | None,
@@ -146,7 +172,7 @@ def load(
         raise ConfigError(f'"{model}" lacks {len(missing)} of its weights, such as {missing[0]}', at="model")
     network = network.eval().requires_grad_(False).to(device)
     yes, no = (torch.tensor(ids, device=device) for ids in words.values())
-    judge = YesNo(network, processor, ask, yes, no, exact, chat_template)
+    judge = YesNo(network, processor, ask, yes, no, exact, marks_of(processor), chat_template)
     _try(judge, model)
     return judge
 
@@ -159,9 +185,11 @@ def _try(judge: YesNo, model: str) -> None:
     try:
         with torch.enable_grad():
             inputs = judge.inputs(image, "a cat")
+    except RunError as error:
+        raise ConfigError(str(error), at="question") from None
     except Exception as error:  # Each processor and each template has its own.
-        what = f"tensors with a gradient ({_first_line(error)}); {remedy}"
-        what = what if judge.differentiable else f"images: {_first_line(error)}"
+        what = f"tensors with a gradient ({first_line(error)}); {remedy}"
+        what = what if judge.differentiable else f"images: {first_line(error)}"
         raise ConfigError(f'"{model}" cannot be asked about {what}', at="model") from error
     floats = [value for value in inputs.values() if isinstance(value, Tensor) and value.is_floating_point()]
     if not floats:
@@ -187,7 +215,7 @@ def _loading(model: str, what: str) -> Iterator[None]:
             at="model",
         ) from error
     except Exception as error:  # What goes wrong in there has many types, most of them plain ones.
-        raise ConfigError(f'"{model}" could not be loaded as {what}: {_first_line(error)}', at="model") from error
+        raise ConfigError(f'"{model}" could not be loaded as {what}: {first_line(error)}', at="model") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
@@ -196,8 +224,3 @@ def _loading(model: str, what: str) -> Iterator[None]:
 
 def _first_sentence(error: BaseException) -> str:
     return " ".join(str(error).split()).partition(". ")[0]
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error says, without the advice that libraries add."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

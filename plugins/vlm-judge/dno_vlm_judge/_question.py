@@ -22,7 +22,7 @@ class QuestionReward(RewardConfig):
     @field_validator("question")
     @classmethod
     def _has_no_other_place(cls, value: str) -> str:
-        if other := [place for place in re.findall(r"\{\w*\}", value) if place != PLACE]:
+        if other := [place for place in re.findall(r"\{\s*\w*\s*\}", value) if place != PLACE]:
             raise ValueError(f"has {other[0]}, which nothing fills; the prompt's place is {PLACE}")
         return value
 

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Answer = tuple[int, Any]
-"""Status and body: JSON, or text as it is."""
+"""Status and body: JSON, or text as it is; of a redirect, where to."""
 
 
 def completion(text: str | None, logprobs: Mapping[str, float] | None = None) -> Answer:
@@ -39,12 +39,17 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer = answer
         self.asked: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
+        self.headers: list[dict[str, str]] = []
         self.models: Answer = (200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
         self.connections: list[socket.socket] = []
         self.busy = self.most_busy = 0
         self.delay = 0.0
         self.lock = threading.Lock()
+
+    @property
+    def keys(self) -> list[str | None]:
+        """What came as the key, by request."""
+        return [headers.get("authorization") for headers in self.headers]
 
     @property
     def url(self) -> str:
@@ -76,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The list of models."""
+        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         time.sleep(self.server.delay)
         self._send(self.server.models if self.path == "/v1/models" else refusal(404, "no such page"))
 
@@ -86,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             number = len(server.asked)
             server.asked.append(body)
-            server.keys.append(self.headers.get("Authorization"))
+            server.headers.append({name.lower(): value for name, value in self.headers.items()})
             server.busy += 1
             server.most_busy = max(server.most_busy, server.busy)
         time.sleep(server.delay)
@@ -102,6 +108,8 @@ class Handler(BaseHTTPRequestHandler):
         text = body if isinstance(body, str) else json.dumps(body)
         self.send_response(status)
         self.send_header("Content-Type", "text/html" if text.startswith("<") else "application/json")
+        if 300 <= status < 400:
+            self.send_header("Location", text)
         self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
         self.wfile.write(text.encode())

@@ -15,11 +15,9 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No hub, no key of the person who runs the tests, no proxy between a test and its server."""
+    """No hub, and no proxy between a test and its server."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

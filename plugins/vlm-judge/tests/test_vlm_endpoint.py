@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -20,7 +24,7 @@ import pytest
 import torch
 from chat_server import Answer, Server, completion, refusal, serving
 from dno_vlm_judge import endpoint
-from dno_vlm_judge.endpoint import VLMJudgeHTTP
+from dno_vlm_judge.endpoint import KEY, VLMJudgeHTTP
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
@@ -130,10 +134,23 @@ class TestWhatIsSent:
 
     def test_the_key_from_the_named_variable(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         server = serve(always(completion("yes", {"yes": 0.5, "no": 0.5})))
-        monkeypatch.setenv("MY_KEY", "sesame")
-        judge(server, api_key_env="MY_KEY")(images(1), PROMPTS[:1])
+        monkeypatch.setenv("VLM_JUDGE_MINE", "sesame")
+        monkeypatch.setenv("OPENAI_API_KEY", "another")
+        judge(server, api_key_env="VLM_JUDGE_MINE")(images(1), PROMPTS[:1])
         judge(server)(images(1), PROMPTS[:1])
         assert server.keys == ["Bearer sesame", None]
+
+    def test_nothing_else_from_the_environment(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+            monkeypatch.setenv(name, "sesame")
+        monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Mine: sesame\nAuthorization: Bearer sesame")
+        monkeypatch.setenv(KEY, "open")
+        server = serve(always(completion("yes", {"yes": 0.5, "no": 0.5})))
+        for options in ({}, {"api_key_env": KEY}):
+            config(server, **options).check()
+            judge(server, **options)(images(1), PROMPTS[:1])
+        assert server.keys == [None, None, "Bearer open", "Bearer open"]
+        assert "sesame" not in str(server.headers)
 
     def test_several_side_by_side_and_no_more(self, serve: Serve) -> None:
         server = serve(always(completion("yes", {"yes": 0.5, "no": 0.5})))
@@ -215,16 +232,42 @@ class TestWhatGoesWrong:
         with pytest.raises(RunError, match="cannot be reached"):
             reward(images(), PROMPTS)
 
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_a_redirect_is_told_and_not_followed(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, status: int
+    ) -> None:
+        monkeypatch.setenv(KEY, "sesame")
+        other = serve(brightness)
+        server = serve(always((status, f"{other.url}/sesame")))
+        server.models = server.answer(0, {})
+        said = (
+            f"the judge at {server.url} sends on to {other.url}/***, where nothing is sent unasked; if you trust that, "
+        )
+        said += "correct base_url"
+        assert failure(server, api_key_env=KEY) == said
+        with pytest.raises(ConfigError) as caught:
+            config(server, api_key_env=KEY).check()
+        assert str(caught.value) == f"base_url: {said}"
+        assert not other.headers
+
+    def test_as_many_prompts_as_images_are_wanted(self, serve: Serve) -> None:
+        server = serve(brightness)
+        for count in (1, 3):
+            with pytest.raises(ValueError, match="argument 2 is"):
+                judge(server)(images(count), PROMPTS)
+        assert not server.asked
+
     def test_a_key_that_is_missing_or_refused(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         server = serve(always(refusal(401, "Incorrect API key provided.")))
         assert failure(server) == (
-            f"the judge at {server.url} wants a key, and OPENAI_API_KEY is not set (Incorrect API key provided.); put "
-            "one that it takes into that variable"
+            f"the judge at {server.url} wants a key (Incorrect API key provided.); put one into a variable such as "
+            "VLM_JUDGE_API_KEY, and name that in api_key_env"
         )
-        monkeypatch.setenv("OPENAI_API_KEY", "sesame")
-        said = failure(server)
-        assert "refuses the key in OPENAI_API_KEY" in said
-        assert "sesame" not in said
+        monkeypatch.setenv(KEY, "sesame")
+        assert failure(server, api_key_env=KEY) == (
+            f"the judge at {server.url} refuses the key in VLM_JUDGE_API_KEY (Incorrect API key provided.); put one "
+            "that it takes into that variable"
+        )
 
     def test_an_unknown_model(self, serve: Serve) -> None:
         server = serve(always(refusal(404, "The model `tiny` does not exist.")))
@@ -283,9 +326,14 @@ class TestWhatGoesWrong:
 
     def test_one_failure_ends_the_batch(self, serve: Serve) -> None:
         server = serve(always(refusal(404, "no")))
+        server.delay = 0.05
+        before = threading.enumerate()
         with pytest.raises(RunError):
             judge(server, concurrency=1)(images(20), ["a cat"] * 20)
-        assert len(server.asked) < 20
+        for thread in set(threading.enumerate()) - set(before):
+            if thread.name.startswith("vlm-judge"):
+                thread.join()
+        assert len(server.asked) < 10
 
 
 class TestCheck:
@@ -303,8 +351,8 @@ class TestCheck:
     def test_a_refused_key(self, serve: Serve) -> None:
         server = serve(brightness)
         server.models = refusal(401, "No key.")
-        with pytest.raises(ConfigError, match="api_key_env: the judge at .* wants a key, and NO_KEY is not set"):
-            config(server, api_key_env="NO_KEY").check()
+        with pytest.raises(ConfigError, match=r"api_key_env: the judge at .* wants a key \(No key\.\); put one into"):
+            config(server).check()
 
     @pytest.mark.parametrize("models", [refusal(404, "no"), refusal(500, "no"), (200, "<html/>"), (200, {"data": []})])
     def test_what_proves_nothing_is_let_pass(self, serve: Serve, models: Answer) -> None:
@@ -318,22 +366,164 @@ class TestCheck:
         server.delay = 0.3
         config(server).check()
 
-    @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://here/v1", "http://", "", "file:///etc/passwd"])
-    def test_what_is_no_address_is_refused(self, url: str) -> None:
-        with pytest.raises(ValidationError, match="is no address of a server"):
-            config(url)
 
-    def test_a_password_in_the_address_is_refused(self) -> None:
-        with pytest.raises(ValidationError, match="holds a password"):
-            config("https://me:sesame@there/v1")
+class TestAddress:
+    def refused(self, **options: Any) -> str:
+        """What is said about options of a run; it shows no secret, nor does pydantic's own error."""
+        with pytest.raises(ValidationError) as plain:
+            VLMJudgeHTTP(**{"model": "tiny", **options})
+        with pytest.raises(ConfigError) as caught:
+            dno.RunConfig.parse(
+                {"prompts": "a cat", "rewards": [{"use": "vlm-judge-http", "model": "tiny", **options}]}
+            )
+        for error in (plain.value, caught.value):
+            assert "sesame" not in "".join(traceback.format_exception(error))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *("localhost:8000/v1", "ftp://here/v1", "http://", "", "file:///etc/passwd", "me:sesame@here/v1"),
+            *("http://here:sesame/v1", "http://me:/sesame@here/v1", "http://here:70000", "http://[1:2:sesame]"),
+            *("http://[1:2]", "http://a..b", "http://here/v1\n", "http://he re/sesame", "http://hëre"),
+        ],
+    )
+    def test_what_is_no_address_is_refused(self, url: str) -> None:
+        assert self.refused(base_url=url) == (
+            "rewards.0.base_url: is no address of a server; give one such as http://localhost:8000/v1"
+        )
+
+    @pytest.mark.parametrize(
+        "url", ["https://me:sesame@there/v1", "https://sesame@there", "http://@there:80/v1?sesame"]
+    )
+    def test_a_password_in_the_address_is_refused(self, url: str) -> None:
+        assert self.refused(base_url=url) == (
+            "rewards.0.base_url: holds a name or password, which would be saved with the run; put a key into a "
+            "variable such as VLM_JUDGE_API_KEY, and name that in api_key_env"
+        )
+
+    @pytest.mark.parametrize("rest", ["?api-key=sesame", "#sesame", "/?", "#"])
+    def test_a_query_or_fragment_is_refused(self, rest: str) -> None:
+        assert self.refused(base_url=f"https://there/v1{rest}") == (
+            "rewards.0.base_url: holds a query or fragment, which would be saved with the run; end it before the ? or #"
+        )
+
+    @pytest.mark.parametrize(
+        "url", ["HTTPS://there/v1/", "http://[::1]:8000", "http://a-b_c.d:1/@/%7E", "http://10.0.0.1"]
+    )
+    def test_other_addresses_are_taken(self, url: str) -> None:
+        assert config(url).build(CPU)
+
+    @pytest.mark.parametrize(
+        "name", ["OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "VLM_JUDGE_", "vlm_judge_x", "", "sesame"]
+    )
+    def test_a_variable_that_is_for_something_else_is_refused(self, name: str) -> None:
+        assert self.refused(api_key_env=name) == (
+            "rewards.0.api_key_env: should be the name of a variable that begins with VLM_JUDGE_; put the key into "
+            "one, such as VLM_JUDGE_API_KEY, and name that"
+        )
+
+
+class TestKey:
+    def refused(self, url: str = "http://localhost:8000/v1") -> str:
+        """What is said about the key, before anything is sent."""
+        said = set()
+        for use in (lambda reward: reward.check(), lambda reward: reward.build(CPU)):
+            with pytest.raises(ConfigError) as caught:
+                use(config(url, api_key_env=KEY))
+            assert "secret" not in "".join(traceback.format_exception(caught.value))
+            said.add(str(caught.value))
+        (one,) = said
+        return one
+
+    @pytest.mark.parametrize("around", ["{}\n", "{}\r", "{}\r\n", " {}\t"], ids=ascii)
+    def test_white_space_around_it_is_no_part_of_it(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, around: str
+    ) -> None:
+        monkeypatch.setenv(KEY, around.format("sk-secret"))
+        server = serve(brightness)
+        config(server, api_key_env=KEY).check()
+        judge(server, api_key_env=KEY)(images(1), PROMPTS[:1])
+        assert server.keys == ["Bearer sk-secret"] * 2
+
+    @pytest.mark.parametrize(
+        "key", ["sk-secrét", "sk-\nsecret", "sk-\x07secret", "Bearer sk-secret", "sk-secret\udc80"]
+    )
+    def test_one_that_no_header_may_hold_is_told(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+        monkeypatch.setenv(KEY, key)
+        assert self.refused() == (
+            "api_key_env: names VLM_JUDGE_API_KEY, which holds spaces or characters that no header may hold; put the "
+            "key alone there"
+        )
+
+    @pytest.mark.parametrize("key", [None, "", " ", "\r\n"], ids=ascii)
+    def test_none_where_one_is_named_is_told(self, monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
+        if key is not None:
+            monkeypatch.setenv(KEY, key)
+        assert self.refused() == (
+            "api_key_env: names VLM_JUDGE_API_KEY, which is not set or blank; put the key there, or leave "
+            "api_key_env out"
+        )
+
+    @pytest.mark.parametrize("host", ["here.example", "10.0.0.1", "localhost.example", "127.0.0.1.example", "[::2]"])
+    def test_it_is_not_sent_unencrypted(self, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+        monkeypatch.setenv(KEY, "sk-secret")
+        assert self.refused(f"HTTP://{host}/v1") == (
+            "base_url: would have the key sent unencrypted; use https, a tunnel to localhost, or no api_key_env"
+        )
+
+    @pytest.mark.parametrize(
+        "url", ["https://here.example", "http://LOCALHOST:1", "http://127.0.0.2", "http://[::1]/v1"]
+    )
+    def test_it_is_sent_by_https_or_to_this_machine(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+        monkeypatch.setenv(KEY, "sk-secret")
+        assert config(url, api_key_env=KEY).build(CPU)
+
+    def test_no_proxy_reads_it(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        proxy, server = serve(brightness), serve(brightness)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv(KEY, "sk-secret")
+        config(server, api_key_env=KEY).check()
+        assert server.keys == ["Bearer sk-secret"]
+        assert not proxy.headers
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            *(refusal(status, f"{'x' * 100} Bearer sk-secret is wrong") for status in (400, 401, 403, 404, 429, 500)),
+            completion("Bearer sk-secret"),
+            (200, "Bearer sk-secret"),
+            (200, '{"sk-secret'),
+            (307, "http://there/?key=sk-secret"),
+        ],
+        ids=lambda answer: str(answer)[:40],
+    )
+    def test_a_server_that_repeats_it_is_not_quoted(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, answer: Answer
+    ) -> None:
+        monkeypatch.setenv(KEY, "sk-secret")
+        server = serve(always(answer))
+        server.models = answer
+        reward = judge(server, api_key_env=KEY, retries=0)
+        with pytest.raises(RunError) as caught:
+            reward(images(), PROMPTS)
+        assert "sk-s" not in "".join(traceback.format_exception(caught.value)) + repr(reward)
+        if answer[0] in (307, 401, 403):
+            with pytest.raises(ConfigError, match=r"\*\*\*|xxx") as early:
+                config(server, api_key_env=KEY).check()
+            assert "sk-s" not in "".join(traceback.format_exception(early.value))
 
 
 def test_a_run_climbs_it_by_estimates(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+    monkeypatch.setenv(KEY, "sesame")
     server = serve(brightness)
     result = dno.optimize(
         "a cat",
-        reward={"use": "vlm-judge-http", "base_url": server.url, "model": "tiny"},
+        reward={"use": "vlm-judge-http", "base_url": server.url, "model": "tiny", "api_key_env": KEY},
         iterations=2,
         steps=4,
         out=tmp_path / "run",
@@ -342,6 +532,7 @@ def test_a_run_climbs_it_by_estimates(serve: Serve, tmp_path: Path, monkeypatch:
     assert result.history[0].grad_norm[0] > 0
     assert len(server.asked) == 3 + 2 * 2
     saved = (tmp_path / "run" / "run.toml").read_text()
+    assert set(server.keys) == {"Bearer sesame"}
     assert "vlm-judge-http" in saved
     assert "sesame" not in saved
 
@@ -359,11 +550,67 @@ def test_a_run_keeps_what_it_reached_when_the_server_fails(serve: Serve) -> None
 
 def test_several_threads_may_ask_at_once(serve: Serve) -> None:
     reward = judge(serve(brightness))
+    before = threading.enumerate()
     expected = reward(images(), PROMPTS)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: reward(images(), PROMPTS), range(8)))
     assert all(torch.equal(one, expected) for one in found)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vlm-judge")]
+    left = set(threading.enumerate()) - set(before)
+    assert not [thread for thread in left if thread.name.startswith("vlm-judge")]
+
+
+def slow_at_first(number: int, body: dict[str, Any]) -> Answer:
+    time.sleep(3 if number < len(PROMPTS) else 0)
+    return brightness(number, body)
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_an_interrupt_does_not_wait_for_answers(serve: Serve) -> None:
+    server = serve(slow_at_first)
+    reward = judge(server)
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT)).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        reward(images(), PROMPTS)
+    assert len(server.asked) == len(PROMPTS)
+    assert torch.isfinite(reward(images(), PROMPTS)).all()
+    assert time.monotonic() - begun < 2.5
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_nor_does_a_process_that_is_interrupted(serve: Serve) -> None:
+    server = serve(always(completion("yes")))
+    server.delay = 20
+    code = f"import test_vlm_endpoint as here; here.judge({server.url!r})(here.images(), here.PROMPTS)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent, stderr=subprocess.PIPE) as asking:
+        while len(server.asked) < len(PROMPTS) and asking.poll() is None:
+            time.sleep(0.05)
+        asking.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        _, said = asking.communicate(timeout=30)
+    assert time.monotonic() - begun < 10
+    assert said.strip().endswith(b"KeyboardInterrupt")
+
+
+def test_a_failure_does_not_wait_for_other_answers(serve: Serve) -> None:
+    def first_is_slow(number: int, body: dict[str, Any]) -> Answer:
+        if "a cat" in question_in(body):
+            time.sleep(3)
+        return refusal(404, "gone")
+
+    begun = time.monotonic()
+    assert "answered with status 404" in failure(serve(first_is_slow))
+    assert time.monotonic() - begun < 2.5
 
 
 def test_the_client_is_the_official_one(serve: Serve) -> None:

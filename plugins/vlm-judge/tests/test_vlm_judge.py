@@ -291,7 +291,28 @@ class TestWithoutTorchvision:
         assert said.endswith("; install it, or name another model")
 
 
-@pytest.mark.parametrize("question", ["Is it {}?", "Is it {promt}?", ""])
+@pytest.mark.parametrize(
+    ("family", "mark"), [("llava", "<image>"), ("gemma3", "<boi>"), ("gemma3", "<soft>"), ("blip2", "<image>")]
+)
+def test_a_prompt_with_a_mark_of_the_model_is_told(folder_of: Callable[[str], Path], family: str, mark: str) -> None:
+    options = {"model": str(folder_of(family)), **FAMILIES[family]}
+    said = (
+        f'the question about "a {mark} cat" holds {mark}, which this model takes for a mark of its own and not for '
+        "text; leave it out"
+    )
+    with pytest.raises(RunError) as caught:
+        VLMJudge(**options).build(CPU)(images(), ["a cat", f"a {mark} cat"])
+    assert str(caught.value) == said
+    with pytest.raises(ConfigError, match=f"question: the question about .* holds {mark}, which this model"):
+        VLMJudge(**options, question=f"{mark} Is it {{prompt}}?").build(CPU)
+
+
+def test_a_run_with_a_mark_of_the_model_in_its_prompt_ends_with_a_sentence(llava: Path) -> None:
+    with pytest.raises(RunError, match='the question about "an <image> of a cat" holds <image>, which this model'):
+        dno.optimize("an <image> of a cat", reward={"use": "vlm-judge", "model": str(llava)}, iterations=1, steps=2)
+
+
+@pytest.mark.parametrize("question", ["Is it {}?", "Is it {promt}?", "Is it { prompt }?", "Is it {prompt }?", ""])
 def test_a_question_with_another_place_is_refused(question: str) -> None:
     with pytest.raises(ValidationError):
         VLMJudge(model="a/b", question=question)
