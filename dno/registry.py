@@ -3,66 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib.metadata
 import re
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from dno.config import (
-    ModelConfig,
-    ObserverConfig,
-    OptimizerConfig,
-    PluginConfig,
-    RegularizerConfig,
-    RewardConfig,
-    SamplerConfig,
-)
+from dno import config as options
+from dno.config import PluginConfig
 from dno.errors import PluginLoadError, UnknownPluginError
-
-CONTRACT: Final = "v1"
-"""Version of the plugin contract; part of every entry-point group's name."""
+from dno.published import CONTRACT, NAME, PluginInfo, published
 
 C_co = TypeVar("C_co", bound=PluginConfig, covariant=True)
-
-NAME: Final = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
-"""What a plugin may be called."""
-
-_GROUP = re.compile(r"dno\.(v\d+)\.([a-z]+)")
-
-
-@dataclass(frozen=True)
-class PluginInfo:
-    """What an installed distribution says of one plugin; nothing of it has been imported."""
-
-    kind: str
-    """Last part of its entry-point group; the whole group where that is not of the form `dno.v1.rewards`."""
-    name: str
-    target: str
-    """Where the config class is: `module:Class`."""
-    distribution: str
-    version: str
-    contract: str = CONTRACT
-    """Version in its entry-point group; empty where that is not of the form `dno.v1.rewards`."""
-
-    @property
-    def qualified(self) -> str:
-        """The name that picks this plugin even where two distributions claim the short one."""
-        return f"{self.distribution}:{self.name}"
-
-
-@functools.cache
-def _scan() -> tuple[PluginInfo, ...]:
-    entries = importlib.metadata.entry_points()
-    found = set()
-    for group in entries.groups:
-        if not group.lower().startswith("dno."):
-            continue
-        contract, kind = match.groups() if (match := _GROUP.fullmatch(group)) else ("", group)
-        for entry in entries.select(group=group):
-            owner, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "unknown")
-            found.add(PluginInfo(kind, entry.name, entry.value, owner, version, contract))
-    return tuple(sorted(found, key=lambda i: (i.kind, i.name, i.distribution, i.contract, i.target)))
 
 
 def _why(error: BaseException, info: PluginInfo, module: str) -> str:
@@ -98,11 +48,11 @@ class Registry(Generic[C_co]):
 
     def infos(self) -> tuple[PluginInfo, ...]:
         """Every installed plugin of this kind made for this contract, sorted by name, from metadata alone."""
-        return tuple(i for i in _scan() if (i.kind, i.contract) == (self.kind, CONTRACT))
+        return tuple(i for i in published() if (i.kind, i.contract) == (self.kind, CONTRACT))
 
     def refresh(self) -> None:
         """Look at the installed distributions again, after one was installed or removed."""
-        _scan.cache_clear()
+        published.cache_clear()
         self._loaded.clear()
 
     def info(self, use: str) -> PluginInfo:
@@ -116,7 +66,7 @@ class Registry(Generic[C_co]):
         dist, _, name = use.rpartition(":")
         if dist == "python":
             raise UnknownPluginError(f'{one} "{name}" was a Python object; run it again from the script that made it')
-        claims = [i for i in _scan() if (i.kind, i.name) == (self.kind, name) and dist in ("", i.distribution)]
+        claims = [i for i in published() if (i.kind, i.name) == (self.kind, name) and dist in ("", i.distribution)]
         usable = [i for i in claims if i.contract == CONTRACT]
         if len(usable) == 1:
             return usable[0]
@@ -183,16 +133,11 @@ class Registry(Generic[C_co]):
         return self.name_of(config) or str(getattr(config, "label", type(config).__name__))
 
 
-SAMPLERS = Registry("samplers", SamplerConfig)
-REWARDS = Registry("rewards", RewardConfig)
-REGULARIZERS = Registry("regularizers", RegularizerConfig)
-OPTIMIZERS = Registry("optimizers", OptimizerConfig)
-OBSERVERS = Registry("observers", ObserverConfig)
-MODELS = Registry("models", ModelConfig)
+SAMPLERS = Registry("samplers", options.SamplerConfig)
+REWARDS = Registry("rewards", options.RewardConfig)
+REGULARIZERS = Registry("regularizers", options.RegularizerConfig)
+OPTIMIZERS = Registry("optimizers", options.OptimizerConfig)
+OBSERVERS = Registry("observers", options.ObserverConfig)
+MODELS = Registry("models", options.ModelConfig)
 
 REGISTRIES: Final[tuple[Registry[PluginConfig], ...]] = (SAMPLERS, REWARDS, REGULARIZERS, OPTIMIZERS, OBSERVERS, MODELS)
-
-
-def unsupported() -> tuple[PluginInfo, ...]:
-    """Plugins published for a contract version, a kind or a group that this `dno` does not know."""
-    return tuple(info for info in _scan() if not any(info in registry.infos() for registry in REGISTRIES))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from dno import __version__
-from dno.front.plugins import plugins
+from dno.front.plugins import list_plugins, plugins
 
 if TYPE_CHECKING:
     from dno.front.request import CommandLine
@@ -210,6 +210,10 @@ def main() -> None:
     # A scheduler's request to end is Ctrl-C's: what was reached is kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if sys.argv[1:] == ["plugins", "list"]:
+            # Typer would import pydantic for the parameters of commands, and this one has none.
+            list_plugins()
+            sys.exit()
         app()
     except DNOError as error:
         typer.echo(f"dno: {_told(error)}", err=True)

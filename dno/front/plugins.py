@@ -10,7 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     from dno.config import PluginConfig
-    from dno.registry import PluginInfo, Registry
+    from dno.published import PluginInfo
+    from dno.registry import Registry
 
 plugins = typer.Typer(
     help="See and check what is installed.",
@@ -33,12 +34,11 @@ _PLACES = {
 @plugins.command("list")
 def list_plugins() -> None:
     """Every installed plugin: kind, name, distribution, version. Imports none of them."""
-    from dno.registry import REGISTRIES, unsupported
+    from dno.published import unsupported, usable
 
-    usable = [info for registry in REGISTRIES for info in registry.infos()]
-    row = _rows([*usable, *unsupported()])
-    for info in usable:
-        row(info, f"{info.distribution} {info.version}", _hindrance(info, usable))
+    row = _rows([*usable(), *unsupported()])
+    for info in usable():
+        row(info, f"{info.distribution} {info.version}", _hindrance(info))
     for info in unsupported():
         row(info, f"{info.distribution} {info.version}", _why_not(info))
 
@@ -54,13 +54,13 @@ def _rows(infos: Sequence[PluginInfo]) -> Callable[..., None]:
     return row
 
 
-def _hindrance(info: PluginInfo, usable: Sequence[PluginInfo]) -> str:
+def _hindrance(info: PluginInfo) -> str:
     """What keeps a plugin from being used by its name, as far as its metadata tell."""
-    from dno.registry import NAME
+    from dno.published import NAME, usable
 
     if not NAME.fullmatch(info.name):
         return "its name cannot be used: lower case letters, digits, '-', '_' and '.' can"
-    claims = [other.qualified for other in usable if (other.kind, other.name) == (info.kind, info.name)]
+    claims = [other.qualified for other in usable() if (other.kind, other.name) == (info.kind, info.name)]
     if len(claims) == 1:
         return ""
     times = "twice" if len(claims) == 2 else f"{len(claims)} times"
@@ -70,14 +70,14 @@ def _hindrance(info: PluginInfo, usable: Sequence[PluginInfo]) -> str:
 
 
 def _why_not(info: PluginInfo) -> str:
-    from dno.registry import CONTRACT, REGISTRIES
+    from dno.published import CONTRACT, KINDS
 
     if not info.contract:
-        groups = ", ".join(f"dno.{CONTRACT}.{registry.kind}" for registry in REGISTRIES)
+        groups = ", ".join(f"dno.{CONTRACT}.{kind}" for kind in KINDS)
         return f"there is no such group of plugins; groups: {groups}"
     if info.contract != CONTRACT:
         return f"not for this dno: made for plugin contract {info.contract}, this is {CONTRACT}"
-    return f"there is no such kind of plugin; kinds: {', '.join(registry.kind for registry in REGISTRIES)}"
+    return f"there is no such kind of plugin; kinds: {', '.join(KINDS)}"
 
 
 @plugins.command()
@@ -110,7 +110,8 @@ def _find(name: str) -> list[tuple[Registry[PluginConfig], str]]:
     import difflib
 
     from dno.errors import UnknownPluginError
-    from dno.registry import REGISTRIES, unsupported
+    from dno.published import unsupported
+    from dno.registry import REGISTRIES
 
     kind, _, short = name.rpartition("/")
     asked = [registry for registry in REGISTRIES if kind in ("", registry.kind, registry.kind[:-1])]
@@ -133,7 +134,8 @@ def _find(name: str) -> list[tuple[Registry[PluginConfig], str]]:
 def check() -> None:
     """Import every plugin made for this dno, a row each; exit 1 if any fails."""
     from dno.errors import DNOError
-    from dno.registry import REGISTRIES, unsupported
+    from dno.published import unsupported
+    from dno.registry import REGISTRIES
 
     failed = False
     row = _rows([*unsupported(), *(info for registry in REGISTRIES for info in registry.infos())])

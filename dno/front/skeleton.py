@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from dno import plugin
 from dno.errors import ConfigError
-from dno.registry import NAME, REWARDS
+from dno.published import NAME
+from dno.registry import REWARDS
 
 
 def write_reward(name: str, out: Path | None = None) -> list[Path]:

@@ -17,7 +17,8 @@ import torch
 
 from dno.config import BuildContext, PluginConfig
 from dno.errors import DNOError
-from dno.registry import CONTRACT, Registry
+from dno.published import CONTRACT
+from dno.registry import Registry
 
 C = TypeVar("C", bound=PluginConfig)
 

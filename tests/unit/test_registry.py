@@ -9,7 +9,8 @@ import pytest
 from distributions import GOOD
 
 from dno.errors import PluginLoadError, UnknownPluginError
-from dno.registry import MODELS, REWARDS, unsupported
+from dno.published import unsupported
+from dno.registry import MODELS, REWARDS
 
 
 def test_a_plugin_is_listed_without_being_imported_and_loaded_by_name(site):
