@@ -111,7 +111,7 @@ class Registry(Generic[C_co]):
         except (Exception, SystemExit) as error:
             raise PluginLoadError(f"{who} {_why(error, info, entry.module)}") from error
         if not (isinstance(target, type) and issubclass(target, self.base)):
-            raise PluginLoadError(f"{who} is not a {self.base.__name__}; its author must derive it from one")
+            raise PluginLoadError(f"{who} is no {self.base.__name__}; its author must derive it from one")
         if absent := sorted(target.__abstractmethods__):
             raise PluginLoadError(f"{who} does not define {' and '.join(absent)}; its author must")
         if target.model_rebuild(raise_errors=False) is False:

@@ -101,7 +101,7 @@ class ObserverContract(ConfigContract[ObserverConfig]):
 
     def test_it_looks_on(self) -> None:
         """A run that is observed is the same run: records, noise and images, to the bit, as far as it goes."""
-        with self._workplace() as (folder, _):
+        with self._empty_folder() as (folder, _):
             seen, _ = self.watch([self.observer()], folder)
         self._require_unharmed(seen)
         stop = [_StopAt(seen.history[-1].iteration)] if seen.status is Status.STOPPED else []
@@ -115,7 +115,7 @@ class ObserverContract(ConfigContract[ObserverConfig]):
 
     def test_it_keeps_to_the_run_folder(self) -> None:
         """Files appear in the run folder alone, and none that was there is changed, whatever the prompts."""
-        with self._workplace() as (folder, place):
+        with self._empty_folder() as (folder, place):
             for name in RUN_FILES:
                 (folder / name).write_bytes(b"kept")
             result, _ = self.watch([self.observer()], folder)
@@ -127,7 +127,7 @@ class ObserverContract(ConfigContract[ObserverConfig]):
 
     def test_it_does_without_a_run_folder(self) -> None:
         """A run from Python may have none; an observer that needs one says so with an error of ours."""
-        with self._workplace() as (_, place):
+        with self._empty_folder() as (_, place):
             before = set(place.rglob("*"))
             result, _ = self.watch([self.observer()], None)
             new = [path.name for path in set(place.rglob("*")) - before]
@@ -136,7 +136,7 @@ class ObserverContract(ConfigContract[ObserverConfig]):
 
     def test_it_watches_a_resumed_run(self) -> None:
         """A run may be stopped and resumed by another process, with an observer built anew."""
-        with self._workplace() as (folder, _):
+        with self._empty_folder() as (folder, _):
             first, states = self.watch([self.observer()], folder)
             self._require_unharmed(first)
             result, _ = self.watch([self.observer()], folder, state=states[-1], iterations=self.iterations + 2)
@@ -151,7 +151,7 @@ class ObserverContract(ConfigContract[ObserverConfig]):
             calls += 1
             return _brightness(images, prompts) * (float("nan") if calls > 1 else 1)
 
-        with self._workplace() as (folder, _):
+        with self._empty_folder() as (folder, _):
             result, _ = self.watch([self.observer()], folder, reward=failing)
         if result.status is Status.STOPPED:
             pytest.skip("the observer stops the run before it can fail")
@@ -161,7 +161,7 @@ class ObserverContract(ConfigContract[ObserverConfig]):
         assert result.status is not Status.FAILED, f"the observer fails: {result.error}"
 
     @contextlib.contextmanager
-    def _workplace(self) -> Iterator[tuple[Path, Path]]:
+    def _empty_folder(self) -> Iterator[tuple[Path, Path]]:
         """An empty run folder, in an empty working folder."""
         with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
             folder = Path(place, "run")

@@ -94,9 +94,9 @@ def test_a_terminal_sees_one_line_rewritten(screen: Screen) -> None:
     assert text.endswith("\n")
     states = text.removesuffix("\n").split("\r")[1:]
     assert len(states) == 21
-    assert states[0].rstrip() == "iteration 0/20  brightness 0  best 0.25  log P -0.50"
-    assert states[5].rstrip() == "iteration 5/20  brightness 0.05  best 0.25  log P -0.50  30 s left"
-    assert states[20].rstrip() == "iteration 20/20  brightness 0.2  best 0.25  log P -0.50  0 s left"
+    assert states[0].rstrip() == "iteration 0/20  brightness 0  best objective 0.25  log P -0.50"
+    assert states[5].rstrip() == "iteration 5/20  brightness 0.05  best objective 0.25  log P -0.50  30 s left"
+    assert states[20].rstrip() == "iteration 20/20  brightness 0.2  best objective 0.25  log P -0.50  0 s left"
 
 
 @on_terminal
@@ -141,14 +141,15 @@ def test_a_short_or_resumed_run_is_shown_whole(screen: Screen) -> None:
 def test_a_batch_shows_means_and_the_least_log_p(screen: Screen) -> None:
     rewards = {"brightness": (0.25, 0.75), "jpeg": (-3.0, -4.0)}
     show(screen, TWO, [record(0, rewards=rewards, log_p=(-0.5, -2.5), best=(1.0, 3.0))])
-    assert screen.getvalue() == "iteration 0/20  brightness 0.5  jpeg -3.5  best 2  log P -1.50 (least -2.50)\n"
+    line = "iteration 0/20  brightness 0.5  jpeg -3.5  best objective 2  log P -1.50 (least -2.50)\n"
+    assert screen.getvalue() == line
 
 
 @on_file
 @pytest.mark.parametrize(("best", "shown"), [((-math.inf, -math.inf), "-"), ((-math.inf, 3.0), "3")])
 def test_there_may_be_no_best_yet_and_no_log_p(screen: Screen, best: tuple[float, ...], shown: str) -> None:
     show(screen, TWO, [record(0, rewards={"own": (1.0, 2.0)}, log_p=None, best=best)])
-    assert screen.getvalue() == f"iteration 0/20  own 1.5  best {shown}\n"
+    assert screen.getvalue() == f"iteration 0/20  own 1.5  best objective {shown}\n"
 
 
 @on_file

@@ -89,7 +89,7 @@ class Sunny(RewardConfig): ...
         ("assert False", "bad_module:Sunny", "could not be imported: AssertionError; update or uninstall it"),
         ("raise ModuleNotFoundError('no luck')", "bad_module:Sunny", "could not be imported: ModuleNotFoundError: no "),
         ("import sys; sys.exit('bye')", "bad_module:Sunny", "could not be imported: SystemExit: bye; update or"),
-        (GOOD, "bad_module:NotThis", "is not a RewardConfig; its author must derive it from one"),
+        (GOOD, "bad_module:NotThis", "is no RewardConfig; its author must derive it from one"),
         (GOOD, "bad_module:Missing", "could not be imported: AttributeError: "),
         (GOOD, "bad_module of mine", "does not say where its class is; its author must write module:Class"),
         (GOOD, "bad_module.deeper:Sunny", "has no module bad_module.deeper; reinstall or update it"),

@@ -70,7 +70,7 @@ class ProgressLine:
         parts = [f"iteration {record.iteration}{limit}"]
         parts += [f"{name} {_mean(values):.4g}" for name, values in record.rewards.items()]
         best = [value for value in record.best if math.isfinite(value)]
-        parts.append(f"best {_mean(best):.4g}" if best else "best -")
+        parts.append(f"best objective {_mean(best):.4g}" if best else "best objective -")
         if log_p := record.figures.get("log_p"):
             least = f" (least {min(log_p):.2f})" if len(log_p) > 1 else ""
             parts.append(f"log P {_mean(log_p):.2f}{least}")
