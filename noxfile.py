@@ -39,9 +39,9 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def floors(session: nox.Session) -> None:
-    """The tests on the oldest versions that pyproject.toml allows."""
+    """The tests on the oldest versions that pyproject.toml allows; types are checked against the newest alone."""
     session.install("-e", ".[test]", "-c", "tests/floors.txt")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "--ignore", "tests/typing", *session.posargs)
 
 
 @nox.session
