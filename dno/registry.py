@@ -7,7 +7,7 @@ import importlib.metadata
 import re
 from typing import Final, Generic, TypeVar
 
-from dno import config as options
+from dno import config as bases
 from dno.config import PluginConfig
 from dno.errors import PluginLoadError, UnknownPluginError
 from dno.published import CONTRACT, NAME, PluginInfo, published
@@ -133,11 +133,11 @@ class Registry(Generic[C_co]):
         return self.name_of(config) or str(getattr(config, "label", type(config).__name__))
 
 
-SAMPLERS = Registry("samplers", options.SamplerConfig)
-REWARDS = Registry("rewards", options.RewardConfig)
-REGULARIZERS = Registry("regularizers", options.RegularizerConfig)
-OPTIMIZERS = Registry("optimizers", options.OptimizerConfig)
-OBSERVERS = Registry("observers", options.ObserverConfig)
-MODELS = Registry("models", options.ModelConfig)
+SAMPLERS = Registry("samplers", bases.SamplerConfig)
+REWARDS = Registry("rewards", bases.RewardConfig)
+REGULARIZERS = Registry("regularizers", bases.RegularizerConfig)
+OPTIMIZERS = Registry("optimizers", bases.OptimizerConfig)
+OBSERVERS = Registry("observers", bases.ObserverConfig)
+MODELS = Registry("models", bases.ModelConfig)
 
 REGISTRIES: Final[tuple[Registry[PluginConfig], ...]] = (SAMPLERS, REWARDS, REGULARIZERS, OPTIMIZERS, OBSERVERS, MODELS)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from hypothesis import settings
 
 from dno.registry import REGISTRIES
 from dno.testing.models import Kind, tiny_stable_diffusion
+
+if TYPE_CHECKING:
+    from preference_models import Models
 
 # More threads than cores makes small operations many times slower, and tests may run side by side.
 torch.set_num_threads(1)
@@ -61,3 +65,15 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         del sys.modules[name]
     for registry in REGISTRIES:
         registry.refresh()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    """Small models of the rewards with published weights, with a cache of their own for converted ones."""
+    # Here, since it imports transformers, which most tests do without.
+    from preference_models import save_models
+
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DNO_CACHE", str(folder / "cache"))
+        yield save_models(folder)

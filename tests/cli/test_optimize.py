@@ -15,28 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dno.front import cli
-
 DNO = Path(sys.executable).parent / "dno"
 QUICK = ["--steps", "3", "--iterations", "3", "--quiet"]
 
 
-@pytest.fixture
-def dno(monkeypatch, capsys, tmp_path):
-    """Run the command in this process, in an empty working folder: (exit code, stdout, stderr)."""
+@pytest.fixture(autouse=True)
+def _empty_working_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dno", *map(str, args)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def bits(folder: Path) -> dict[str, bytes]:

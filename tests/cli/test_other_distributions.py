@@ -6,20 +6,6 @@ import sys
 
 import pytest
 
-from dno.front import cli
-
-
-@pytest.fixture
-def dno(monkeypatch, capsys):
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dno", *args])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
-
 
 @pytest.fixture
 def crowd(site):

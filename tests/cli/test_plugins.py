@@ -13,22 +13,9 @@ import pytest
 from pydantic import Field
 
 from dno import __version__
-from dno.front import cli
 from dno.front.options import options
 from dno.plugin import RewardConfig
 from dno.registry import REGISTRIES
-
-
-@pytest.fixture
-def dno(monkeypatch, capsys):
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dno", *args])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 def test_version(dno):

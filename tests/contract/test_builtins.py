@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from preference_models import Models, save_models
+from preference_models import Models
 
 from dno.config import PluginConfig
 from dno.registry import OBSERVERS, OPTIMIZERS, REGULARIZERS, REWARDS, SAMPLERS, Registry
@@ -22,14 +21,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "local-search": {"beta": 0.3},
     "langevin": {"step_size": 0.1, "temperature": 0.1},
 }
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
-    folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DNO_CACHE", str(folder / "cache"))
-        yield save_models(folder)
 
 
 def names(registry: Registry[Any]) -> list[str]:

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from dno_builtin.rewards.pickscore import PickScore
 from dno_builtin.rewards.siglip import Siglip
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image, ImageDraw
-from preference_models import Models, State, imagereward_state, openclip_state, save_bert_tokenizer, save_models
+from preference_models import Models, State, imagereward_state, openclip_state, save_bert_tokenizer
 from torch import Tensor
 from transformers import (
     BlipTextModel,
@@ -233,14 +233,6 @@ def bert_tokens(prompt: str) -> list[int]:
 
 def filled(rows: list[list[int]], length: int) -> Tensor:
     return torch.tensor([row + [0] * (length - len(row)) for row in rows])
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
-    folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DNO_CACHE", str(folder / "cache"))
-        yield save_models(folder)
 
 
 @pytest.fixture(scope="module")
