@@ -1,4 +1,6 @@
-"""Tasks: `nox` runs the tests; `nox -s lint`, `nox -s types`, `nox -s bench`, `nox -s floors`, `nox -s build`."""
+"""Tasks: `nox` runs the tests; `nox -s lint`, `nox -s types`, `nox -s bench`, `nox -s floors`, `nox
+-s build`.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def floors(session: nox.Session) -> None:
-    """The tests on the oldest versions that pyproject.toml allows; types are checked against the newest alone."""
+    """The tests on the oldest versions that pyproject.toml allows; types are checked against the
+    newest alone.
+    """
     session.install("-e", ".[test]", "-c", "tests/floors.txt")
     session.run("pytest", "--ignore", "tests/typing", *session.posargs)
 

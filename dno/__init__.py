@@ -9,24 +9,45 @@ Names below are imported on first use, so that `import dno` stays cheap.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from dno.api import optimize
+    from dno.core.function import FunctionSampler
+    from dno.core.result import Result, Status, StepRecord
     from dno.errors import ConfigError, DNOError, RunError
-    from dno.front.api import optimize
-    from dno.front.function import FunctionSampler
-    from dno.result import Result, Status, StepRecord
-    from dno.run import resume, run
-    from dno.run_config import RunConfig
+    from dno.runs.run import resume, run
+    from dno.runs.run_config import RunConfig
 
 __version__ = "0.1.0"
 
-__all__ = ["ConfigError", "DNOError", "FunctionSampler", "Result", "RunConfig", "RunError", "Status", "StepRecord"]
-__all__ += ["optimize", "resume", "run"]
+__all__ = [
+    "ConfigError",
+    "DNOError",
+    "FunctionSampler",
+    "Result",
+    "RunConfig",
+    "RunError",
+    "Status",
+    "StepRecord",
+    "optimize",
+    "resume",
+    "run",
+]
 
-_HOMES = {"optimize": "front.api", "FunctionSampler": "front.function", "RunConfig": "run_config", "run": "run"}
-_HOMES |= {"resume": "run"} | dict.fromkeys(("ConfigError", "DNOError", "RunError"), "errors")
-_HOMES |= dict.fromkeys(("Result", "Status", "StepRecord"), "result")
+_HOMES: Final = {
+    "ConfigError": "errors",
+    "DNOError": "errors",
+    "FunctionSampler": "core.function",
+    "Result": "core.result",
+    "RunConfig": "runs.run_config",
+    "RunError": "errors",
+    "Status": "core.result",
+    "StepRecord": "core.result",
+    "optimize": "api",
+    "resume": "runs.run",
+    "run": "runs.run",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -48,7 +48,9 @@ class Sampler(Protocol):
     """A pretrained model with a fixed sampling procedure."""
 
     def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> NoiseMap:
-        """Encode the prompts once and draw the starting noise; sample i is `prompts[i]` from `seeds[i]`."""
+        """Encode the prompts once and draw the starting noise; sample i is `prompts[i]` from
+        `seeds[i]`.
+        """
         ...
 
 
@@ -75,10 +77,14 @@ class Penalty(NamedTuple):
 
 
 class Regularizer(Protocol):
-    """Measures how far noise has left N(0, I); differentiable, with its own weight in the objective."""
+    """Measures how far noise has left N(0, I); differentiable, with its own weight in the
+    objective.
+    """
 
     def __call__(self, noise_BN: Tensor, generators: Sequence[Generator], /) -> Tensor | Penalty:
-        """`B` penalties. All randomness for row i comes from `generators[i]` (CPU, fresh each evaluation)."""
+        """`B` penalties. All randomness for row i comes from `generators[i]` (CPU, fresh each
+        evaluation).
+        """
         ...
 
 
@@ -91,8 +97,8 @@ class Objective(Protocol):
     def gaussian(self) -> Tensor:
         """Fresh N(0, I) noise, `B x N`: all the randomness that a method may use.
 
-        A function of each sample's seed, of the iteration and of the calls before it in the same step,
-        so that a resumed run sees the same.
+        A function of each sample's seed, of the iteration and of the calls before it in the same
+        step, so that a resumed run sees the same.
         """
         ...
 

@@ -14,7 +14,7 @@ import torch
 from distributions import Site
 from hypothesis import settings
 
-from dno.registry import REGISTRIES
+from dno.registry.registry import REGISTRIES
 from dno.testing.models import Kind, tiny_stable_diffusion
 
 if TYPE_CHECKING:
@@ -57,11 +57,15 @@ def tiny_folder(pipeline_folders: Callable[[Kind], Path]) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """An empty folder of distributions on the path; what is installed there is gone after the test."""
+    """An empty folder of distributions on the path; what is installed there is gone after the
+    test.
+    """
     monkeypatch.syspath_prepend(str(tmp_path))
     yield Site(tmp_path)
     monkeypatch.undo()
-    for name in [n for n, m in sys.modules.items() if str(tmp_path) in str(getattr(m, "__file__", ""))]:
+    for name in [
+        n for n, m in sys.modules.items() if str(tmp_path) in str(getattr(m, "__file__", ""))
+    ]:
         del sys.modules[name]
     for registry in REGISTRIES:
         registry.refresh()
@@ -69,7 +73,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
-    """Small models of the rewards with published weights, with a cache of their own for converted ones."""
+    """Small models of the rewards with published weights, with a cache of their own for converted
+    ones.
+    """
     # Here, since it imports transformers, which most tests do without.
     from preference_models import save_models
 

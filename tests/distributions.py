@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dno.registry import REGISTRIES
+from dno.registry.registry import REGISTRIES
 
 GOOD = """
 from dno.plugin import RewardConfig
@@ -21,12 +21,16 @@ class Site:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def install(self, dist: str, entry_points: str, module: str = "", code: str = GOOD, requires: str = "") -> None:
+    def install(
+        self, dist: str, entry_points: str, module: str = "", code: str = GOOD, requires: str = ""
+    ) -> None:
         """Install version 1.2 of `dist`, with one module if that is named, and one requirement."""
         info = self.path / f"{dist.replace('-', '_')}-1.2.dist-info"
         info.mkdir()
         needs = f"Requires-Dist: {requires}\n" if requires else ""
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.2\n{needs}")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.2\n{needs}"
+        )
         (info / "entry_points.txt").write_text(entry_points)
         if module:
             (self.path / f"{module}.py").write_text(code)

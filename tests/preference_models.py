@@ -1,4 +1,6 @@
-"""Folders of small models of the rewards with published weights, in the classes, names and file formats of those."""
+"""Folders of small models of the rewards with published weights, in the classes, names and file
+formats of those.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def numbers(seed: int, **shapes: tuple[int, ...]) -> State:
 
 
 def openclip_state(seed: int) -> State:
-    """As open_clip names a CLIP model: image 32, patch 8, widths 128 and 64, embedding 16, 24 tokens of 54."""
+    """As open_clip names a CLIP model: image 32, patch 8, widths 128 and 64, embedding 16, 24
+    tokens of 54.
+    """
     shapes: dict[str, tuple[int, ...]] = {
         "visual.class_embedding": (128,),
         "visual.positional_embedding": (17, 128),
@@ -89,18 +93,28 @@ def imagereward_state(seed: int) -> State:
         linears |= {f"{block}.mlp.fc1": (256, 128), f"{block}.mlp.fc2": (128, 256)}
         layer = f"blip.text_encoder.encoder.layer.{i}"
         for attention, width in (("attention", 64), ("crossattention", 128)):
-            linears |= {f"{layer}.{attention}.self.query": (64, 64), f"{layer}.{attention}.self.key": (64, width)}
-            linears |= {f"{layer}.{attention}.self.value": (64, width), f"{layer}.{attention}.output.dense": (64, 64)}
+            linears |= {
+                f"{layer}.{attention}.self.query": (64, 64),
+                f"{layer}.{attention}.self.key": (64, width),
+            }
+            linears |= {
+                f"{layer}.{attention}.self.value": (64, width),
+                f"{layer}.{attention}.output.dense": (64, 64),
+            }
             norms |= {f"{layer}.{attention}.output.LayerNorm": 64}
         linears |= {f"{layer}.intermediate.dense": (128, 64), f"{layer}.output.dense": (64, 128)}
         norms |= {f"{layer}.output.LayerNorm": 64}
-    for number, (old, new) in zip((0, 2, 4, 6, 7), ((64, 32), (32, 16), (16, 8), (8, 4), (4, 1)), strict=True):
+    for number, (old, new) in zip(
+        (0, 2, 4, 6, 7), ((64, 32), (32, 16), (16, 8), (8, 4), (4, 1)), strict=True
+    ):
         linears[f"mlp.layers.{number}"] = (new, old)
     for name, shape in linears.items():
         shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     for name, width in norms.items():
         shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-    return numbers(seed, **shapes) | {"blip.text_encoder.embeddings.position_ids": torch.arange(40)[None]}
+    return numbers(seed, **shapes) | {
+        "blip.text_encoder.embeddings.position_ids": torch.arange(40)[None]
+    }
 
 
 def save_bert_tokenizer(folder: Path) -> None:
@@ -108,20 +122,28 @@ def save_bert_tokenizer(folder: Path) -> None:
     words += [f"##{letter}" for letter in string.ascii_lowercase]
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512})
+        json.dumps(
+            {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+        )
     )
 
 
 def save_tiny_siglip(folder: Path) -> None:
-    """An untrained `SiglipModel` with a tokenizer of lower-case letters and the processor of SigLIP 2."""
+    """An untrained `SiglipModel` with a tokenizer of lower-case letters and the processor of SigLIP
+    2.
+    """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", " ", *string.ascii_lowercase])}
+    vocabulary = {
+        word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", " ", *string.ascii_lowercase])
+    }
     spelling = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     spelling.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    spelling.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    spelling.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 1)]
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=spelling,
         pad_token="<pad>",
@@ -129,10 +151,17 @@ def save_tiny_siglip(folder: Path) -> None:
         unk_token="<unk>",
         model_input_names=["input_ids"],
     )
-    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
     text = {"vocab_size": len(vocabulary), "max_position_embeddings": 16, "projection_size": 32}
-    config = SiglipConfig(text_config=tower | text | ends, vision_config=tower | {"image_size": 32, "patch_size": 8})
+    config = SiglipConfig(
+        text_config=tower | text | ends, vision_config=tower | {"image_size": 32, "patch_size": 8}
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         SiglipModel(config).save_pretrained(folder)
@@ -178,12 +207,18 @@ def save_models(folder: Path) -> Models:
     widths = (8, 64, 32, 16, 8, 1)
     head = {f"layers.{n}.weight": widths[i : i + 2][::-1] for i, n in enumerate((0, 2, 4, 6, 7))}
     head |= {f"layers.{n}.bias": (widths[i + 1],) for i, n in enumerate((0, 2, 4, 6, 7))}
-    made = Models(folder, openclip_state(1), openclip_state(2), imagereward_state(3), numbers(4, **head))
+    made = Models(
+        folder, openclip_state(1), openclip_state(2), imagereward_state(3), numbers(4, **head)
+    )
     torch.save({"iteration": 7, "state_dict": made.hps}, folder / "hpsv2" / "HPS_v2_compressed.pt")
     # As saved from a model that was trained on many GPUs.
     spread = {f"module.{key}": value for key, value in made.hps21.items()}
     torch.save({"state_dict": spread}, folder / "hpsv2" / "HPS_v2.1_compressed.pt")
     torch.save(made.imagereward, folder / "imagereward" / "ImageReward.pt")
     # The head is from before torch 1.6 or after: both formats are about.
-    torch.save(made.head, folder / "head" / "sac+logos+ava1-l14-linearMSE.pth", _use_new_zipfile_serialization=False)
+    torch.save(
+        made.head,
+        folder / "head" / "sac+logos+ava1-l14-linearMSE.pth",
+        _use_new_zipfile_serialization=False,
+    )
     return made

@@ -24,10 +24,17 @@ if TYPE_CHECKING:
     from dno.testing.samplers import SamplerContract as SamplerContract
 
 _HOMES = {
-    f"{kind}Contract": f"{kind.lower()}s" for kind in ("Observer", "Optimizer", "Regularizer", "Reward", "Sampler")
+    f"{kind}Contract": f"{kind.lower()}s"
+    for kind in ("Observer", "Optimizer", "Regularizer", "Reward", "Sampler")
 }
 
-__all__ = ["ObserverContract", "OptimizerContract", "RegularizerContract", "RewardContract", "SamplerContract"]
+__all__ = [
+    "ObserverContract",
+    "OptimizerContract",
+    "RegularizerContract",
+    "RewardContract",
+    "SamplerContract",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 
-def save_tiny_clip(folder: Path, *, image_size: int = 32, text_length: int = 24, seed: int = 0) -> Path:
-    """Save an untrained `CLIPModel`, its tokenizer and its image processor, as `CLIPProcessor` reads them.
+def save_tiny_clip(
+    folder: Path, *, image_size: int = 32, text_length: int = 24, seed: int = 0
+) -> Path:
+    """Save an untrained `CLIPModel`, its tokenizer and its image processor, as `CLIPProcessor`
+    reads them.
 
     Args:
         folder: where; made if it is not there.
@@ -25,18 +28,32 @@ def save_tiny_clip(folder: Path, *, image_size: int = 32, text_length: int = 24,
 
     pieces = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    start, end = (vocabulary.setdefault(piece, len(vocabulary)) for piece in ("<|startoftext|>", "<|endoftext|>"))
-    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    start, end = (
+        vocabulary.setdefault(piece, len(vocabulary))
+        for piece in ("<|startoftext|>", "<|endoftext|>")
+    )
+    tower = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     text = {"vocab_size": len(vocabulary), "max_position_embeddings": text_length}
     ends = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
     vision = {"image_size": image_size, "patch_size": image_size // 4}
-    config = CLIPConfig(text_config={**tower, **text, **ends}, vision_config={**tower, **vision}, projection_dim=8)
+    config = CLIPConfig(
+        text_config={**tower, **text, **ends}, vision_config={**tower, **vision}, projection_dim=8
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CLIPModel(config)
     model.save_pretrained(folder)
 
-    tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    tokens = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
     files: dict[str, Any] = {
         "vocab.json": vocabulary,
         "tokenizer_config.json": {

@@ -53,13 +53,17 @@ def tiny_stable_diffusion(
 ) -> DiffusionPipeline:
     """A text-to-image pipeline of the Stable Diffusion family, in float32 on the CPU; about 0.4 MB.
 
-    Args:
-        kind: the generation whose shape it has: 1.x, 2.x or XL (two text encoders, size conditioning).
-        prediction_type: what the network predicts; None: v-prediction for 2.x, noise for the others.
-        seed: of the random weights; torch's global random state is left as it was.
+    Args: kind: the generation whose shape it has: 1.x, 2.x or XL (two text encoders, size
+        conditioning). prediction_type: what the network predicts; None: v-prediction for 2.x, noise
+        for the others. seed: of the random weights; torch's global random state is left as it was.
     """
     import torch
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
 
     scheduler = tiny_scheduler(prediction_type or ("v_prediction" if kind == "sd2" else "epsilon"))
     with torch.random.fork_rng(devices=()):
@@ -83,18 +87,27 @@ def tiny_stable_diffusion(
             norm_num_groups=4,
             sample_size=IMAGE_SIZE,
         )
-        parts = {"unet": unet, "vae": vae, "scheduler": scheduler, "tokenizer": _tokenizer()}
-        parts["text_encoder"] = _text_encoder(projection=False)
+        parts = {"unet": unet, "vae": vae, "scheduler": scheduler, "tokenizer": tiny_tokenizer()}
+        parts["text_encoder"] = tiny_text_encoder(projection=False)
         if kind == "sdxl":
             return StableDiffusionXLPipeline(
-                **parts, tokenizer_2=_tokenizer(), text_encoder_2=_text_encoder(projection=True), add_watermarker=False
+                **parts,
+                tokenizer_2=tiny_tokenizer(),
+                text_encoder_2=tiny_text_encoder(projection=True),
+                add_watermarker=False,
             )
-    return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    return StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
 
 
 _UNET_OPTIONS: dict[Kind, dict[str, Any]] = {
     "sd1": {"cross_attention_dim": _TEXT_WIDTH, "attention_head_dim": 4},
-    "sd2": {"cross_attention_dim": _TEXT_WIDTH, "attention_head_dim": (2, 4), "use_linear_projection": True},
+    "sd2": {
+        "cross_attention_dim": _TEXT_WIDTH,
+        "attention_head_dim": (2, 4),
+        "use_linear_projection": True,
+    },
     "sdxl": {
         "cross_attention_dim": 2 * _TEXT_WIDTH,
         "attention_head_dim": (2, 4),
@@ -106,19 +119,26 @@ _UNET_OPTIONS: dict[Kind, dict[str, Any]] = {
 }
 
 
-def _tokenizer() -> Any:
+def tiny_tokenizer() -> Any:
     """Spells every word letter by letter."""
     from transformers import CLIPTokenizer
 
     letters = string.ascii_lowercase
-    pieces = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    pieces = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
+        Path(folder, "vocab.json").write_text(
+            json.dumps({piece: i for i, piece in enumerate(pieces)})
+        )
         Path(folder, "merges.txt").write_text("#version: 0.2\n")
         return CLIPTokenizer.from_pretrained(folder, model_max_length=_TOKENS)
 
 
-def _text_encoder(*, projection: bool) -> Any:
+def tiny_text_encoder(*, projection: bool) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(

@@ -13,20 +13,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from dno.config import ObserverConfig
-from dno.engine import LoopState, optimize
+from dno.core.engine import LoopState, optimize
+from dno.core.events import Bus, Events, RunInfo, hookimpl
+from dno.core.problem import Problem, Term
+from dno.core.result import Result, Status, StepRecord
 from dno.errors import DNOError
-from dno.events import Bus, Events, RunInfo, hookimpl
-from dno.objective import Problem, Term
 from dno.protocols import Reward
-from dno.registry import OBSERVERS
-from dno.result import Result, Status, StepRecord
+from dno.registry.configs import ObserverConfig
+from dno.registry.registry import OBSERVERS
 from dno.testing.configs import ConfigContract
 from dno.testing.toy import Ascent, ToySampler
 
-RUN_FILES = [f"{name}{number}.png" for name in ("initial", "best", "last") for number in ("", "-0", "-1")]
+RUN_FILES = [
+    f"{name}{number}.png" for name in ("initial", "best", "last") for number in ("", "-0", "-1")
+]
 RUN_FILES += ["run.toml", "history.jsonl", "result.json", "noise.safetensors", "state.safetensors"]
-"""What a run keeps in its folder; see `dno.storage`."""
+"""What a run keeps in its folder; see `dno.runs.storage`."""
 
 
 class _StopAt:
@@ -47,8 +49,9 @@ def _brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 class ObserverContract(ConfigContract[ObserverConfig]):
     """Subclass it, name it `Test...` and set `config`.
 
-    It watches real runs of `iterations` steps on a sampler without a network: two samples, whose prompts are unfit to
-    be file names. Each run is in an empty working folder, with a run folder inside it.
+    It watches real runs of `iterations` steps on a sampler without a network: two samples, whose
+    prompts are unfit to be file names. Each run is in an empty working folder, with a run folder
+    inside it.
     """
 
     registry = OBSERVERS
@@ -71,12 +74,16 @@ class ObserverContract(ConfigContract[ObserverConfig]):
         """A run that these observers look at, and its states after each iteration."""
         iterations = self.iterations if iterations is None else iterations
         run = RunInfo(tuple(self.items), iterations, state.iteration if state else 0, folder)
-        sample = ToySampler().bind([prompt for prompt, _ in self.items], [seed for _, seed in self.items])
+        sample = ToySampler().bind(
+            [prompt for prompt, _ in self.items], [seed for _, seed in self.items]
+        )
         problem = Problem(self.items, sample, [Term("brightness", reward)])
         bus = Bus(run, observers)
         states: list[LoopState] = []
         try:
-            result = optimize(problem, Ascent(1.0), iterations, bus=bus, state=state, checkpoint=states.append)
+            result = optimize(
+                problem, Ascent(1.0), iterations, bus=bus, state=state, checkpoint=states.append
+            )
             bus.finished(result)
             if folder is None and isinstance(result.error, DNOError):
                 raise result.error
@@ -89,10 +96,13 @@ class ObserverContract(ConfigContract[ObserverConfig]):
     def test_it_asks_for_events_that_there_are(self) -> None:
         """At least one method is marked by `hookimpl`, and all of those are events."""
         observer = self.observer()
-        marked = [name for name in dir(observer) if hasattr(getattr(observer, name, None), "dno_impl")]
+        marked = [
+            name for name in dir(observer) if hasattr(getattr(observer, name, None), "dno_impl")
+        ]
         events = [name for name in vars(Events) if not name.startswith("_")]
         assert marked, (
-            f"no method is marked by dno.plugin.hookimpl, so that it sees nothing; events: {', '.join(events)}"
+            "no method is marked by dno.plugin.hookimpl, so that it sees nothing; events: "
+            f"{', '.join(events)}"
         )
         try:
             Bus(RunInfo((), 0, 0, None), [observer])
@@ -100,13 +110,18 @@ class ObserverContract(ConfigContract[ObserverConfig]):
             pytest.fail(f"{error}; events: {', '.join(events)}")
 
     def test_it_looks_on(self) -> None:
-        """A run that is observed is the same run: records, noise and images, to the bit, as far as it goes."""
+        """A run that is observed is the same run: records, noise and images, to the bit, as far as
+        it goes.
+        """
         with self._empty_folder() as (folder, _):
             seen, _ = self.watch([self.observer()], folder)
         self._require_unharmed(seen)
         stop = [_StopAt(seen.history[-1].iteration)] if seen.status is Status.STOPPED else []
         bare, _ = self.watch(stop, None)
-        records = [[replace(record, seconds=0.0).to_json() for record in result.history] for result in (bare, seen)]
+        records = [
+            [replace(record, seconds=0.0).to_json() for record in result.history]
+            for result in (bare, seen)
+        ]
         assert records[0] == records[1], "the run's records change when it is observed"
         for kind in ("initial", "best", "last"):
             one, other = getattr(bare, kind).tensors(), getattr(seen, kind).tensors()
@@ -114,7 +129,9 @@ class ObserverContract(ConfigContract[ObserverConfig]):
             assert not changed, f"the observer changes tensors of the run: {', '.join(changed)}"
 
     def test_it_keeps_to_the_run_folder(self) -> None:
-        """Files appear in the run folder alone, and none that was there is changed, whatever the prompts."""
+        """Files appear in the run folder alone, and none that was there is changed, whatever the
+        prompts.
+        """
         with self._empty_folder() as (folder, place):
             for name in RUN_FILES:
                 (folder / name).write_bytes(b"kept")
@@ -123,27 +140,37 @@ class ObserverContract(ConfigContract[ObserverConfig]):
             outside = [path.name for path in place.iterdir() if path != folder]
             lost = [name for name in RUN_FILES if (folder / name).read_bytes() != b"kept"]
         assert not outside, f"the observer writes outside the run folder: {', '.join(outside)}"
-        assert not lost, f"the observer overwrites the run's own files: {', '.join(lost)}; use names of its own"
+        assert not lost, (
+            f"the observer overwrites the run's own files: {', '.join(lost)}; use names of its own"
+        )
 
     def test_it_does_without_a_run_folder(self) -> None:
-        """A run from Python may have none; an observer that needs one says so with an error of ours."""
+        """A run from Python may have none; an observer that needs one says so with an error of
+        ours.
+        """
         with self._empty_folder() as (_, place):
             before = set(place.rglob("*"))
             result, _ = self.watch([self.observer()], None)
             new = [path.name for path in set(place.rglob("*")) - before]
         self._require_unharmed(result)
-        assert not new, f"without a run folder the observer writes into the working folder: {', '.join(new)}"
+        assert not new, (
+            f"without a run folder the observer writes into the working folder: {', '.join(new)}"
+        )
 
     def test_it_watches_a_resumed_run(self) -> None:
         """A run may be stopped and resumed by another process, with an observer built anew."""
         with self._empty_folder() as (folder, _):
             first, states = self.watch([self.observer()], folder)
             self._require_unharmed(first)
-            result, _ = self.watch([self.observer()], folder, state=states[-1], iterations=self.iterations + 2)
+            result, _ = self.watch(
+                [self.observer()], folder, state=states[-1], iterations=self.iterations + 2
+            )
         self._require_unharmed(result)
 
     def test_it_watches_a_run_that_fails(self) -> None:
-        """Then `run_finished` has a result with status `failed` and fewer records than were planned."""
+        """Then `run_finished` has a result with status `failed` and fewer records than were
+        planned.
+        """
         calls = 0
 
         def failing(images: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dno.config import RegularizerConfig
-from dno.noise import evaluation_generators, gaussian_noise
+from dno.core.noise import evaluation_generators, gaussian_noise
 from dno.protocols import Penalty, Regularizer
-from dno.registry import REGULARIZERS
+from dno.registry.configs import RegularizerConfig
+from dno.registry.registry import REGULARIZERS
 from dno.testing.configs import ConfigContract
 from dno.testing.differences import TOLERANCE, disagreement
 
@@ -23,8 +23,9 @@ SEEDS = (3, 4, 5)
 class RegularizerContract(ConfigContract[RegularizerConfig]):
     """Subclass it, name it `Test...` and set `config`.
 
-    It is shown Gaussian noise of shape `draws`, and noise that is unusual in eight ways: too long, too short, shifted,
-    sorted, smooth, constant, with the first draw repeated, and with one entry far out.
+    It is shown Gaussian noise of shape `draws`, and noise that is unusual in eight ways: too long,
+    too short, shifted, sorted, smooth, constant, with the first draw repeated, and with one entry
+    far out.
     """
 
     registry = REGULARIZERS
@@ -33,7 +34,9 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
     def regularizer(self) -> Regularizer:
         """The regularizer under test, built anew."""
         built = self.config.build(self.context(self.draws))
-        assert callable(built), f"`build` returns {built!r}, which cannot be called; is a `return` missing?"
+        assert callable(built), (
+            f"`build` returns {built!r}, which cannot be called; is a `return` missing?"
+        )
         return built
 
     def noise(self) -> Tensor:
@@ -66,30 +69,45 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
         for name, values in _named(penalty).items():
             assert isinstance(values, Tensor), f"{name} is {type(values).__name__}, not a tensor"
             assert values.shape == (len(noise),), (
-                f"{name} has shape {tuple(values.shape)}; for {len(noise)} rows it should be ({len(noise)},)"
+                f"{name} has shape {tuple(values.shape)}; for {len(noise)} rows it should be "
+                f"({len(noise)},)"
             )
-            assert values.is_floating_point(), f"{name} is {values.dtype}; it should be floating-point"
+            assert values.is_floating_point(), (
+                f"{name} is {values.dtype}; it should be floating-point"
+            )
         return penalty
 
     def test_one_finite_penalty_a_row(self) -> None:
         """`B` finite penalties, none negative, and as many of each figure; log P at most 0."""
         regularizer, noise = self.regularizer(), self.noise()
-        for name, rows in {"Gaussian": noise, "one row of Gaussian": noise[:1], **self.unusual()}.items():
+        for name, rows in {
+            "Gaussian": noise,
+            "one row of Gaussian": noise[:1],
+            **self.unusual(),
+        }.items():
             penalty = self.ask(regularizer, rows)
             for what, values in _named(penalty).items():
-                assert values.isfinite().all(), f"{what} is not finite for {name} noise: {values.tolist()}"
+                assert values.isfinite().all(), (
+                    f"{what} is not finite for {name} noise: {values.tolist()}"
+                )
             value, log_p = penalty.value_B, penalty.figures.get("log_p")
             assert (value >= 0).all(), (
                 f"the penalty of {name} noise is negative: {value.tolist()}; 0 is for typical noise"
             )
-            assert log_p is None or (log_p <= 0).all(), f"log_p of {name} noise is above 0: it is a log-probability"
+            assert log_p is None or (log_p <= 0).all(), (
+                f"log_p of {name} noise is above 0: it is a log-probability"
+            )
 
     def test_unusual_noise_costs_more(self) -> None:
-        """More than Gaussian noise does, in at least one of the ways in which noise can be unusual."""
+        """More than Gaussian noise does, in at least one of the ways in which noise can be
+        unusual.
+        """
         regularizer = self.regularizer()
         self._skip_reports(regularizer)
         usual = self.ask(regularizer, self.noise()).value_B
-        costs = {name: self.ask(regularizer, noise).value_B for name, noise in self.unusual().items()}
+        costs = {
+            name: self.ask(regularizer, noise).value_B for name, noise in self.unusual().items()
+        }
         seen = [name for name, cost in costs.items() if (cost > 1.05 * usual).all()]
         assert seen, f"no unusual noise ({', '.join(costs)}) costs more than Gaussian noise does"
 
@@ -98,7 +116,10 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
         regularizer, noise = self.regularizer(), self.noise()
         together = _named(self.ask(regularizer, noise))
         turned = _named(self.ask(regularizer, noise.flip(0), SEEDS[::-1]))
-        alone = [_named(self.ask(regularizer, noise[i : i + 1], SEEDS[i : i + 1])) for i in range(len(SEEDS))]
+        alone = [
+            _named(self.ask(regularizer, noise[i : i + 1], SEEDS[i : i + 1]))
+            for i in range(len(SEEDS))
+        ]
         for name, expected in together.items():
             rows = torch.cat([one[name] for one in alone])
             for found, how in ((rows, "alone"), (turned[name].flip(0), "in another order")):
@@ -107,13 +128,16 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
                 )
 
     def test_all_randomness_is_the_generators(self) -> None:
-        """The same noise and generators give the same bits, whatever torch's global random state."""
+        """The same noise and generators give the same bits, whatever torch's global random
+        state.
+        """
         regularizer, noise = self.regularizer(), self.noise()
         torch.manual_seed(0)
         state = torch.random.get_rng_state()
         first = _named(self.ask(regularizer, noise))
         assert torch.equal(state, torch.random.get_rng_state()), (
-            "the regularizer draws from torch's global random state; draw from the generators that it is given"
+            "the regularizer draws from torch's global random state; draw from the generators "
+            "that it is given"
         )
         torch.manual_seed(1)
         for name, again in _named(self.ask(regularizer, noise)).items():
@@ -126,10 +150,14 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
         noise = self.noise()
         before = noise.clone()
         self.ask(self.regularizer(), noise)
-        assert torch.equal(noise, before), "the regularizer changes the noise that it is given; work on a copy"
+        assert torch.equal(noise, before), (
+            "the regularizer changes the noise that it is given; work on a copy"
+        )
 
     def test_a_gradient_reaches_the_noise(self) -> None:
-        """Finite everywhere, of row i from penalty i alone, and not zero where unusual noise costs more."""
+        """Finite everywhere, of row i from penalty i alone, and not zero where unusual noise costs
+        more.
+        """
         regularizer = self.regularizer()
         self._skip_reports(regularizer)
         steep = False
@@ -143,19 +171,28 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
         assert steep, "the gradient is zero everywhere, so that the penalty holds nothing"
 
     def test_the_gradient_agrees_with_finite_differences(self) -> None:
-        """Within 3 %, along the gradient and elsewhere, where noise is unusual and the penalty steep."""
+        """Within 3 %, along the gradient and elsewhere, where noise is unusual and the penalty
+        steep.
+        """
         regularizer = self.regularizer()
         self._skip_reports(regularizer)
         worst, steepest = "", torch.zeros_like(self.noise())
         for name, noise in self.unusual().items():
             grad = self._gradient(regularizer, noise)
-            if grad.norm() > steepest.norm() and name not in ("constant", "sorted", "with an outlier"):
+            if grad.norm() > steepest.norm() and name not in (
+                "constant",
+                "sorted",
+                "with an outlier",
+            ):
                 worst, steepest = name, grad
         if not worst:
             pytest.skip("the penalty has no slope at any of the noises that are tried here")
-        apart = disagreement(lambda moved: self.ask(regularizer, moved).value_B, self.unusual()[worst], steepest)
+        apart = disagreement(
+            lambda moved: self.ask(regularizer, moved).value_B, self.unusual()[worst], steepest
+        )
         assert (apart <= TOLERANCE).all(), (
-            f"for noise that is {worst} the gradient is off from finite differences by {apart.max():.0%}"
+            f"for noise that is {worst} the gradient is off from finite differences by "
+            f"{apart.max():.0%}"
         )
 
     def _skip_reports(self, regularizer: Regularizer) -> None:
@@ -167,7 +204,9 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
     def _gradient(self, regularizer: Regularizer, noise: Tensor) -> Tensor:
         noise = noise.clone().requires_grad_(True)
         value = self.ask(regularizer, noise).value_B
-        assert value.requires_grad, "the penalty is cut off from the noise; compute it with torch operations"
+        assert value.requires_grad, (
+            "the penalty is cut off from the noise; compute it with torch operations"
+        )
         (grad,) = torch.autograd.grad(value.sum(), noise)
         return grad
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dno.config import SamplerConfig
 from dno.protocols import NoiseMap
-from dno.registry import SAMPLERS
+from dno.registry.configs import SamplerConfig
+from dno.registry.registry import SAMPLERS
 from dno.testing.configs import ConfigContract
 from dno.testing.differences import TOLERANCE, disagreement
 
@@ -31,12 +31,16 @@ class SamplerContract(ConfigContract[SamplerConfig]):
     samples_are_images: ClassVar[bool] = True
     """False where samples are something else, so that their shape and range are not checked."""
 
-    def bound(self, prompts: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> NoiseMap:
+    def bound(
+        self, prompts: Sequence[str] | None = None, seeds: Sequence[int] | None = None
+    ) -> NoiseMap:
         """The sampler built anew and bound to these prompts and seeds."""
         return self.config.build(self.context()).bind(prompts or self.prompts, seeds or self.seeds)
 
     def test_noise_is_the_draws_of_the_seeds(self) -> None:
-        """`B x N` of float32, N the entries of all draws; row i from seed i alone, and standard Gaussian."""
+        """`B x N` of float32, N the entries of all draws; row i from seed i alone, and standard
+        Gaussian.
+        """
         sample = self.bound()
         noise, entries = sample.noise_BN, sum(math.prod(shape) for shape in sample.draws)
         assert noise.shape == (len(self.prompts), entries), (
@@ -44,14 +48,20 @@ class SamplerContract(ConfigContract[SamplerConfig]):
         )
         assert noise.dtype == torch.float32, f"noise_BN is {noise.dtype}; noise is always float32"
         assert not noise.requires_grad, "noise_BN asks for a gradient; detach it"
-        assert torch.equal(self.bound().noise_BN, noise), "bound twice to the same seeds, the noise differs"
+        assert torch.equal(self.bound().noise_BN, noise), (
+            "bound twice to the same seeds, the noise differs"
+        )
         for i, row in enumerate(noise):
             alone = self.bound(self.prompts[i : i + 1], self.seeds[i : i + 1]).noise_BN[0]
-            assert torch.equal(alone, row), f"the noise of seed {self.seeds[i]} depends on what is bound beside it"
+            assert torch.equal(alone, row), (
+                f"the noise of seed {self.seeds[i]} depends on what is bound beside it"
+            )
         # Five standard errors of the mean square of Gaussian entries.
         bound = 5 * math.sqrt(2 / noise.numel())
         found = float(noise.square().mean())
-        assert abs(found - 1) < bound, f"the mean square of noise_BN is {found:.3g}, not that of N(0, I)"
+        assert abs(found - 1) < bound, (
+            f"the mean square of noise_BN is {found:.3g}, not that of N(0, I)"
+        )
 
     def test_one_finite_sample_a_row(self) -> None:
         """Images are `B x 3 x H x W`, float32, in [0, 1]; other samples have one row each."""
@@ -66,15 +76,20 @@ class SamplerContract(ConfigContract[SamplerConfig]):
         if not self.samples_are_images:
             pytest.skip("samples_are_images = False, so that their shape and range are not checked")
         assert samples.dim() == 4, (
-            f"samples have shape {tuple(samples.shape)}; images are B x 3 x H x W; set samples_are_images = False"
+            f"samples have shape {tuple(samples.shape)}; images are B x 3 x H x W; set "
+            "samples_are_images = False"
         )
-        assert samples.shape[1] == 3, f"images have {samples.shape[1]} channels; they should have 3: red, green, blue"
+        assert samples.shape[1] == 3, (
+            f"images have {samples.shape[1]} channels; they should have 3: red, green, blue"
+        )
         low, high = float(samples.min()), float(samples.max())
         assert low >= 0, f"images go down to {low:.3g}; bring them into [0, 1]"
         assert high <= 1, f"images go up to {high:.3g}; bring them into [0, 1]"
 
     def test_a_call_is_pure(self) -> None:
-        """The same noise gives the same bits: no randomness of its own, nothing that one call leaves for another."""
+        """The same noise gives the same bits: no randomness of its own, nothing that one call
+        leaves for another.
+        """
         sample = self.bound()
         noise = sample.noise_BN.clone()
         torch.manual_seed(0)
@@ -83,8 +98,12 @@ class SamplerContract(ConfigContract[SamplerConfig]):
             sample(noise.flip(1))
             torch.manual_seed(1)
             again = sample(noise)
-        assert torch.equal(noise, sample.noise_BN), "the sampler changes the noise that it is given; work on a copy"
-        assert torch.equal(first, again), "called again with the same noise, the sampler gives other samples"
+        assert torch.equal(noise, sample.noise_BN), (
+            "the sampler changes the noise that it is given; work on a copy"
+        )
+        assert torch.equal(first, again), (
+            "called again with the same noise, the sampler gives other samples"
+        )
 
     def test_a_sample_is_made_by_itself(self) -> None:
         """A batch of two equals two of one."""
@@ -94,7 +113,9 @@ class SamplerContract(ConfigContract[SamplerConfig]):
             for i, row in enumerate(together):
                 one = self.bound(self.prompts[i : i + 1], self.seeds[i : i + 1])
                 apart = float((one(sample.noise_BN[i : i + 1])[0] - row).abs().max())
-                assert apart <= self.tolerance, f"sample {i} differs by {apart:.2g} when it is computed alone"
+                assert apart <= self.tolerance, (
+                    f"sample {i} differs by {apart:.2g} when it is computed alone"
+                )
 
     def test_weights_are_frozen(self) -> None:
         """The noise alone has a gradient."""
@@ -126,22 +147,32 @@ class SamplerContract(ConfigContract[SamplerConfig]):
         )
 
     def test_evaluations_are_counted(self) -> None:
-        """Where the map says how many network evaluations a call costs, that is a positive whole number."""
+        """Where the map says how many network evaluations a call costs, that is a positive whole
+        number.
+        """
         sample = self.bound()
         if not hasattr(sample, "network_evaluations"):
             pytest.skip("the map has no `network_evaluations`, so that each call is metered as one")
         count = sample.network_evaluations
-        assert isinstance(count, int), f"network_evaluations is {count!r}; it should be a whole number"
-        assert count > 0, f"network_evaluations is {count}; a call that costs nothing would never spend a budget"
+        assert isinstance(count, int), (
+            f"network_evaluations is {count!r}; it should be a whole number"
+        )
+        assert count > 0, (
+            f"network_evaluations is {count}; a call that costs nothing would never spend a budget"
+        )
 
     def _sums(self, samples: Tensor) -> Tensor:
         # One image's weights for all, so that a sum does not depend on the sample's place.
-        weights = torch.randn(samples.shape[1:], generator=torch.Generator().manual_seed(0)).to(samples)
+        weights = torch.randn(samples.shape[1:], generator=torch.Generator().manual_seed(0)).to(
+            samples
+        )
         return (samples * weights).flatten(1).sum(1)
 
     def _gradient(self, sample: NoiseMap, noise: Tensor) -> Tensor:
         noise = noise.clone().requires_grad_(True)
         samples = sample(noise)
-        assert samples.requires_grad, "the samples are cut off from the noise, so that there is no gradient"
+        assert samples.requires_grad, (
+            "the samples are cut off from the noise, so that there is no gradient"
+        )
         (grad,) = torch.autograd.grad(self._sums(samples).sum(), noise)
         return grad

@@ -10,13 +10,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dno.noise import gaussian_noise
+from dno.core.noise import gaussian_noise
 from dno.protocols import Objective, State
 
 
 @dataclass(frozen=True)
 class ToyMap:
-    """M of `ToySampler`: two draws, added and squashed into an image; row i depends on row i alone."""
+    """M of `ToySampler`: two draws, added and squashed into an image; row i depends on row i
+    alone.
+    """
 
     noise_BN: Tensor
     draws: tuple[tuple[int, ...], ...]
@@ -68,11 +70,13 @@ class RingMap:
 
 @dataclass(frozen=True)
 class RingSampler:
-    """Diffusion onto a ring of Gaussians in the plane, whose score at every noise level has a closed form.
+    """Diffusion onto a ring of Gaussians in the plane, whose score at every noise level has a
+    closed form.
 
-    So nothing is trained, and what optimised noise does to samples can be seen and be measured against the density of
-    the data. With eta = 1 the draws are the starting point and one for each step but the last, which reaches data
-    without noise and so injects none; with eta = 0 the starting point alone.
+    So nothing is trained, and what optimised noise does to samples can be seen and be measured
+    against the density of the data. With eta = 1 the draws are the starting point and one for each
+    step but the last, which reaches data without noise and so injects none; with eta = 0 the
+    starting point alone.
 
     Args:
         modes: equally likely Gaussians on the ring, the first at angle 0.
@@ -95,8 +99,11 @@ class RingSampler:
 
     def levels(self) -> list[float]:
         """alpha-bar at each of `steps + 1` levels, from nearly 0 (noise) to 1 (data)."""
-        # Equal steps of log(alpha-bar / (1 - alpha-bar)): few are enough for the ring as for its modes.
-        return [1 / (1 + math.exp(8 - 16 * i / (self.steps - 1))) for i in range(self.steps)] + [1.0]
+        # Equal steps of log(alpha-bar / (1 - alpha-bar)): few are enough for the ring as for its
+        # modes.
+        return [1 / (1 + math.exp(8 - 16 * i / (self.steps - 1))) for i in range(self.steps)] + [
+            1.0
+        ]
 
     def centres(self) -> Tensor:
         """Centres of the modes, `modes x 2`, float64."""
@@ -104,13 +111,17 @@ class RingSampler:
         return self.radius * torch.stack([angle.cos(), angle.sin()], dim=1)
 
     def log_density(self, points: Tensor, level: float = 1.0) -> Tensor:
-        """Log-density of sqrt(level) data + sqrt(1 - level) N(0, I), level in (0, 1]: `B` for `B x 2` points."""
+        """Log-density of sqrt(level) data + sqrt(1 - level) N(0, I), level in (0, 1]: `B` for `B x
+        2` points.
+        """
         variance = level * self.std**2 + 1 - level
         log_modes = -self._offsets(points, level).square().sum(2) / (2 * variance)
         return log_modes.logsumexp(1) - math.log(2 * math.pi * variance * self.modes)
 
     def noise_estimate(self, points: Tensor, level: float) -> Tensor:
-        """What a perfect network predicts, -sqrt(1 - level) times the gradient of `log_density`: `B x 2`."""
+        """What a perfect network predicts, -sqrt(1 - level) times the gradient of `log_density`: `B
+        x 2`.
+        """
         variance = level * self.std**2 + 1 - level
         offsets = self._offsets(points, level)
         share = (-offsets.square().sum(2) / (2 * variance)).softmax(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,9 @@ from dno_builtin.samplers._pipeline import PipelineSampler
 from torch import Tensor
 
 from dno.errors import DNOError
-from dno.testing.families import FAMILIES, OTHERS, tiny_call, tiny_pipeline
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "families"))
+from tiny_families import FAMILIES, OTHERS, tiny_call, tiny_pipeline  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "reference" / "families.md"
 PROMPTS, SEEDS = ["a black cat", "a white dog"], [3, 4]
@@ -223,7 +226,7 @@ def weigh(images: Tensor) -> Tensor:
 HEAD = f"""# Families of models
 
 Written by `python docs/figures/families.py`, with diffusers {diffusers.__version__}. The `pipeline` sampler ran tiny
-models with random weights (`dno.testing.families`) of the same classes that the real models load as; no real weights
+models with random weights (`tests/families/tiny_families.py`) of the same classes that the real models load as; no real weights
 were used. Two samples, {STEPS} steps; sample clipping switched off.
 
 - **draws**: Gaussian draws of one sample that the optimizer moves.

@@ -24,7 +24,7 @@ in an autouse fixture. What a plugin cannot do by its nature is skipped with the
 so that one that does not fit can be overridden; attributes such as `prompts` change what they try, and `device` where.
 
 For tests of your own there are tiny real models (`dno.testing.models.tiny_stable_diffusion`,
-`dno.testing.families.tiny_pipeline`, `dno.testing.clip.save_tiny_clip`) and samplers without a network
+`dno.testing.clip.save_tiny_clip`) and samplers without a network
 (`dno.testing.toy`). The classes need pytest.
 
 ## Every kind

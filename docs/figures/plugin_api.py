@@ -47,13 +47,25 @@ PARTS = {
 }
 
 
+HOMES = (
+    "registry.configs",
+    "errors",
+    "core.events",
+    "registry.models",
+    "core.noise",
+    "media",
+    "protocols",
+    "core.result",
+)
+"""Where the names on the page are defined."""
+
+
 def text() -> str:
     """The whole page."""
     named = {name for names in PARTS.values() for name in names}
     public = {name for name in vars(plugin) if not name.startswith("_")} - {"annotations"}
     assert public | {"Events", "Snapshot", "Status"} == named, f"not on the page, or not there: {public ^ named}"
-    homes = [importlib.import_module(f"dno.{name}") for name in ("config", "errors", "events", "models", "noise")]
-    homes += [importlib.import_module(f"dno.{name}") for name in ("pictures", "protocols", "result")]
+    homes = [importlib.import_module(f"dno.{name}") for name in HOMES]
     nodes = {name: node for module in homes for name, node in named_nodes(ast.parse(inspect.getsource(module)).body)}
     lines = [START]
     for part, names in PARTS.items():

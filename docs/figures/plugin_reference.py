@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dno.front.options import about, options
-from dno.registry import REGISTRIES
+from dno.registry.describe import about, options
+from dno.registry.registry import REGISTRIES
 
 PAGE = Path(__file__).parents[1] / "reference" / "plugins.md"
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from results_page import write_page
 
-from dno.result import Status
-from dno.run import resume, run
-from dno.run_config import RunConfig
+from dno.core.result import Status
+from dno.runs.run import resume, run
+from dno.runs.run_config import RunConfig
 
 ANIMALS = (
     "bat", "bee", "bird", "camel", "chicken", "deer", "dolphin", "fish", "fox", "goat", "gorilla", "horse", "lion",

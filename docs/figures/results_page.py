@@ -26,7 +26,7 @@ from PIL import Image
 from transformers import ResNetForImageClassification
 
 from dno.plugin import find_model
-from dno.result import StepRecord
+from dno.core.result import StepRecord
 
 PAGE = Path(__file__).parents[1] / "explanation" / "results.md"
 PROMPTS = 20  # side by side in a run

@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import ResNetForImageClassification
 
 from dno.plugin import find_model
-from dno.result import Result
-from dno.run import resume, run
-from dno.run_config import RunConfig
+from dno.core.result import Result
+from dno.runs.run import resume, run
+from dno.runs.run_config import RunConfig
 
 PAGE = Path(__file__).parents[1] / "explanation" / "reward-hacking.md"
 CASES = {"brightness": "a black {}", "darkness": "a white {}"}

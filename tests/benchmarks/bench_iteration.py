@@ -2,7 +2,8 @@
 
     python tests/benchmarks/bench_iteration.py [--steps 50] [--repeat 5] [--threads 1]
 
-Prints JSON. Times are medians of interleaved repeats in one process, so their ratios hold on a busy machine.
+Prints JSON. Times are medians of interleaved repeats in one process, so their ratios hold on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from dno_builtin.samplers.ddim import DDIM
 from torch import Tensor
 
-from dno.config import BuildContext
+from dno.registry.configs import BuildContext
 
 
 def kept_bytes(forward: Callable[[], Tensor]) -> int:
@@ -36,7 +37,9 @@ def kept_bytes(forward: Callable[[], Tensor]) -> int:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -84,7 +87,8 @@ def main() -> None:
         "iteration_in_samples": {name: round(median[name] / median["plain"], 2) for name in maps},
         "four_copies_side_by_side_in_samples": round(median["four_copies"] / median["plain"], 2),
         "kept_MB": {
-            name: round(kept_bytes(lambda z=one: z(z.noise_BN.clone().requires_grad_())) / 1e6, 1)  # type: ignore[misc]
+            # Type: ignore[misc]
+            name: round(kept_bytes(lambda z=one: z(z.noise_BN.clone().requires_grad_())) / 1e6, 1)
             for name, one in maps.items()
         },
     }

@@ -37,8 +37,12 @@ def gathers(noise: Tensor, tables: list[Tensor]) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entries", type=int, default=835_584, help="N; that of SD 1.5 at 50 steps by default")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--entries", type=int, default=835_584, help="N; that of SD 1.5 at 50 steps by default"
+    )
     parser.add_argument("--permutations", type=int, default=100)
     parser.add_argument("--vector-length", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)

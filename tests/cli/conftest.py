@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dno.front import cli
+from dno.cli import main as cli
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dno.front import cli
+from dno.cli import main as cli
 
 
 def mean_pixel(path: Path) -> float:
@@ -26,8 +26,21 @@ def test_the_best_picture_is_brighter_stays_likely_and_can_be_made_again(monkeyp
             cli.main()
         assert not stop.value.code
 
-    dno("a black cat", "--reward", "brightness", "--reward", "clip=0", "--iterations", "15", "--out", "cat")
-    assert mean_pixel(tmp_path / "cat" / "best.png") > mean_pixel(tmp_path / "cat" / "initial.png") + 0.02
+    dno(
+        "a black cat",
+        "--reward",
+        "brightness",
+        "--reward",
+        "clip=0",
+        "--iterations",
+        "15",
+        "--out",
+        "cat",
+    )
+    assert (
+        mean_pixel(tmp_path / "cat" / "best.png")
+        > mean_pixel(tmp_path / "cat" / "initial.png") + 0.02
+    )
     last = json.loads((tmp_path / "cat" / "history.jsonl").read_text().splitlines()[-1])
     assert last["figures"]["log_p"][0] > -2.5
     assert last["rewards"].keys() == {"brightness", "clip"}

@@ -25,25 +25,43 @@ def _empty_working_folder(monkeypatch, tmp_path):
 
 
 def bits(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in ("initial.png", "best.png", "last.png", "noise.safetensors")}
+    return {
+        name: (folder / name).read_bytes()
+        for name in ("initial.png", "best.png", "last.png", "noise.safetensors")
+    }
 
 
 def test_a_run_says_where_the_pictures_are_and_how_it_went(dno, tiny_folder, tmp_path):
-    code, out, err = dno("optimize", "a black cat", "--reward", "brightness", "--model", tiny_folder, *QUICK)
+    code, out, err = dno(
+        "optimize", "a black cat", "--reward", "brightness", "--model", tiny_folder, *QUICK
+    )
     assert (code, err) == (0, "")
     *paths, change, ending, cost = out.splitlines()
     (folder,) = (tmp_path / "runs").iterdir()
-    assert [(tmp_path / p).resolve() for p in paths] == [folder / n for n in ("initial.png", "best.png", "curve.png")]
+    assert [(tmp_path / p).resolve() for p in paths] == [
+        folder / n for n in ("initial.png", "best.png", "curve.png")
+    ]
     assert all((tmp_path / p).is_file() for p in paths)
     assert change.startswith("brightness 0.")
     assert ", log P -" in change
     assert ending.startswith("finished: best at iteration ")
-    # Three steps with guidance are six passes of the network; three iterations and the last look make four.
+    # Three steps with guidance are six passes of the network; three iterations and the last look
+    # make four.
     assert " s; a sample: 24 network evaluations, 4 reward calls; peak memory " in cost
 
 
 def test_its_file_gives_the_same_bits_again(dno, tiny_folder, tmp_path):
-    first = ["optimize", "a cat", "a dog", "--reward", "brightness=2", "--reward", "contrast=0", "--batch", 2]
+    first = [
+        "optimize",
+        "a cat",
+        "a dog",
+        "--reward",
+        "brightness=2",
+        "--reward",
+        "contrast=0",
+        "--batch",
+        2,
+    ]
     assert dno(*first, "--seed", 7, "--model", tiny_folder, *QUICK, "--out", "one")[0] == 0
     assert dno("optimize", "--config", "one/run.toml", "--out", "two", "--quiet")[0] == 0
     assert bits(tmp_path / "one") == bits(tmp_path / "two")
@@ -55,51 +73,119 @@ def test_options_go_over_the_file(dno, tiny_folder, tmp_path):
         f'prompts = ["a cat"]\nrewards = ["brightness"]\niterations = 1\n[sampler]\nuse = "ddim"\n'
         f'model = "{tiny_folder}"\nsteps = 2\n'
     )
-    args = ["--config", "my.toml", "--gamma", 0.5, "--optimizer", "sgd", "--lr", 3, "--set", "sampler.eta=0.5"]
+    args = [
+        "--config",
+        "my.toml",
+        "--gamma",
+        0.5,
+        "--optimizer",
+        "sgd",
+        "--lr",
+        3,
+        "--set",
+        "sampler.eta=0.5",
+    ]
     assert dno("optimize", *args, "--out", "run", "--quiet")[0] == 0
     text = (tmp_path / "run" / "run.toml").read_text()
-    for line in ('use = "sgd"', "lr = 3.0", "eta = 0.5", "weight = 0.5", "steps = 2", "iterations = 1"):
+    for line in (
+        'use = "sgd"',
+        "lr = 3.0",
+        "eta = 0.5",
+        "weight = 0.5",
+        "steps = 2",
+        "iterations = 1",
+    ):
         assert line in text
 
 
 def test_progress_goes_to_stderr(dno, tiny_folder):
-    code, _, err = dno("optimize", "x", "--reward", "brightness", "--model", tiny_folder, *QUICK[:-1])
+    code, _, err = dno(
+        "optimize", "x", "--reward", "brightness", "--model", tiny_folder, *QUICK[:-1]
+    )
     assert code == 0
     assert "iteration 3/3" in err
     assert "log P" in err
 
 
 def test_observers_and_weighted_regularizers_by_name(dno, tiny_folder, tmp_path):
-    options = ["--observer", "images", "--regularizer", "norm=0.5", "--regularizer", "whiteness=0", "--out", "here"]
-    code, _, err = dno("optimize", "a cat", "--reward", "brightness", "--model", tiny_folder, *QUICK, *options)
+    options = [
+        "--observer",
+        "images",
+        "--regularizer",
+        "norm=0.5",
+        "--regularizer",
+        "whiteness=0",
+        "--out",
+        "here",
+    ]
+    code, _, err = dno(
+        "optimize", "a cat", "--reward", "brightness", "--model", tiny_folder, *QUICK, *options
+    )
     assert (code, err) == (0, "")
     saved = tomllib.loads((tmp_path / "here" / "run.toml").read_text())
-    assert [(r["use"], r["weight"]) for r in saved["regularizers"]] == [("norm", 0.5), ("whiteness", 0.0)]
+    assert [(r["use"], r["weight"]) for r in saved["regularizers"]] == [
+        ("norm", 0.5),
+        ("whiteness", 0.0),
+    ]
     assert [o["use"] for o in saved["observers"]] == ["curve", "images"]
     assert (tmp_path / "here" / "steps" / "0-0.png").is_file()
     assert (tmp_path / "here" / "curve.png").is_file()
 
 
 def test_a_black_box_reward_can_be_watched(dno, tiny_folder):
-    args = ["optimize", "x", "--reward", "brightness", "--reward", "jpeg=0", "--model", tiny_folder, *QUICK]
+    args = [
+        "optimize",
+        "x",
+        "--reward",
+        "brightness",
+        "--reward",
+        "jpeg=0",
+        "--model",
+        tiny_folder,
+        *QUICK,
+    ]
     code, out, _ = dno(*args)
     assert code == 0
     assert "jpeg -" in out
 
 
 def test_a_held_out_reward_that_falls_is_told(dno, tiny_folder):
-    args = ["--reward", "brightness", "--monitor", "darkness", "--model", tiny_folder, "--gamma", 0, *QUICK]
+    args = [
+        "--reward",
+        "brightness",
+        "--monitor",
+        "darkness",
+        "--model",
+        tiny_folder,
+        "--gamma",
+        0,
+        *QUICK,
+    ]
     code, out, _ = dno("optimize", "x", *args)
     assert code == 0
     assert "darkness 0." in out
-    assert out.splitlines()[-1].startswith("careful: brightness rose while darkness, held out, fell")
+    assert out.splitlines()[-1].startswith(
+        "careful: brightness rose while darkness, held out, fell"
+    )
 
 
 def test_a_warm_start_and_a_rival_of_equal_seconds(dno, tiny_folder, tmp_path):
-    args = ["--reward", "brightness", "--warm-start", "best-of-2", "--compare", "best-of-n", "--gamma", "auto"]
+    args = [
+        "--reward",
+        "brightness",
+        "--warm-start",
+        "best-of-2",
+        "--compare",
+        "best-of-n",
+        "--gamma",
+        "auto",
+    ]
     code, out, _ = dno("optimize", "x", *args, "--model", tiny_folder, *QUICK, "--out", "run")
     assert code == 0
-    ours, theirs = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "run-best-of-n"))
+    ours, theirs = (
+        json.loads((tmp_path / name / "result.json").read_text())
+        for name in ("run", "run-best-of-n")
+    )
     assert ours["iterations"] == 5
     assert theirs["status"] == "stopped"
     assert theirs["seconds"] >= ours["seconds"]
@@ -109,7 +195,17 @@ def test_a_warm_start_and_a_rival_of_equal_seconds(dno, tiny_folder, tmp_path):
 
 def test_a_rivals_folder_that_is_taken_is_told_first(dno, tiny_folder, tmp_path):
     (tmp_path / "run-best-of-n" / "mine").mkdir(parents=True)
-    args = ["--reward", "brightness", "--compare", "best-of-n", "--model", tiny_folder, *QUICK, "--out", "run"]
+    args = [
+        "--reward",
+        "brightness",
+        "--compare",
+        "best-of-n",
+        "--model",
+        tiny_folder,
+        *QUICK,
+        "--out",
+        "run",
+    ]
     code, _, err = dno("optimize", "x", *args)
     assert code == 2
     assert "run-best-of-n is in use" in err
@@ -117,7 +213,19 @@ def test_a_rivals_folder_that_is_taken_is_told_first(dno, tiny_folder, tmp_path)
 
 
 def test_budgets_stop_and_a_stopped_run_can_be_given_more(dno, tiny_folder, tmp_path):
-    args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, "--quiet", "--steps", 2, "--out", "run"]
+    args = [
+        "optimize",
+        "x",
+        "--reward",
+        "brightness",
+        "--model",
+        tiny_folder,
+        "--quiet",
+        "--steps",
+        2,
+        "--out",
+        "run",
+    ]
     code, out, _ = dno(*args, "--set", "budget.reward_calls=2")
     assert code == 0
     assert "stopped (its budget of 2 calls is spent): best at iteration" in out
@@ -134,7 +242,10 @@ def test_a_run_starts_from_the_best_noise_of_another(dno, tiny_folder, tmp_path)
     assert torch.equal(two["initial"], one["best"])
     code, _, err = dno(*args, "--start", "one", "--set", "sampler.steps=4", "--out", "three")
     assert code == 2
-    assert "start: one/noise.safetensors holds 1 samples of 4 draws, this run needs 1 (or 1 for all) of 5 draws" in err
+    assert (
+        "start: one/noise.safetensors holds 1 samples of 4 draws, this run needs 1 (or 1 for "
+        "all) of 5 draws" in err
+    )
     assert not (tmp_path / "three").exists()
 
 
@@ -142,22 +253,43 @@ MISTAKES = {
     "no prompt": (["--reward", "brightness"], "PROMPT: say what to draw: dno optimize"),
     "no reward": (["x"], "--reward: say what to climb, such as --reward brightness"),
     "unknown reward": (["x", "--reward", "brigtness"], "did you mean brightness?"),
-    "weight no number": (["x", "--reward", "brightness=lots"], "rewards.0.weight: input should be a valid number"),
+    "weight no number": (
+        ["x", "--reward", "brightness=lots"],
+        "rewards.0.weight: input should be a valid number",
+    ),
     "misspelt key": (
         ["x", "--reward", "brightness", "--set", "sampler.stepz=3"],
         "unknown option; did you mean steps?",
     ),
-    "no place": (["x", "--reward", "brightness", "--set", "steps"], "--set: needs the form PLACE=VALUE, got 'steps'"),
-    "impossible eta": (["x", "--reward", "brightness", "--eta", "2"], "--eta: sampler.eta: input should be less than"),
+    "no place": (
+        ["x", "--reward", "brightness", "--set", "steps"],
+        "--set: needs the form PLACE=VALUE, got 'steps'",
+    ),
+    "impossible eta": (
+        ["x", "--reward", "brightness", "--eta", "2"],
+        "--eta: sampler.eta: input should be less than",
+    ),
     "steps no number": (
         ["x", "--reward", "brightness", "--set", "sampler.steps=many"],
         "sampler.steps: input should be",
     ),
-    "no such model": (["x", "--reward", "brightness", "--model", "./no"], 'sampler.model: there is no model "./no"'),
+    "no such model": (
+        ["x", "--reward", "brightness", "--model", "./no"],
+        'sampler.model: there is no model "./no"',
+    ),
     "no such config": (["--config", "no.toml"], "no.toml: there is no such file"),
-    "no gradient": (["x", "--reward", "jpeg", "--set", "gradient.method=exact"], '"jpeg" has no exact gradient'),
-    "all weights nought": (["x", "--reward", "brightness=0", "--gamma", "0"], "rewards: every weight is 0"),
-    "no GPU": (["x", "--reward", "brightness", "--device", "cuda:77"], 'device: there is no device "cuda:77" here'),
+    "no gradient": (
+        ["x", "--reward", "jpeg", "--set", "gradient.method=exact"],
+        '"jpeg" has no exact gradient',
+    ),
+    "all weights nought": (
+        ["x", "--reward", "brightness=0", "--gamma", "0"],
+        "rewards: every weight is 0",
+    ),
+    "no GPU": (
+        ["x", "--reward", "brightness", "--device", "cuda:77"],
+        'device: there is no device "cuda:77" here',
+    ),
     "no device": (["x", "--reward", "brightness", "--device", "gpu"], "use one of: "),
     "a warm start without a number": (
         ["x", "--reward", "brightness", "--warm-start", "best-of"],
@@ -167,7 +299,10 @@ MISTAKES = {
         ["x", "--reward", "brightness", "--warm-start", "nope=3"],
         'no optimizer is called "nope"',
     ),
-    "an unknown rival": (["x", "--reward", "brightness", "--compare", "nope"], 'no optimizer is called "nope"'),
+    "an unknown rival": (
+        ["x", "--reward", "brightness", "--compare", "nope"],
+        'no optimizer is called "nope"',
+    ),
     "no noise to start from": (
         ["x", "--reward", "brightness", "--start", "nowhere.safetensors"],
         "start: there is no file nowhere.safetensors",
@@ -199,14 +334,26 @@ def test_a_folder_that_is_no_pipeline(dno, tmp_path):
 
 
 def test_a_mistake_in_a_file_names_the_file(dno, tmp_path):
-    (tmp_path / "run.toml").write_text('prompts = ["x"]\n[[rewards]]\nuse = "brightness"\nweight = "big"\n')
+    (tmp_path / "run.toml").write_text(
+        'prompts = ["x"]\n[[rewards]]\nuse = "brightness"\nweight = "big"\n'
+    )
     code, _, err = dno("optimize", "--config", "run.toml")
     assert code == 2
     assert "dno: run.toml: rewards.0.weight: input should be a valid number" in err
 
 
 def test_a_run_is_never_overwritten(dno, tiny_folder, tmp_path):
-    args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, *QUICK, "--out", "run"]
+    args = [
+        "optimize",
+        "x",
+        "--reward",
+        "brightness",
+        "--model",
+        tiny_folder,
+        *QUICK,
+        "--out",
+        "run",
+    ]
     assert dno(*args)[0] == 0
     before = bits(tmp_path / "run")
     code, _, err = dno(*args, "--seed", 5)
@@ -234,7 +381,9 @@ def test_a_finished_run_resumes_to_itself_and_can_be_made_longer(dno, tiny_folde
 
 def start(*args: object, cwd: Path) -> subprocess.Popen[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([str(DNO), *map(str, args)], cwd=cwd, env=env, text=True, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [str(DNO), *map(str, args)], cwd=cwd, env=env, text=True, stderr=subprocess.PIPE
+    )
 
 
 def finish(*args: object, cwd: Path) -> None:
@@ -244,7 +393,17 @@ def finish(*args: object, cwd: Path) -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tiny_folder, tmp_path):
-    args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, "--steps", 3, "--quiet"]
+    args = [
+        "optimize",
+        "x",
+        "--reward",
+        "brightness",
+        "--model",
+        tiny_folder,
+        "--steps",
+        3,
+        "--quiet",
+    ]
     args += ["--iterations", 150, "--batch", 2]
     state = tmp_path / "killed" / "state.safetensors"
     with start(*args, "--out", "killed", cwd=tmp_path) as killed:
@@ -266,8 +425,9 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_it_can_go_on(tiny_folder, tm
     args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, *QUICK]
     limit = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); sys.argv = ['dno', *sys.argv[1:]];"
-        "import dno.front.cli; dno.front.cli.main()"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); sys.argv = ['dno', "
+        "*sys.argv[1:]];"
+        "import dno.cli.main; dno.cli.main.main()"
     )
     full = subprocess.run(
         [sys.executable, "-c", limit, *map(str, args), "--out", "full"],

@@ -13,9 +13,9 @@ import pytest
 from pydantic import Field
 
 from dno import __version__
-from dno.front.options import options
 from dno.plugin import RewardConfig
-from dno.registry import REGISTRIES
+from dno.registry.describe import options
+from dno.registry.registry import REGISTRIES
 
 
 def test_version(dno):
@@ -26,9 +26,17 @@ def test_list_has_every_built_in(dno):
     code, out, _ = dno("plugins", "list")
     rows = [line.split() for line in out.splitlines()]
     assert code == 0
-    assert {"ddim", "brightness", "clip", "jpeg", "permutation", "adam", "sgd", "progress", "emoji"} <= {
-        r[1] for r in rows
-    }
+    assert {
+        "ddim",
+        "brightness",
+        "clip",
+        "jpeg",
+        "permutation",
+        "adam",
+        "sgd",
+        "progress",
+        "emoji",
+    } <= {r[1] for r in rows}
     assert ["rewards", "clip", "dno", __version__] in rows
 
 
@@ -78,7 +86,12 @@ def test_types_are_told_in_words():
         ("other", "str", "''"),
         ("any", "Any", "None"),
     ]
-    told = [option.type for r in REGISTRIES for i in r.infos() for option in options(r.load(i.qualified))]
+    told = [
+        option.type
+        for r in REGISTRIES
+        for i in r.infos()
+        for option in options(r.load(i.qualified))
+    ]
     assert not [text for text in told if "FieldInfo" in text or "typing" in text or "|" in text]
 
 
@@ -91,11 +104,14 @@ def test_check_imports_all(dno):
 
 EXAMPLE = Path(__file__).parents[2] / "plugins" / "example-reward"
 ABOUT = ("description = ", "license = ", "license-files = ")
-"""Lines of a pyproject.toml that say what a plugin is about; a licence is its author's to choose."""
+"""Lines of a pyproject.toml that say what a plugin is about; a licence is its author's to
+choose."""
 
 
 def files_in(folder: Path) -> set[str]:
-    paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    paths = (
+        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    )
     return {path.relative_to(folder).as_posix() for path in paths}
 
 
@@ -106,18 +122,25 @@ def test_new_and_the_example_do_not_drift_apart(dno, monkeypatch, tmp_path):
     assert (code, err) == (0, "")
     assert files_in(folder) == files_in(EXAMPLE) - {"LICENSE"}
     written, _, commands = out.partition("\n\nnext:\n")
-    assert {Path(line).relative_to("dno-colorfulness").as_posix() for line in written.splitlines()} == files_in(folder)
+    assert {
+        Path(line).relative_to("dno-colorfulness").as_posix() for line in written.splitlines()
+    } == files_in(folder)
     for command in commands.splitlines():
         assert command.split()[0] in {"cd", "pip", "dno", "pytest"}
     ours, example = (
-        [line for line in (where / "pyproject.toml").read_text().splitlines() if not line.startswith(ABOUT)]
+        [
+            line
+            for line in (where / "pyproject.toml").read_text().splitlines()
+            if not line.startswith(ABOUT)
+        ]
         for where in (folder, EXAMPLE)
     )
     assert ours == example
 
 
 @pytest.mark.parametrize(
-    ("name", "module", "cls"), [("my-reward_2", "dno_my_reward_2", "MyReward2"), ("hpsv3.1", "dno_hpsv3_1", "Hpsv31")]
+    ("name", "module", "cls"),
+    [("my-reward_2", "dno_my_reward_2", "MyReward2"), ("hpsv3.1", "dno_hpsv3_1", "Hpsv31")],
 )
 def test_new_is_sound_under_any_name(dno, tmp_path, name, module, cls):
     folder = tmp_path / "deep" / "folder"
@@ -138,13 +161,16 @@ MISTAKES = {
     "an installed module": ("emoji", "would be the module dno_emoji, which is installed already"),
     "a keyword": ("none", "would be the class None, which is taken"),
     "a name of the skeleton": ("reward-config", "would be the class RewardConfig, which is taken"),
-    # The longest name of a file is 255 bytes: the folder's is shorter, that of the tests in it is not.
+    # The longest name of a file is 255 bytes: the folder's is shorter, that of the tests in it is
+    # not.
     "too long": ("x" * 250, "cannot be made: File name too long; name another folder: --out"),
 }
 
 
 @pytest.mark.parametrize(("name", "told"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_new_refuses_in_one_sentence_and_leaves_nothing_behind(dno, monkeypatch, tmp_path, name, told):
+def test_new_refuses_in_one_sentence_and_leaves_nothing_behind(
+    dno, monkeypatch, tmp_path, name, told
+):
     monkeypatch.chdir(tmp_path)
     code, out, err = dno("plugins", "new", name)
     assert (code, out) == (2, "")
@@ -156,7 +182,9 @@ def test_new_refuses_in_one_sentence_and_leaves_nothing_behind(dno, monkeypatch,
 
 def test_new_takes_back_the_folders_above_but_none_that_were_there(dno, tmp_path):
     (tmp_path / "mine").mkdir()
-    code, _, err = dno("plugins", "new", "own", "--out", str(tmp_path / "mine" / "new" / "newer" / ("x" * 300)))
+    code, _, err = dno(
+        "plugins", "new", "own", "--out", str(tmp_path / "mine" / "new" / "newer" / ("x" * 300))
+    )
     assert code == 2
     assert "cannot be made: File name too long; name another folder: --out" in err
     assert [path.name for path in tmp_path.rglob("*")] == ["mine"]

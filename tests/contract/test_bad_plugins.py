@@ -1,4 +1,6 @@
-"""The conformance kit catches what it is there for: for each of its checks there is a plugin that breaks it."""
+"""The conformance kit catches what it is there for: for each of its checks there is a plugin that
+breaks it.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,7 @@ import pytest
 import torch
 from distributions import Site
 
-from dno.config import PluginConfig
-from dno.noise import gaussian_noise
+from dno.core.noise import gaussian_noise
 from dno.plugin import (
     ConfigError,
     ObserverConfig,
@@ -23,7 +24,14 @@ from dno.plugin import (
     SamplerConfig,
     hookimpl,
 )
-from dno.testing import ObserverContract, OptimizerContract, RegularizerContract, RewardContract, SamplerContract
+from dno.registry.configs import PluginConfig
+from dno.testing import (
+    ObserverContract,
+    OptimizerContract,
+    RegularizerContract,
+    RewardContract,
+    SamplerContract,
+)
 from dno.testing.configs import ConfigContract
 from dno.testing.toy import Ascent, ToySampler
 
@@ -38,7 +46,8 @@ CONTRACTS: dict[type[PluginConfig], type[ConfigContract[Any]]] = {
 
 def contract(config: PluginConfig) -> ConfigContract[Any]:
     kind = next(kind for kind in CONTRACTS if isinstance(config, kind))
-    return type("TestPlugin", (CONTRACTS[kind],), {"config": config, "__module__": "their_tests"})()  # type: ignore[no-any-return]
+    # Type: ignore[no-any-return]
+    return type("TestPlugin", (CONTRACTS[kind],), {"config": config, "__module__": "their_tests"})()
 
 
 def checks(cls: type) -> set[str]:
@@ -57,11 +66,16 @@ class Bad:
 
 def config(base: type[Any], part: Callable[[], object], **attributes: Any) -> PluginConfig:
     """A config that builds what `part` returns, anew each time."""
-    about = {"__doc__": "Bad on purpose.", "__module__": __name__, "build": lambda self, ctx: part()}
+    about = {
+        "__doc__": "Bad on purpose.",
+        "__module__": __name__,
+        "build": lambda self, ctx: part(),
+    }
     return type("Plugin", (base,), about | attributes)()  # type: ignore[no-any-return]
 
 
-# --- Options --------------------------------------------------------------------------------------------------------
+# --- Options
+# --------------------------------------------------------------------------------------------------
 
 
 class Silent(RewardConfig):
@@ -126,13 +140,16 @@ def options() -> Iterator[Bad]:
     yield Bad("no docstring", Nameless(), "test_every_option_is_described", "has no docstring")
     yield Bad("no toml", Holed(), "test_options_survive_toml", "cannot be written to TOML")
     yield Bad("use", Taken(), "test_options_survive_toml", "an option is called `use`")
-    yield Bad("lossy", Rounded(), "test_options_survive_toml", "has become Rounded(weight=1.0, share=0.2)")
+    yield Bad(
+        "lossy", Rounded(), "test_options_survive_toml", "has become Rounded(weight=1.0, share=0.2)"
+    )
     yield Bad("refusing", Refusing(), "test_check_accepts_these_options", "there is no such folder")
     # This module, which imports torch as any heavy plugin's does.
     yield Bad("heavy", Silent(), "test_import_is_light", "imports torch")
 
 
-# --- Rewards --------------------------------------------------------------------------------------------------------
+# --- Rewards
+# --------------------------------------------------------------------------------------------------
 
 
 def mean(images: Any, prompts: Any) -> Any:
@@ -182,21 +199,55 @@ def shifted(images: Any, prompts: Any) -> Any:
 
 def rewards() -> Iterator[Bad]:
     one, alone = "test_one_finite_float_an_image", "test_an_image_is_judged_by_itself"
-    same, kept = "test_the_same_images_have_the_same_scores", "test_images_and_prompts_are_left_as_they_were"
-    reaches, agrees = "test_a_gradient_reaches_the_pixels", "test_the_gradient_agrees_with_finite_differences"
+    same, kept = (
+        "test_the_same_images_have_the_same_scores",
+        "test_images_and_prompts_are_left_as_they_were",
+    )
+    reaches, agrees = (
+        "test_a_gradient_reaches_the_pixels",
+        "test_the_gradient_agrees_with_finite_differences",
+    )
     functions: dict[str, tuple[Callable[[Any, Any], Any], str, str]] = {
-        "a float": (lambda images, prompts: float(images.mean()), one, "returns float, not a tensor"),
-        "a column": (lambda images, prompts: mean(images, prompts)[:, None], one, r"shape (1, 1); it should be (1,)"),
-        "half": (lambda images, prompts: mean(images, prompts).half(), one, "returns torch.float16"),
-        "elsewhere": (lambda images, prompts: mean(images, prompts).to("meta"), one, "have scores on meta"),
-        "log of black": (lambda images, prompts: mean(images, prompts).log(), one, "grey and white images the reward"),
-        "ranking": (lambda images, prompts: mean(images - images.mean(), prompts), alone, "than in a batch"),
+        "a float": (
+            lambda images, prompts: float(images.mean()),
+            one,
+            "returns float, not a tensor",
+        ),
+        "a column": (
+            lambda images, prompts: mean(images, prompts)[:, None],
+            one,
+            r"shape (1, 1); it should be (1,)",
+        ),
+        "half": (
+            lambda images, prompts: mean(images, prompts).half(),
+            one,
+            "returns torch.float16",
+        ),
+        "elsewhere": (
+            lambda images, prompts: mean(images, prompts).to("meta"),
+            one,
+            "have scores on meta",
+        ),
+        "log of black": (
+            lambda images, prompts: mean(images, prompts).log(),
+            one,
+            "grey and white images the reward",
+        ),
+        "ranking": (
+            lambda images, prompts: mean(images - images.mean(), prompts),
+            alone,
+            "than in a batch",
+        ),
         "place": (
             lambda images, prompts: mean(images, prompts) * torch.arange(1, len(images) + 1),
             alone,
             "another score",
         ),
-        "first prompt": (lambda images, prompts: mean(images, prompts) * len(prompts[0]), alone, "its own prompt"),
+        "first prompt": (
+            lambda images, prompts: mean(images, prompts) * len(prompts[0]),
+            alone,
+            "its own prompt",
+        ),
         "random": (
             lambda images, prompts: mean(images, prompts) + 0.1 * torch.rand(len(images)),
             same,
@@ -205,8 +256,16 @@ def rewards() -> Iterator[Bad]:
         "seeding": (seeding, same, "changes torch's global random state"),
         "in place": (shifted, kept, "changes the images"),
         "prompts": (emptied, kept, "changes the prompts"),
-        "cut off": (lambda images, prompts: mean(images.detach(), prompts), reaches, "cut off from the images"),
-        "rounded": (lambda images, prompts: mean((images * 255).round(), prompts), reaches, "zero in every pixel"),
+        "cut off": (
+            lambda images, prompts: mean(images.detach(), prompts),
+            reaches,
+            "cut off from the images",
+        ),
+        "rounded": (
+            lambda images, prompts: mean((images * 255).round(), prompts),
+            reaches,
+            "zero in every pixel",
+        ),
         "other with a graph": (
             lambda images, prompts: mean(images, prompts) + images.requires_grad,
             reaches,
@@ -223,25 +282,40 @@ def rewards() -> Iterator[Bad]:
             "off from finite differences",
         ),
         "mean cut off": (
-            lambda images, prompts: images.var(dim=(1, 2, 3)) + 0.1 * mean(images.detach(), prompts),
+            lambda images, prompts: (
+                images.var(dim=(1, 2, 3)) + 0.1 * mean(images.detach(), prompts)
+            ),
             agrees,
             "off from finite differences",
         ),
     }
     for name, (function, check, says) in functions.items():
         yield Bad(name, config(RewardConfig, lambda function=function: function), check, says)
-    yield Bad("counting", config(RewardConfig, Counting), same, "asked twice, the reward does not answer the same")
+    yield Bad(
+        "counting",
+        config(RewardConfig, Counting),
+        same,
+        "asked twice, the reward does not answer the same",
+    )
     learning = Learning()
-    unseen = config(RewardConfig, lambda: lambda images, prompts: learning(images.detach(), prompts))
+    unseen = config(
+        RewardConfig, lambda: lambda images, prompts: learning(images.detach(), prompts)
+    )
     yield Bad("learning, cut off", unseen, reaches, "none in the images")
-    yield Bad("learning", config(RewardConfig, Learning), "test_its_weights_are_frozen", "freeze the weights")
+    yield Bad(
+        "learning",
+        config(RewardConfig, Learning),
+        "test_its_weights_are_frozen",
+        "freeze the weights",
+    )
     yield Bad("no return", config(RewardConfig, lambda: None), one, "is a `return` missing?")
     counter = Counting()
     drifting = config(RewardConfig, lambda: drifted(counter))
     yield Bad("drifting", drifting, same, "built twice, the reward does not answer the same")
 
 
-# --- Samplers -------------------------------------------------------------------------------------------------------
+# --- Samplers
+# --------------------------------------------------------------------------------------------------
 
 
 class Changed:
@@ -252,8 +326,15 @@ class Changed:
 
     def bind(self, prompts: Any, seeds: Any) -> Any:
         inner = ToySampler().bind(prompts, seeds)
-        changes = {"noise_BN": inner.noise_BN, "draws": inner.draws, "call": lambda self, noise: inner(noise)}
-        changes |= {key: value(inner, seeds) if key != "call" else value for key, value in self.changes.items()}
+        changes = {
+            "noise_BN": inner.noise_BN,
+            "draws": inner.draws,
+            "call": lambda self, noise: inner(noise),
+        }
+        changes |= {
+            key: value(inner, seeds) if key != "call" else value
+            for key, value in self.changes.items()
+        }
         return type("Map", (), {"__call__": changes.pop("call"), **changes})()
 
 
@@ -263,8 +344,15 @@ def toy(noise: Any) -> Any:
 
 def samplers() -> Iterator[Bad]:
     noise, sample = "test_noise_is_the_draws_of_the_seeds", "test_one_finite_sample_a_row"
-    pure, alone, draw = "test_a_call_is_pure", "test_a_sample_is_made_by_itself", "test_a_gradient_reaches_every_draw"
-    agrees, counted = "test_the_gradient_agrees_with_finite_differences", "test_evaluations_are_counted"
+    pure, alone, draw = (
+        "test_a_call_is_pure",
+        "test_a_sample_is_made_by_itself",
+        "test_a_gradient_reaches_every_draw",
+    )
+    agrees, counted = (
+        "test_the_gradient_agrees_with_finite_differences",
+        "test_evaluations_are_counted",
+    )
     weight = torch.ones((), requires_grad=True)
     calls: dict[str, tuple[Callable[[Any, Any], Any], str, str]] = {
         "one sample": (lambda self, z: toy(z)[:1], sample, "2 rows of noise gave 1 samples"),
@@ -274,32 +362,75 @@ def samplers() -> Iterator[Bad]:
         "too low": (lambda self, z: 2 * toy(z) - 1, sample, "images go down to -"),
         "too high": (lambda self, z: 255 * toy(z), sample, "images go up to 2"),
         "dropout": (lambda self, z: toy(z) * torch.rand(()), pure, "gives other samples"),
-        "in place": (lambda self, z: toy(z.data.mul_(0.5) if not z.requires_grad else z), pure, "changes the noise"),
+        "in place": (
+            lambda self, z: toy(z.data.mul_(0.5) if not z.requires_grad else z),
+            pure,
+            "changes the noise",
+        ),
         "batch norm": (lambda self, z: toy(z - z.mean(0)), alone, "when it is computed alone"),
-        "learning": (lambda self, z: toy(z) * weight, "test_weights_are_frozen", "freeze the weights"),
+        "learning": (
+            lambda self, z: toy(z) * weight,
+            "test_weights_are_frozen",
+            "freeze the weights",
+        ),
         "cut off": (lambda self, z: toy(z.detach()), draw, "cut off from the noise"),
-        "idle draw": (lambda self, z: toy(torch.cat([z[:, :192], 0 * z[:, 192:]], 1)), draw, "draws [1] do not act"),
-        "neighbours": (lambda self, z: toy(z + 0.1 * z.flip(0)), draw, "in other rows of the noise"),
-        "root": (lambda self, z: toy((z - z.detach()).abs().sqrt()), draw, "the gradient is not finite"),
-        "half cut off": (lambda self, z: toy(z + 2 * z.detach()), agrees, "off from finite differences"),
+        "idle draw": (
+            lambda self, z: toy(torch.cat([z[:, :192], 0 * z[:, 192:]], 1)),
+            draw,
+            "draws [1] do not act",
+        ),
+        "neighbours": (
+            lambda self, z: toy(z + 0.1 * z.flip(0)),
+            draw,
+            "in other rows of the noise",
+        ),
+        "root": (
+            lambda self, z: toy((z - z.detach()).abs().sqrt()),
+            draw,
+            "the gradient is not finite",
+        ),
+        "half cut off": (
+            lambda self, z: toy(z + 2 * z.detach()),
+            agrees,
+            "off from finite differences",
+        ),
     }
     for name, (call, check, says) in calls.items():
         yield Bad(name, config(SamplerConfig, lambda call=call: Changed(call=call)), check, says)
     attributes: dict[str, tuple[dict[str, Callable[[Any, Any], Any]], str, str]] = {
         "few draws": ({"draws": lambda m, seeds: m.draws[:1]}, noise, "draws say 2 x 192"),
-        "half noise": ({"noise_BN": lambda m, seeds: m.noise_BN.half()}, noise, "noise is always float32"),
+        "half noise": (
+            {"noise_BN": lambda m, seeds: m.noise_BN.half()},
+            noise,
+            "noise is always float32",
+        ),
         "leaf": ({"noise_BN": lambda m, seeds: m.noise_BN.requires_grad_()}, noise, "detach it"),
-        "unseeded": ({"noise_BN": lambda m, seeds: torch.randn_like(m.noise_BN)}, noise, "bound twice"),
-        "one seed": ({"noise_BN": lambda m, seeds: gaussian_noise(m.draws, [seeds[-1]] * len(seeds))}, noise, "beside"),
-        "uniform": ({"noise_BN": lambda m, seeds: m.noise_BN.sigmoid()}, noise, "not that of N(0, I)"),
+        "unseeded": (
+            {"noise_BN": lambda m, seeds: torch.randn_like(m.noise_BN)},
+            noise,
+            "bound twice",
+        ),
+        "one seed": (
+            {"noise_BN": lambda m, seeds: gaussian_noise(m.draws, [seeds[-1]] * len(seeds))},
+            noise,
+            "beside",
+        ),
+        "uniform": (
+            {"noise_BN": lambda m, seeds: m.noise_BN.sigmoid()},
+            noise,
+            "not that of N(0, I)",
+        ),
         "free": ({"network_evaluations": lambda m, seeds: 0}, counted, "never spend a budget"),
         "broken": ({"network_evaluations": lambda m, seeds: 2.5}, counted, "a whole number"),
     }
     for name, (changes, check, says) in attributes.items():
-        yield Bad(name, config(SamplerConfig, lambda changes=changes: Changed(**changes)), check, says)
+        yield Bad(
+            name, config(SamplerConfig, lambda changes=changes: Changed(**changes)), check, says
+        )
 
 
-# --- Regularizers ---------------------------------------------------------------------------------------------------
+# --- Regularizers
+# --------------------------------------------------------------------------------------------------
 
 
 def length(noise: Any, generators: Any) -> Any:
@@ -309,15 +440,30 @@ def length(noise: Any, generators: Any) -> Any:
 def regularizers() -> Iterator[Bad]:
     one, row = "test_one_finite_penalty_a_row", "test_a_row_is_judged_by_itself"
     seeded, reaches = "test_all_randomness_is_the_generators", "test_a_gradient_reaches_the_noise"
-    agrees, costs = "test_the_gradient_agrees_with_finite_differences", "test_unusual_noise_costs_more"
+    agrees, costs = (
+        "test_the_gradient_agrees_with_finite_differences",
+        "test_unusual_noise_costs_more",
+    )
     flat = lambda z, g: 0 * z.sum(1) + 1  # noqa: E731
     functions: dict[str, tuple[Callable[[Any, Any], Any], str, str]] = {
-        "one number": (lambda z, g: length(z, g).mean(), one, "shape (); for 3 rows it should be (3,)"),
+        "one number": (
+            lambda z, g: length(z, g).mean(),
+            one,
+            "shape (); for 3 rows it should be (3,)",
+        ),
         "list": (lambda z, g: length(z, g).tolist(), one, "is list, not a tensor"),
         "integers": (lambda z, g: (length(z, g) > 0).int(), one, "it should be floating-point"),
         "negative": (lambda z, g: length(z, g) - 0.1, one, "is negative"),
-        "nan": (lambda z, g: length(z, g) / (z - 1).abs().sum(1), one, "not finite for constant noise"),
-        "log P": (lambda z, g: Penalty(length(z, g), {"log_p": length(z, g)}), one, "it is a log-probability"),
+        "nan": (
+            lambda z, g: length(z, g) / (z - 1).abs().sum(1),
+            one,
+            "not finite for constant noise",
+        ),
+        "log P": (
+            lambda z, g: Penalty(length(z, g), {"log_p": length(z, g)}),
+            one,
+            "it is a log-probability",
+        ),
         "log P of the batch": (
             lambda z, g: Penalty(length(z, g), {"log_p": -z.square().mean().expand(len(z))}),
             row,
@@ -326,24 +472,48 @@ def regularizers() -> Iterator[Bad]:
         "counting log P": (Counted(), seeded, "with the same generators log_p is"),
         "blind": (flat, costs, "costs more than Gaussian noise does"),
         "backwards": (lambda z, g: 1 / (1 + length(z, g)), costs, "no unusual noise"),
-        "batch": (lambda z, g: length(z - z.mean(0), g), row, "the penalty of a row is another alone"),
+        "batch": (
+            lambda z, g: length(z - z.mean(0), g),
+            row,
+            "the penalty of a row is another alone",
+        ),
         "first generator": (
             lambda z, g: length(z[:, torch.randperm(z.shape[1], generator=g[0])[:99]], g),
             row,
             "the penalty of a row is another",
         ),
-        "global": (lambda z, g: length(z[:, torch.randperm(z.shape[1])[:99]], g), seeded, "global random state"),
+        "global": (
+            lambda z, g: length(z[:, torch.randperm(z.shape[1])[:99]], g),
+            seeded,
+            "global random state",
+        ),
         "drawing": (Drawing(), seeded, "with the same generators"),
-        "in place": (lambda z, g: length(z.data.clamp_(-1, 1), g), "test_noise_is_left_as_it_was", "changes the noise"),
+        "in place": (
+            lambda z, g: length(z.data.clamp_(-1, 1), g),
+            "test_noise_is_left_as_it_was",
+            "changes the noise",
+        ),
         "cut off": (lambda z, g: length(z.detach(), g), reaches, "cut off from the noise"),
-        "level": (lambda z, g: length(z, g).round(decimals=2) + 0 * z.sum(1), reaches, "zero everywhere"),
+        "level": (
+            lambda z, g: length(z, g).round(decimals=2) + 0 * z.sum(1),
+            reaches,
+            "zero everywhere",
+        ),
         "root": (
             lambda z, g: length(z, g) + 0 * (z - z.detach()).norm(dim=1).sqrt(),
             reaches,
             "gradient is not finite",
         ),
-        "neighbours": (lambda z, g: length(z, g) + 1e-9 * z.flip(0).sum(1), reaches, "in other rows than row 0"),
-        "half cut off": (lambda z, g: (z * z.detach()).mean(1).sub(1).square(), agrees, "off from finite differences"),
+        "neighbours": (
+            lambda z, g: length(z, g) + 1e-9 * z.flip(0).sum(1),
+            reaches,
+            "in other rows than row 0",
+        ),
+        "half cut off": (
+            lambda z, g: (z * z.detach()).mean(1).sub(1).square(),
+            agrees,
+            "off from finite differences",
+        ),
     }
     for name, (function, check, says) in functions.items():
         yield Bad(name, config(RegularizerConfig, lambda function=function: function), check, says)
@@ -357,7 +527,9 @@ class Counted:
 
     def __call__(self, noise: Any, generators: Any) -> Any:
         self.calls += 1
-        return Penalty(length(noise, generators), {"log_p": torch.full((len(noise),), -1.0 * self.calls)})
+        return Penalty(
+            length(noise, generators), {"log_p": torch.full((len(noise),), -1.0 * self.calls)}
+        )
 
 
 class Drawing:
@@ -367,10 +539,13 @@ class Drawing:
         self.generator = torch.Generator().manual_seed(0)
 
     def __call__(self, noise: Any, generators: Any) -> Any:
-        return length(noise[:, torch.randperm(noise.shape[1], generator=self.generator)[:99]], generators)
+        return length(
+            noise[:, torch.randperm(noise.shape[1], generator=self.generator)[:99]], generators
+        )
 
 
-# --- Optimizers -----------------------------------------------------------------------------------------------------
+# --- Optimizers
+# --------------------------------------------------------------------------------------------------
 
 
 class Steps(Ascent):
@@ -405,7 +580,10 @@ class Hoarding(Ascent):
 
 
 def optimizers() -> Iterator[Bad]:
-    tensors, better = "test_a_step_gives_noise_and_tensors_by_name", "test_something_better_is_found"
+    tensors, better = (
+        "test_a_step_gives_noise_and_tensors_by_name",
+        "test_something_better_is_found",
+    )
     pure, resumed = "test_a_step_is_pure", "test_a_climb_goes_on_from_its_saved_state"
     rows, flat = "test_rows_climb_by_themselves", "test_flat_ground_is_no_trouble"
 
@@ -437,19 +615,44 @@ def optimizers() -> Iterator[Bad]:
     steps: dict[str, tuple[Callable[[Any, Any, Any], Any], Any, str, str]] = {
         "noise alone": (lambda o, z, s: up(o, z), None, tensors, "it should be (noise, state)"),
         "three": (lambda o, z, s: (up(o, z), s, 0), None, tensors, "step returned 3 things"),
-        "a list": (lambda o, z, s: (up(o, z).tolist(), s), None, tensors, "step returned list for noise"),
+        "a list": (
+            lambda o, z, s: (up(o, z).tolist(), s),
+            None,
+            tensors,
+            "step returned list for noise",
+        ),
         "a row": (lambda o, z, s: (up(o, z)[0], s), None, tensors, "step made (12,)"),
-        "double": (lambda o, z, s: (up(o, z).double(), s), None, tensors, "noise is always float32"),
+        "double": (
+            lambda o, z, s: (up(o, z).double(), s),
+            None,
+            tensors,
+            "noise is always float32",
+        ),
         "elsewhere": (lambda o, z, s: (up(o, z).to("meta"), s), None, tensors, "to meta"),
         "a graph": (with_graph, None, tensors, "detach it"),
         "nan": (lambda o, z, s: (up(o, z) * float("nan"), s), None, tensors, "not finite"),
         "counter": (lambda o, z, s: (up(o, z), s), {"count": 0}, tensors, "count is no tensor"),
-        "no names": (lambda o, z, s: (up(o, z), s), (torch.zeros(1),), tensors, "it should be tensors by name"),
-        "new names": (lambda o, z, s: (up(o, z), {"mean": z}), None, tensors, "names change from [] to ['mean']"),
+        "no names": (
+            lambda o, z, s: (up(o, z), s),
+            (torch.zeros(1),),
+            tensors,
+            "it should be tensors by name",
+        ),
+        "new names": (
+            lambda o, z, s: (up(o, z), {"mean": z}),
+            None,
+            tensors,
+            "names change from [] to ['mean']",
+        ),
         "deaf": (lambda o, z, s: (z + 0.1, s), None, better, "never asks"),
         "downhill": (lambda o, z, s: (2 * z - up(o, z), s), None, better, "the best is"),
         "in place": (in_place, None, pure, "changes the noise"),
-        "counted": (counted, {"count": torch.zeros(())}, pure, "changes the state that it is given (count)"),
+        "counted": (
+            counted,
+            {"count": torch.zeros(())},
+            pure,
+            "changes the state that it is given (count)",
+        ),
         "global noise": (global_noise, None, pure, "global random state"),
         "whole batch": (whole_batch, None, rows, "another way when it is alone"),
         "unscaled": (unscaled, None, flat, "the noise is not finite"),
@@ -461,12 +664,20 @@ def optimizers() -> Iterator[Bad]:
         ),
     }
     for name, (change, first, check, says) in steps.items():
-        yield Bad(name, config(OptimizerConfig, lambda change=change, first=first: Steps(change, first)), check, says)
+        yield Bad(
+            name,
+            config(OptimizerConfig, lambda change=change, first=first: Steps(change, first)),
+            check,
+            says,
+        )
     yield Bad("hoarding", config(OptimizerConfig, Hoarding), pure, "moves to another place")
-    yield Bad("hoarding", config(OptimizerConfig, Hoarding), resumed, "resumed from its saved state")
+    yield Bad(
+        "hoarding", config(OptimizerConfig, Hoarding), resumed, "resumed from its saved state"
+    )
 
 
-# --- Observers ------------------------------------------------------------------------------------------------------
+# --- Observers
+# --------------------------------------------------------------------------------------------------
 
 
 class Watching:
@@ -571,7 +782,9 @@ def observers() -> Iterator[Bad]:
 CASES = [*options(), *rewards(), *samplers(), *regularizers(), *optimizers(), *observers()]
 
 
-@pytest.mark.parametrize("bad", CASES, ids=lambda bad: f"{bad.check.removeprefix('test_')}-{bad.name}")
+@pytest.mark.parametrize(
+    "bad", CASES, ids=lambda bad: f"{bad.check.removeprefix('test_')}-{bad.name}"
+)
 def test_a_bad_plugin_is_caught_and_told_in_one_sentence(bad: Bad) -> None:
     with pytest.raises((AssertionError, pytest.fail.Exception)) as caught:
         getattr(contract(bad.config), bad.check)()
@@ -581,7 +794,8 @@ def test_a_bad_plugin_is_caught_and_told_in_one_sentence(bad: Bad) -> None:
 
 def test_a_plugin_whose_name_does_not_load_is_caught(site: Site) -> None:
     code = (
-        "from dno.plugin import RewardConfig\nclass Sunny(RewardConfig):\n    'Sunny.'\n    def build(self, ctx): ...\n"
+        "from dno.plugin import RewardConfig\nclass Sunny(RewardConfig):\n    'Sunny.'\n    "
+        "def build(self, ctx): ...\n"
     )
     site.install("dno-sunny", "[dno.v1.rewards]\nBad_Name = sunny_kit:Sunny\n", "sunny_kit", code)
     import sunny_kit
@@ -606,7 +820,9 @@ def test_an_entry_point_with_a_mistake_is_caught(site: Site, entry: str) -> None
     site.install("dno-sunny", f"{entry}\n", "sunny_typo")
     import sunny_typo
 
-    with pytest.raises(AssertionError, match=r'write sunny_typo:Sunny under "dno.v1.rewards" in pyproject.toml'):
+    with pytest.raises(
+        AssertionError, match=r'write sunny_typo:Sunny under "dno.v1.rewards" in pyproject.toml'
+    ):
         contract(sunny_typo.Sunny()).test_it_can_be_asked_for_by_name()
 
 
@@ -619,7 +835,8 @@ def test_every_check_has_a_plugin_that_breaks_it(cls: type) -> None:
     assert tried == shared
 
 
-# --- Unusual, and not bad -------------------------------------------------------------------------------------------
+# --- Unusual, and not bad
+# -------------------------------------------------------------------------------------------
 
 
 def run(case: ConfigContract[Any]) -> list[str]:
@@ -678,7 +895,9 @@ def test_a_reward_that_nearly_repeats_passes_where_it_says_so() -> None:
 
 @pytest.mark.usefixtures("light")
 def test_samples_that_are_no_images_pass_where_the_test_says_so() -> None:
-    case: Any = contract(config(SamplerConfig, lambda: Changed(call=lambda self, z: 9 * toy(z).repeat(1, 2, 1, 1))))
+    case: Any = contract(
+        config(SamplerConfig, lambda: Changed(call=lambda self, z: 9 * toy(z).repeat(1, 2, 1, 1)))
+    )
     with pytest.raises(AssertionError, match="images have 6 channels"):
         run(case)
     type(case).samples_are_images = False
@@ -687,8 +906,14 @@ def test_samples_that_are_no_images_pass_where_the_test_says_so() -> None:
 
 @pytest.mark.usefixtures("light")
 def test_a_regularizer_that_only_reports_is_skipped_where_penalties_are_checked() -> None:
-    report = config(RegularizerConfig, lambda: lambda z, g: Penalty(torch.zeros(len(z)), {"log_p": -z[:, 0].abs()}))
-    assert run(contract(report)).count("the regularizer penalises nothing: it only reports figures") == 3
+    report = config(
+        RegularizerConfig,
+        lambda: lambda z, g: Penalty(torch.zeros(len(z)), {"log_p": -z[:, 0].abs()}),
+    )
+    assert (
+        run(contract(report)).count("the regularizer penalises nothing: it only reports figures")
+        == 3
+    )
 
 
 @pytest.mark.parametrize("draws", [((4, 16, 16), (1,)), ((3,), (2,)), ((5,),)], ids=str)
@@ -721,7 +946,12 @@ class Late:
 
 @pytest.mark.usefixtures("light")
 @pytest.mark.parametrize(
-    ("cls", "reason"), [(Stopping, ""), (First, "stops the run before it can fail"), (Late, "says: needs a run folder")]
+    ("cls", "reason"),
+    [
+        (Stopping, ""),
+        (First, "stops the run before it can fail"),
+        (Late, "says: needs a run folder"),
+    ],
 )
 def test_observers_that_stop_a_run_or_need_its_folder_pass(cls: type, reason: str) -> None:
     assert any(reason in said for said in run(contract(config(ObserverConfig, cls))))

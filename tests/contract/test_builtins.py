@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 from preference_models import Models
 
-from dno.config import PluginConfig
-from dno.registry import OBSERVERS, OPTIMIZERS, REGULARIZERS, REWARDS, SAMPLERS, Registry
-from dno.testing import ObserverContract, OptimizerContract, RegularizerContract, RewardContract, SamplerContract
+from dno.registry.configs import PluginConfig
+from dno.registry.registry import OBSERVERS, OPTIMIZERS, REGULARIZERS, REWARDS, SAMPLERS, Registry
+from dno.testing import (
+    ObserverContract,
+    OptimizerContract,
+    RegularizerContract,
+    RewardContract,
+    SamplerContract,
+)
 
 PREFERENCE = ["aesthetic", "hpsv2", "hpsv2.1", "imagereward", "pickscore", "siglip"]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -28,7 +34,8 @@ def names(registry: Registry[Any]) -> list[str]:
 
 
 def config(registry: Registry[Any], name: str) -> PluginConfig:
-    return registry.load(f"dno:{name}").model_validate(OPTIONS.get(name, {}))  # type: ignore[no-any-return]
+    # Type: ignore[no-any-return]
+    return registry.load(f"dno:{name}").model_validate(OPTIONS.get(name, {}))
 
 
 @pytest.mark.parametrize("name", [name for name in names(REWARDS) if name not in PREFERENCE])

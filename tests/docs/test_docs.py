@@ -1,7 +1,8 @@
 """Every block of the README and the docs runs, or says why not.
 
-The `bash` blocks of a page run in one shell; its `python` blocks in one interpreter, under pytest where they have
-tests; `toml` blocks are read; all in an empty folder. A comment `<!-- not run: why -->` above a block leaves it out.
+The `bash` blocks of a page run in one shell; its `python` blocks in one interpreter, under pytest
+where they have tests; `toml` blocks are read; all in an empty folder. A comment `<!-- not run: why
+-->` above a block leaves it out.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"(?P<note><!-- not run: [^>]+ -->\n+)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+FENCE = re.compile(
+    r"(?P<note><!-- not run: [^>]+ -->\n+)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+)
 OUTPUT = {"", "text", "console"}
-# Its commands install a package, so they run in an environment of their own: tests/plugins/test_outside.py.
+# Its commands install a package, so they run in an environment of their own:
+# tests/plugins/test_outside.py.
 OUTSIDE = ROOT / "docs" / "tutorials" / "write-a-plugin.md"
 
 
@@ -65,12 +69,21 @@ def run(command: list[str], script: str, folder: Path) -> None:
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        command, input=script, cwd=folder, env=env, capture_output=True, text=True, timeout=800, check=False
+        command,
+        input=script,
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if of_kind(page, "bash") and page != OUTSIDE], ids=page_id)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if of_kind(page, "bash") and page != OUTSIDE], ids=page_id
+)
 def test_commands_run(page, tmp_path):
     run(["bash", "-euo", "pipefail"], "\n".join(of_kind(page, "bash")), tmp_path)
 
@@ -87,7 +100,7 @@ def test_python_runs(page, tmp_path):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if of_kind(page, "toml")], ids=page_id)
 def test_toml_is_a_valid_run(page):
-    from dno.run_config import RunConfig
+    from dno.runs.run_config import RunConfig
 
     for text in of_kind(page, "toml"):
         RunConfig.parse(tomllib.loads(text))
@@ -110,4 +123,6 @@ def test_a_reference_is_what_the_code_says(name):
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.PAGE.read_text(encoding="utf-8") == module.text(), f"run: python {script.relative_to(ROOT)}"
+    assert module.PAGE.read_text(encoding="utf-8") == module.text(), (
+        f"run: python {script.relative_to(ROOT)}"
+    )

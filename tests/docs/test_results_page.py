@@ -29,7 +29,11 @@ def results(results_page):
 
 def test_the_interval_is_over_prompts_and_not_over_seeds(results_page):
     # 1 to 20: mean 10.5, standard deviation sqrt(35), and t(19) = 2.093 from a printed table.
-    values = {(f"prompt {i}", seed): i + shift for i in range(1, 21) for seed, shift in ((0, -0.5), (1, 0.5))}
+    values = {
+        (f"prompt {i}", seed): i + shift
+        for i in range(1, 21)
+        for seed, shift in ((0, -0.5), (1, 0.5))
+    }
     mean, half = results_page.interval(values)
     assert mean == pytest.approx(10.5)
     assert half == pytest.approx(2.093 * math.sqrt(35) / math.sqrt(20), rel=1e-4)
@@ -41,7 +45,8 @@ def test_an_interval_of_other_than_20_prompts_is_refused(results_page):
 
 
 @pytest.mark.parametrize(
-    ("share", "count", "low", "high"), [(0.5, 10, 0.2366, 0.7634), (0.0, 10, 0.0, 0.2775), (1.0, 60, 0.9398, 1.0)]
+    ("share", "count", "low", "high"),
+    [(0.5, 10, 0.2366, 0.7634), (0.0, 10, 0.0, 0.2775), (1.0, 60, 0.9398, 1.0)],
 )
 def test_wilson_interval_is_the_known_one(results_page, share, count, low, high):
     assert results_page.wilson(share, count) == pytest.approx((low, high), abs=2e-4)
@@ -67,7 +72,9 @@ def test_best_so_far_without_a_healthy_record_is_the_first(results_page):
 
 
 def test_differences_are_paired(results_page):
-    assert results_page.difference({("a", 0): 3.0, ("a", 1): 1.0}, {("a", 0): 1.0, ("b", 0): 9.0}) == {("a", 0): 2.0}
+    assert results_page.difference(
+        {("a", 0): 3.0, ("a", 1): 1.0}, {("a", 0): 1.0, ("b", 0): 9.0}
+    ) == {("a", 0): 2.0}
 
 
 def test_tables_go_between_their_marks_and_prose_stays(results_page):
@@ -88,8 +95,12 @@ def test_missing_runs_are_named(results_page, results, tmp_path):
 
 def test_sections_name_cases_that_are_run(results_page, results):
     known = {case.name for case in results.CASES}
-    assert {case for section in results_page.SECTIONS.values() for case in section.values()} == known
-    assert {case for pairs in results_page.PAIRS.values() for pair in pairs for case in pair[:2]} <= known
+    assert {
+        case for section in results_page.SECTIONS.values() for case in section.values()
+    } == known
+    assert {
+        case for pairs in results_page.PAIRS.values() for pair in pairs for case in pair[:2]
+    } <= known
 
 
 def test_the_page_names_every_case(results):

@@ -1,4 +1,6 @@
-"""Environments as users have them, made offline in a second: a distribution that nobody requires is not there."""
+"""Environments as users have them, made offline in a second: a distribution that nobody requires is
+not there.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,15 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 
 
-def call(*command: object, cwd: Path, env: dict[str, str] | None = None, script: str = "", code: int = 0) -> str:
+def call(
+    *command: object, cwd: Path, env: dict[str, str] | None = None, script: str = "", code: int = 0
+) -> str:
     """What a command printed, both streams; it has to end with this code."""
     words = [str(word) for word in command]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(words, cwd=cwd, env=env, input=script, timeout=300, check=False, **streams)
+    done = subprocess.run(
+        words, cwd=cwd, env=env, input=script, timeout=300, check=False, **streams
+    )
     assert done.returncode == code, f"{' '.join(words)}: {done.returncode}\n{done.stdout}"
     return done.stdout
 
@@ -50,8 +56,14 @@ class Place:
         return site
 
     def run(self, *command: object, cwd: Path, script: str = "", code: int = 0) -> str:
-        """What a command prints that runs here, with `dno` and `python` those of this environment."""
-        env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
+        """What a command prints that runs here, with `dno` and `python` those of this
+        environment.
+        """
+        env = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("PYTHON", "PIP_"))
+        }
         env |= {
             "PATH": f"{self.python.parent}{os.pathsep}{env['PATH']}",
             "OMP_NUM_THREADS": "1",
@@ -63,16 +75,22 @@ class Place:
         return call(*command, cwd=cwd, env=env, script=script, code=code)
 
     def pip(self, *command: object, cwd: Path) -> str:
-        """What the running environment's pip prints as it acts on this one, which has none unless it was asked for."""
+        """What the running environment's pip prints as it acts on this one, which has none unless
+        it was asked for.
+        """
         return call(sys.executable, "-m", "pip", "--python", self.python, *command, cwd=cwd)
 
 
 def make_place(folder: Path, wheels: Iterable[Path], tools: Iterable[str] = ()) -> Place:
-    """Install wheels into a new environment, with what they require and these tools linked from the running one."""
+    """Install wheels into a new environment, with what they require and these tools linked from the
+    running one.
+    """
     call(sys.executable, "-m", "venv", "--without-pip", folder, cwd=ROOT)
     place = Place(folder)
     place.pip("install", "--no-deps", "--no-index", "--no-compile", *wheels, cwd=folder)
-    installed = {canonicalize_name(dist.name): dist for dist in distributions(path=[str(place.site)])}
+    installed = {
+        canonicalize_name(dist.name): dist for dist in distributions(path=[str(place.site)])
+    }
     wanted: dict[str, Distribution] = {}
     seen = set(installed)
     for dist in installed.values():
@@ -93,7 +111,9 @@ def make_place(folder: Path, wheels: Iterable[Path], tools: Iterable[str] = ()) 
     return place
 
 
-def _require(dist: Distribution, extra: str, wanted: dict[str, Distribution], seen: set[str]) -> None:
+def _require(
+    dist: Distribution, extra: str, wanted: dict[str, Distribution], seen: set[str]
+) -> None:
     for text in dist.requires or ():
         needed = Requirement(text)
         if needed.marker is None or needed.marker.evaluate({"extra": extra}):
@@ -101,7 +121,9 @@ def _require(dist: Distribution, extra: str, wanted: dict[str, Distribution], se
 
 
 def _add(needed: Requirement, wanted: dict[str, Distribution], seen: set[str]) -> None:
-    """A requirement and what it requires; `seen` has what is there or on its way, extras as `name[extra]`."""
+    """A requirement and what it requires; `seen` has what is there or on its way, extras as
+    `name[extra]`.
+    """
     name = canonicalize_name(needed.name)
     for extra in ("", *needed.extras):
         key = f"{name}[{extra}]" if extra else name

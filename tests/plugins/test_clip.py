@@ -52,7 +52,18 @@ def official(folder: Path) -> CLIPProcessor:
     return CLIPProcessor.from_pretrained(folder)
 
 
-SHAPES = [(32, 32), (64, 64), (50, 75), (75, 50), (33, 200), (20, 16), (512, 512), (333, 401), (32, 47), (31, 97)]
+SHAPES = [
+    (32, 32),
+    (64, 64),
+    (50, 75),
+    (75, 50),
+    (33, 200),
+    (20, 16),
+    (512, 512),
+    (333, 401),
+    (32, 47),
+    (31, 97),
+]
 CHANGES = {
     "bilinear": {"resample": 2},
     "squashed": {"size": {"height": 24, "width": 40}, "do_center_crop": False},
@@ -66,9 +77,15 @@ CHANGES = {
 @pytest.mark.parametrize(
     ("shape", "changes"),
     [pytest.param(shape, {}, id="x".join(map(str, shape))) for shape in SHAPES]
-    + [pytest.param(shape, CHANGES[name], id=name) for name in CHANGES for shape in [(50, 75), (31, 97), (20, 16)]],
+    + [
+        pytest.param(shape, CHANGES[name], id=name)
+        for name in CHANGES
+        for shape in [(50, 75), (31, 97), (20, 16)]
+    ],
 )
-def test_preprocessing_is_the_processors(folder: Path, shape: tuple[int, int], changes: dict[str, Any]) -> None:
+def test_preprocessing_is_the_processors(
+    folder: Path, shape: tuple[int, int], changes: dict[str, Any]
+) -> None:
     processor = official(folder).image_processor
     config = processor.to_dict() | changes
     image = picture(*shape, seed=sum(shape))
@@ -83,7 +100,13 @@ def test_preprocessing_is_the_processors(folder: Path, shape: tuple[int, int], c
 
 
 def test_other_spellings_are_read_too() -> None:
-    known = {"size": 224, "crop_size": 224, "resample": 3, "image_mean": [0.5] * 3, "image_std": 0.25}
+    known = {
+        "size": 224,
+        "crop_size": 224,
+        "resample": 3,
+        "image_mean": [0.5] * 3,
+        "image_std": 0.25,
+    }
     assert Preprocess.from_config(known) == Preprocess(
         size=224, mode="bicubic", crop=(224, 224), scale=1.0, mean=(0.5,) * 3, std=(0.25,) * 3
     )
@@ -98,7 +121,9 @@ def test_other_spellings_are_read_too() -> None:
         ({"do_pad": True}, "pads images"),
     ],
 )
-def test_processors_of_another_kind_are_refused(folder: Path, changes: dict[str, Any], problem: str) -> None:
+def test_processors_of_another_kind_are_refused(
+    folder: Path, changes: dict[str, Any], problem: str
+) -> None:
     with pytest.raises(ConfigError, match=problem):
         Preprocess.from_config(official(folder).image_processor.to_dict() | changes)
 
@@ -107,7 +132,9 @@ def test_preprocessing_has_the_gradient_of_finite_differences(folder: Path) -> N
     preprocess = Preprocess.from_config(official(folder).image_processor.to_dict())
     small = replace(preprocess, size=6, crop=(6, 6))
     generator = torch.Generator().manual_seed(0)
-    images = (0.3 + 0.4 * torch.rand(1, 3, 9, 11, generator=generator, dtype=torch.float64)).requires_grad_()
+    images = (
+        0.3 + 0.4 * torch.rand(1, 3, 9, 11, generator=generator, dtype=torch.float64)
+    ).requires_grad_()
     assert torch.autograd.gradcheck(small, images)
 
 
@@ -117,7 +144,10 @@ def test_the_score_is_the_models_own_cosine(folder: Path, template: str) -> None
     pictures = [picture(32, 32, seed=seed) for seed in range(3)]
     processor, model = official(folder), CLIPModel.from_pretrained(folder)
     inputs = processor(
-        text=[template.format(prompt) for prompt in prompts], images=pictures, return_tensors="pt", padding=True
+        text=[template.format(prompt) for prompt in prompts],
+        images=pictures,
+        return_tensors="pt",
+        padding=True,
     )
     with torch.no_grad():
         expected = model(**inputs).logits_per_image.diagonal() / model.logit_scale.exp()
@@ -129,7 +159,10 @@ def test_the_score_is_the_models_own_cosine(folder: Path, template: str) -> None
 
 @pytest.mark.parametrize("template", [None, "photo of {}"])
 def test_clipscore_is_its_definition(folder: Path, template: str | None) -> None:
-    prompts, images = ["a cat", "duck", "a dog"], as_tensor(*(picture(32, 32, seed=seed) for seed in range(3)))
+    prompts, images = (
+        ["a cat", "duck", "a dog"],
+        as_tensor(*(picture(32, 32, seed=seed) for seed in range(3))),
+    )
     given = {} if template is None else {"template": template}
     cosine: Any = Clip(model=str(folder), template=template or "A photo depicts {}").build(CPU)
     score: Any = Clip(model=str(folder), clipscore=True, **given).build(CPU)
@@ -142,7 +175,10 @@ def test_clipscore_is_its_definition(folder: Path, template: str | None) -> None
 
 
 def test_pickled_weights_are_read_and_kept_as_safetensors(
-    broken: Path, reward: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    broken: Path,
+    reward: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("DNO_CACHE", str(cache))
@@ -173,14 +209,18 @@ def test_score_has_the_gradient_of_finite_differences(folder: Path) -> None:
     reward(as_tensor(picture(32, 32), picture(32, 32)), prompts)
     reward.model.double()
     generator = torch.Generator().manual_seed(1)
-    images = (0.2 + 0.6 * torch.rand(2, 3, 40, 48, generator=generator, dtype=torch.float64)).requires_grad_()
+    images = (
+        0.2 + 0.6 * torch.rand(2, 3, 40, 48, generator=generator, dtype=torch.float64)
+    ).requires_grad_()
     (gradient,) = torch.autograd.grad(reward(images, prompts).sum(), images)
     assert gradient.dtype == torch.float64
     for _ in range(5):
         way = torch.randn(images.shape, generator=generator, dtype=torch.float64)
         with torch.no_grad():
             high, low = (reward(images + step * way, prompts).sum() for step in (1e-5, -1e-5))
-        assert (gradient * way).sum().item() == pytest.approx(((high - low) / 2e-5).item(), rel=1e-5)
+        assert (gradient * way).sum().item() == pytest.approx(
+            ((high - low) / 2e-5).item(), rel=1e-5
+        )
 
 
 def test_an_image_does_not_depend_on_its_neighbours(reward: Any) -> None:
@@ -192,10 +232,14 @@ def test_an_image_does_not_depend_on_its_neighbours(reward: Any) -> None:
         torch.testing.assert_close(alone, whole[row : row + 1], rtol=0, atol=1e-6)
 
 
-def test_weights_are_frozen_and_a_prompt_is_embedded_once(reward: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_frozen_and_a_prompt_is_embedded_once(
+    reward: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
     embed = reward.model.get_text_features
-    monkeypatch.setattr(reward.model, "get_text_features", lambda **inputs: seen.append("x") or embed(**inputs))
+    monkeypatch.setattr(
+        reward.model, "get_text_features", lambda **inputs: seen.append("x") or embed(**inputs)
+    )
     images = as_tensor(picture(32, 32), picture(32, 32, seed=1)).requires_grad_()
     for _ in range(3):
         reward(images, ["a cat", "a dog"]).sum().backward()
@@ -212,7 +256,8 @@ def test_a_long_prompt_is_cut_and_said_once(reward: Any, caplog: pytest.LogCaptu
         long = reward(images, ["catcatcatcat dogdogdogdog"])
         reward(images, ["catcatcatcat dogdogdogdog"])
         assert [record.getMessage() for record in caplog.records] == [
-            "the CLIP model reads 24 tokens; the end of this prompt's 26 is not scored: catcatcatcat dogdogdogdog"
+            "the CLIP model reads 24 tokens; the end of this prompt's 26 is not scored: "
+            "catcatcatcat dogdogdogdog"
         ]
     # 22 letters between the two ends.
     assert torch.equal(long, reward(images, ["catcatcatcat dogdogdogdzz"]))
@@ -228,7 +273,9 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def change_json(path: Path, **values: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8"
+    )
 
 
 def refuse(model: object, method: str) -> str:
@@ -275,14 +322,18 @@ def test_weights_that_are_not_whole_are_refused(broken: Path) -> None:
     del weights["visual_projection.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     Clip(model=str(broken)).check()
-    assert "lacks 1 of a CLIP model's weights, such as visual_projection.weight" in refuse(broken, "build")
+    assert "lacks 1 of a CLIP model's weights, such as visual_projection.weight" in refuse(
+        broken, "build"
+    )
     (broken / "model.safetensors").write_bytes(b"not weights")
     assert "could not be loaded as a CLIP model: " in refuse(broken, "build")
 
 
 def test_a_processor_of_another_kind_is_refused(broken: Path) -> None:
     change_json(broken / "preprocessor_config.json", resample=1)
-    assert f'"{broken}": its image processor resizes with PIL\'s filter 1' in refuse(broken, "build")
+    assert f'"{broken}": its image processor resizes with PIL\'s filter 1' in refuse(
+        broken, "build"
+    )
 
 
 @pytest.mark.parametrize("template", ["a photo", "{} and {}", ""])
@@ -296,6 +347,10 @@ def test_braces_in_a_prompt_are_text(folder: Path) -> None:
     assert math.isfinite(config.build(CPU)(as_tensor(picture(32, 32)), ["{0} {cat} {}"]).item())
 
 
-def test_an_installed_model_whose_files_are_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dno_builtin.rewards._files.find_model", lambda model: str(tmp_path / "gone"))
+def test_an_installed_model_whose_files_are_gone_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "dno_builtin.rewards._files.find_model", lambda model: str(tmp_path / "gone")
+    )
     assert f'"{tmp_path / "gone"}" holds no model' in refuse("emoji-clip", "check")

@@ -1,4 +1,6 @@
-"""The ddim sampler against diffusers' own pipelines, a hand-written DDIM, and finite differences."""
+"""The ddim sampler against diffusers' own pipelines, a hand-written DDIM, and finite
+differences.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,26 @@ CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PROMPTS, SEEDS = ["a black cat", "a white dog"], [3, 4]
 STEPS = 6
-TOLERANCE = 3e-5  # float32 rounding, which a network of random weights amplifies most in sample prediction
+TOLERANCE = (
+    3e-5  # float32 rounding, which a network of random weights amplifies most in sample prediction
+)
 
 
 def stock(
-    pipe: Any, *, eta: float, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = SEEDS, **options: Any
+    pipe: Any,
+    *,
+    eta: float,
+    prompts: Sequence[str] = PROMPTS,
+    seeds: Sequence[int] = SEEDS,
+    **options: Any,
 ) -> Tensor:
     """What diffusers itself gives."""
     pipe.set_progress_bar_config(disable=True)
     arguments: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 5.0, **options}
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    images: Tensor = pipe(list(prompts), eta=eta, generator=generators, output_type="pt", **arguments).images
+    images: Tensor = pipe(
+        list(prompts), eta=eta, generator=generators, output_type="pt", **arguments
+    ).images
     return images
 
 
@@ -60,7 +71,9 @@ def gradient(
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("prediction", get_args(Prediction))
 @pytest.mark.parametrize("kind", KINDS)
-def test_images_equal_the_diffusers_pipeline(kind: Kind, prediction: Prediction, eta: float) -> None:
+def test_images_equal_the_diffusers_pipeline(
+    kind: Kind, prediction: Prediction, eta: float
+) -> None:
     pipe = tiny_stable_diffusion(kind, prediction)
     model = DDIMSampler(pipe, steps=STEPS, eta=eta).bind(PROMPTS, SEEDS)
     images = model(model.noise_BN)
@@ -78,7 +91,10 @@ LEVELS: dict[str, dict[str, Any]] = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
 }
 SCHEDULES = [
-    pytest.param({"timestep_spacing": spacing, "steps_offset": offset, **levels}, id=f"{spacing}-{offset}-{name}")
+    pytest.param(
+        {"timestep_spacing": spacing, "steps_offset": offset, **levels},
+        id=f"{spacing}-{offset}-{name}",
+    )
     for spacing, offset in [("leading", 0), ("leading", 1), ("trailing", 0), ("linspace", 0)]
     for name, levels in LEVELS.items()
 ]
@@ -94,14 +110,19 @@ def test_images_equal_the_diffusers_pipeline_on_every_schedule(schedule: dict[st
         assert images.isfinite().all()
         expected = stock(pipe, eta=eta, num_inference_steps=7)
         if schedule.get("rescale_betas_zero_snr") and eta == 1 and expected.isnan().any():
-            continue  # diffusers takes the root of a rounding error there; the limit of eta -> 1 is tested below
+            # Diffusers takes the root of a rounding error there; the limit of eta -> 1 is tested below
+            continue
         torch.testing.assert_close(images, expected, atol=TOLERANCE, rtol=0)
 
 
 def test_zero_signal_at_eta_one_is_the_limit_of_smaller_eta() -> None:
     pipe: Any = tiny_stable_diffusion("sd2")
-    pipe.scheduler = tiny_scheduler("v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True)
-    near, at = (DDIMSampler(pipe, steps=STEPS, eta=eta).bind(PROMPTS, SEEDS) for eta in (1 - 1e-5, 1.0))
+    pipe.scheduler = tiny_scheduler(
+        "v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True
+    )
+    near, at = (
+        DDIMSampler(pipe, steps=STEPS, eta=eta).bind(PROMPTS, SEEDS) for eta in (1 - 1e-5, 1.0)
+    )
     torch.testing.assert_close(at(at.noise_BN), near(near.noise_BN), atol=1e-2, rtol=0)
     images, slope = gradient(DDIMSampler(pipe, steps=STEPS))
     assert images.isfinite().all()
@@ -119,15 +140,22 @@ def test_the_models_own_scheduler_may_be_another() -> None:
     torch.testing.assert_close(images, stock(pipe, eta=1.0), atol=TOLERANCE, rtol=0)
 
 
-def hand_written(pipe: Any, noise_BN: Tensor, prompts: Sequence[str], *, eta: float, guidance: float) -> Tensor:
-    """DDIM from its formulas, for leading spacing with an offset of 1; nothing of diffusers' scheduler is used."""
+def hand_written(
+    pipe: Any, noise_BN: Tensor, prompts: Sequence[str], *, eta: float, guidance: float
+) -> Tensor:
+    """DDIM from its formulas, for leading spacing with an offset of 1; nothing of diffusers'
+    scheduler is used.
+    """
     config = pipe.scheduler.config
     betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, 1000) ** 2
     alpha_bar = np.cumprod(1 - betas)
     times = [1 + index * (1000 // STEPS) for index in range(STEPS)][::-1]
 
     tokens = pipe.tokenizer(
-        ["", *prompts], padding="max_length", max_length=pipe.tokenizer.model_max_length, return_tensors="pt"
+        ["", *prompts],
+        padding="max_length",
+        max_length=pipe.tokenizer.model_max_length,
+        return_tensors="pt",
     )
     text = pipe.text_encoder(tokens.input_ids)[0]
     empty, text = text[:1].expand(len(prompts), -1, -1), text[1:]
@@ -180,10 +208,14 @@ def test_gradients_equal_finite_differences(kind: Kind, eta: float) -> None:
     images = model(noise_BN)
     assert images.dtype == torch.float64
     (slopes_BN,) = torch.autograd.grad(weigh(images), noise_BN)
-    direction = torch.randn(noise_BN.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    direction = torch.randn(
+        noise_BN.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     with torch.no_grad():
         h = 1e-6
-        rise = (weigh(model(noise_BN + h * direction)) - weigh(model(noise_BN - h * direction))) / (2 * h)
+        rise = (weigh(model(noise_BN + h * direction)) - weigh(model(noise_BN - h * direction))) / (
+            2 * h
+        )
     assert (slopes_BN * direction).sum().item() == pytest.approx(rise.item(), rel=1e-6)
 
 
@@ -197,7 +229,9 @@ def test_recomputing_gives_the_same_gradient(kind: Kind) -> None:
 
 
 def saved_bytes(sampler: DDIMSampler) -> int:
-    """Bytes of all storage that the graph of one call keeps for the backward pass, weights aside."""
+    """Bytes of all storage that the graph of one call keeps for the backward pass, weights
+    aside.
+    """
     pipe: Any = sampler._sampler._pipe
     weights = {
         tensor.untyped_storage().data_ptr()
@@ -222,10 +256,14 @@ def test_recomputing_keeps_one_network_input_a_step() -> None:
     pipe = tiny_stable_diffusion()
 
     def bytes_a_step(memory: Any) -> float:
-        few, many = (saved_bytes(DDIMSampler(pipe, steps=steps, memory=memory)) for steps in (4, 12))
+        few, many = (
+            saved_bytes(DDIMSampler(pipe, steps=steps, memory=memory)) for steps in (4, 12)
+        )
         return (many - few) / (12 - 4)
 
-    network_input = 4 * 2 * len(PROMPTS) * math.prod(LATENT_SHAPE)  # float32, guidance doubles the batch
+    network_input = (
+        4 * 2 * len(PROMPTS) * math.prod(LATENT_SHAPE)
+    )  # float32, guidance doubles the batch
     assert bytes_a_step("recompute") <= network_input + 256
     assert bytes_a_step("keep") > 20 * network_input
 
@@ -254,7 +292,9 @@ def test_negative_prompt(kind: Kind, negative: str) -> None:
     pipe = tiny_stable_diffusion(kind)
     model = DDIMSampler(pipe, steps=STEPS, negative_prompt=negative).bind(PROMPTS, SEEDS)
     options: dict[str, Any] = {"negative_prompt": [negative] * 2} if negative else {}
-    torch.testing.assert_close(model(model.noise_BN), stock(pipe, eta=1.0, **options), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(
+        model(model.noise_BN), stock(pipe, eta=1.0, **options), atol=TOLERANCE, rtol=0
+    )
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 7.5])
@@ -267,7 +307,8 @@ def test_guidance_scale(guidance: float) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("size", "shape"), [({"height": 24, "width": 8}, (24, 8)), ({"width": 32}, (16, 32)), ({"height": 8}, (8, 16))]
+    ("size", "shape"),
+    [({"height": 24, "width": 8}, (24, 8)), ({"width": 32}, (16, 32)), ({"height": 8}, (8, 16))],
 )
 def test_other_sizes(kind: Kind, size: dict[str, Any], shape: tuple[int, int]) -> None:
     pipe = tiny_stable_diffusion(kind)
@@ -362,7 +403,16 @@ def snapshot(pipe: Any) -> dict[str, Any]:
         "scheduler": copy.deepcopy({k: str(v) for k, v in vars(pipe.scheduler).items()}),
         "modules": {name: (id(m), m.training, sorted(vars(m))) for name, m in modules.items()},
         "weights": {
-            name: (id(w), w.data_ptr(), w.requires_grad, w.dtype, w.device, w.grad, w._version, w.stride())
+            name: (
+                id(w),
+                w.data_ptr(),
+                w.requires_grad,
+                w.dtype,
+                w.device,
+                w.grad,
+                w._version,
+                w.stride(),
+            )
             for name, w in weights.items()
         },
         "values": {name: weight.detach().clone() for name, weight in weights.items()},
@@ -410,13 +460,17 @@ def test_half_precision_networks_keep_their_gradient() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_gives_what_its_pipeline_gives(kind: Kind, pipeline_folders: Callable[[Kind], Path]) -> None:
+def test_a_folder_gives_what_its_pipeline_gives(
+    kind: Kind, pipeline_folders: Callable[[Kind], Path]
+) -> None:
     config = DDIM(model=str(pipeline_folders(kind)), steps=STEPS)
     config.check()
     sampler = config.build(CPU)
     model = sampler.bind(PROMPTS, SEEDS)
     images = model(model.noise_BN)
-    torch.testing.assert_close(images, stock(tiny_stable_diffusion(kind), eta=1.0), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(
+        images, stock(tiny_stable_diffusion(kind), eta=1.0), atol=TOLERANCE, rtol=0
+    )
     assert not any(weight.requires_grad for weight in sampler._sampler._pipe.unet.parameters())
 
 
@@ -480,8 +534,12 @@ def test_check_finds_a_missing_model() -> None:
     assert 'there is no model "no-such-model"' in error.problem
 
 
-def test_check_finds_an_installed_model_without_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("dno_builtin.samplers._options.find_model", lambda name: str(tmp_path / "gone"))
+def test_check_finds_an_installed_model_without_its_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        "dno_builtin.samplers._options.find_model", lambda name: str(tmp_path / "gone")
+    )
     error = refusal(DDIM(model="emoji"))
     assert error.at == "model"
     assert error.problem.startswith('the weights of "emoji" are missing')
@@ -491,15 +549,23 @@ def test_check_finds_an_installed_model_without_its_folder(monkeypatch: pytest.M
     ("files", "what"),
     [
         pytest.param({}, "nothing", id="empty"),
-        pytest.param({"config.json": '{"model_type": "clip"}'}, r"a transformers model \(clip\)", id="clip"),
-        pytest.param({"config.json": '{"_class_name": "UNet"}'}, r"one part of a pipeline \(UNet\)", id="part"),
+        pytest.param(
+            {"config.json": '{"model_type": "clip"}'}, r"a transformers model \(clip\)", id="clip"
+        ),
+        pytest.param(
+            {"config.json": '{"_class_name": "UNet"}'},
+            r"one part of a pipeline \(UNet\)",
+            id="part",
+        ),
         pytest.param({"model.safetensors": ""}, "bare weights", id="weights"),
         pytest.param({"adapter_config.json": "{}"}, "an adapter", id="adapter"),
         pytest.param({"modular_model_index.json": "{}"}, "a modular pipeline", id="modular"),
         pytest.param({"notes.txt": ""}, "other files", id="other"),
     ],
 )
-def test_check_says_what_a_folder_without_a_pipeline_holds(tmp_path: Path, files: dict[str, str], what: str) -> None:
+def test_check_says_what_a_folder_without_a_pipeline_holds(
+    tmp_path: Path, files: dict[str, str], what: str
+) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     error = refusal(DDIM(model=str(tmp_path)))
@@ -529,14 +595,19 @@ def test_check_refuses_an_index_that_is_no_json(folder: Path) -> None:
 
 def test_check_refuses_sizes_and_steps_that_do_not_suit(folder: Path) -> None:
     error = refusal(DDIM(model=str(folder), height=20))
-    assert (error.at, error.problem) == ("height", "must be a multiple of 8 for this model, such as 16, got 20")
+    assert (error.at, error.problem) == (
+        "height",
+        "must be a multiple of 8 for this model, such as 16, got 20",
+    )
     assert refusal(DDIM(model=str(folder), width=33)).at == "width"
     error = refusal(DDIM(model=str(folder), steps=1001))
     assert error.at == "steps"
     assert error.problem == "must be at most 1000, the number of the model's noise levels, got 1001"
 
 
-def test_check_refuses_a_hub_id_that_is_not_here_when_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_refuses_a_hub_id_that_is_not_here_when_offline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     error = refusal(DDIM(model="nobody/no-model"))
     assert error.at == "model"
@@ -551,7 +622,9 @@ def test_broken_weights_are_one_sentence(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_own_classes_load_only_from_inside_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_classes_load_only_from_inside_their_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "package_with_model"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -582,8 +655,12 @@ def test_live_pipelines_that_do_not_suit_are_refused() -> None:
     del pipe.vae._hf_hook
     with pytest.raises(ConfigError, match="starts past its last noise level with 1000 steps"):
         DDIMSampler(pipe, steps=1000)
-    pipe.scheduler = tiny_scheduler("epsilon", timestep_spacing="trailing", rescale_betas_zero_snr=True)
-    with pytest.raises(ConfigError, match="predicts noise and its schedule starts without any signal"):
+    pipe.scheduler = tiny_scheduler(
+        "epsilon", timestep_spacing="trailing", rescale_betas_zero_snr=True
+    )
+    with pytest.raises(
+        ConfigError, match="predicts noise and its schedule starts without any signal"
+    ):
         DDIMSampler(pipe)
 
 
@@ -598,4 +675,6 @@ def test_the_embedded_model_equals_the_diffusers_pipeline(eta: float) -> None:
     with torch.no_grad():
         images = model(model.noise_BN)
     pipe = DiffusionPipeline.from_pretrained(find_model("emoji")).to(torch.float32)
-    torch.testing.assert_close(images, stock(pipe, eta=eta, num_inference_steps=50), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        images, stock(pipe, eta=eta, num_inference_steps=50), atol=1e-4, rtol=0
+    )

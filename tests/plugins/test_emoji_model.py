@@ -29,7 +29,12 @@ def pictures(pipe: StableDiffusionPipeline) -> torch.Tensor:
     """One picture a prompt, `B x 3 x 32 x 32` in [0, 1], by the plain pipeline."""
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
     images: torch.Tensor = pipe(
-        list(PROMPTS), num_inference_steps=50, guidance_scale=5.0, eta=1.0, generator=generators, output_type="pt"
+        list(PROMPTS),
+        num_inference_steps=50,
+        guidance_scale=5.0,
+        eta=1.0,
+        generator=generators,
+        output_type="pt",
     ).images
     return images
 
@@ -43,7 +48,10 @@ def complaints() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             found.append(record.getMessage())
 
-    keep, loggers = Keep(logging.WARNING), [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    keep, loggers = (
+        Keep(logging.WARNING),
+        [logging.getLogger(name) for name in ("diffusers", "transformers")],
+    )
     for logger in loggers:
         logger.addHandler(keep)
     yield found
@@ -61,7 +69,9 @@ def test_every_folder_loads_without_a_warning(complaints: list[str]) -> None:
 
 
 def test_all_weights_fit_in_25_megabytes() -> None:
-    files = [path for folder in (PIPELINE, CLIP, JUDGE) for path in folder.rglob("*") if path.is_file()]
+    files = [
+        path for folder in (PIPELINE, CLIP, JUDGE) for path in folder.rglob("*") if path.is_file()
+    ]
     assert sum(path.stat().st_size for path in files) <= 25_000_000
 
 
@@ -92,7 +102,9 @@ def test_any_text_makes_a_picture(pipe: StableDiffusionPipeline, prompt: str) ->
 def test_the_codec_keeps_smooth_pictures(dtype: torch.dtype) -> None:
     codec = PatchCodec.from_pretrained(PIPELINE / "vae", dtype=dtype)
     line = torch.linspace(-1, 1, 32, dtype=dtype)
-    images = torch.stack([line.expand(32, 32), line[:, None].expand(32, 32), line.neg().expand(32, 32)])[None]
+    images = torch.stack(
+        [line.expand(32, 32), line[:, None].expand(32, 32), line.neg().expand(32, 32)]
+    )[None]
     latents = codec.encode(images).latent_dist.sample()
     assert latents.shape == (1, 24, 8, 8)
     back = codec.decode(latents, return_dict=False)[0]
@@ -109,17 +121,25 @@ def test_the_codec_is_differentiable() -> None:
 
 def test_the_judge_sees_what_was_asked_for(pictures: torch.Tensor) -> None:
     judge = ResNetForImageClassification.from_pretrained(JUDGE, dtype=torch.float32)
-    large = torch.nn.functional.interpolate(pictures * 2 - 1, size=(64, 64), mode="bilinear", align_corners=False)
+    large = torch.nn.functional.interpolate(
+        pictures * 2 - 1, size=(64, 64), mode="bilinear", align_corners=False
+    )
     with torch.no_grad():
         animal, colour = judge(large).logits.split([45, 11], dim=1)
     names = [judge.config.id2label[index] for index in range(45 + 11)]
-    seen = [f"{names[45 + c]} {names[a]}" for a, c in zip(animal.argmax(1), colour.argmax(1), strict=True)]
+    seen = [
+        f"{names[45 + c]} {names[a]}"
+        for a, c in zip(animal.argmax(1), colour.argmax(1), strict=True)
+    ]
     asked = [" ".join(prompt.split()[1:3]) for prompt in PROMPTS]
     assert sum(a == b for a, b in zip(seen, asked, strict=True)) >= len(PROMPTS) - 1, seen
 
 
 def test_the_scorer_prefers_the_right_caption(pictures: torch.Tensor) -> None:
-    clip, tokenizer = CLIPModel.from_pretrained(CLIP, dtype=torch.float32), CLIPTokenizer.from_pretrained(CLIP)
+    clip, tokenizer = (
+        CLIPModel.from_pretrained(CLIP, dtype=torch.float32),
+        CLIPTokenizer.from_pretrained(CLIP),
+    )
     words = tokenizer(list(PROMPTS), padding="max_length", return_tensors="pt")
     with torch.no_grad():
         fit = clip(**words, pixel_values=pictures * 2 - 1).logits_per_image

@@ -1,4 +1,6 @@
-"""The embedded model's whole recipe, a few steps of each command, on drawn stand-ins for the artwork."""
+"""The embedded model's whole recipe, a few steps of each command, on drawn stand-ins for the
+artwork.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,15 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
 
 
 def draw_sprites(out: Path) -> None:
-    """Three animals as plain shapes with an eye, `S x 96 x 96 x 4`, as `recipe.artwork` would save them."""
+    """Three animals as plain shapes with an eye, `S x 96 x 96 x 4`, as `recipe.artwork` would save
+    them.
+    """
     y, x = np.mgrid[-1:1:96j, -1:1:96j]
-    shapes = {2: x**2 + y**2 < 0.9, 15: (abs(x) < 0.95) & (abs(y) < 0.5), 36: abs(x) + abs(y) < 0.95}
+    shapes = {
+        2: x**2 + y**2 < 0.9,
+        15: (abs(x) < 0.95) & (abs(y) < 0.5),
+        36: abs(x) + abs(y) < 0.95,
+    }
     rgba = np.zeros((3, 96, 96, 4), np.uint8)
     for sprite, inside in zip(rgba, shapes.values(), strict=True):
         sprite[inside] = (150, 100, 60, 255)
@@ -47,19 +55,68 @@ def test_every_command_of_the_recipe_runs(command: Command, tmp_path: Path) -> N
     draw_sprites(work / "sprites.npz")
     for name, seed in (("train", 1), ("scorer", 2), ("judge", 3), ("heldout", 4)):
         command(
-            "render", "--sprites", work / "sprites.npz", "--images", 240, "--seed", seed, "--out", work / f"{name}.npz"
+            "render",
+            "--sprites",
+            work / "sprites.npz",
+            "--images",
+            240,
+            "--seed",
+            seed,
+            "--out",
+            work / f"{name}.npz",
         )
     command("codec", "--pool", work / "train.npz", "--out", work / "vae")
     command("tokenizer", "--out", work / "tokenizer")
     codec, words = ("--codec", work / "vae"), ("--tokenizer", work / "tokenizer")
     heldout = ("--heldout", work / "heldout.npz")
-    train = ("train_diffusion", "--pool", work / "train.npz", *codec, *words, "--batch", 4, "--out", work / "diffusion")
+    train = (
+        "train_diffusion",
+        "--pool",
+        work / "train.npz",
+        *codec,
+        *words,
+        "--batch",
+        4,
+        "--out",
+        work / "diffusion",
+    )
     command(*train, "--steps", 2)
-    command("train_scorer", "--pool", work / "scorer.npz", *heldout, *codec, *words, "--steps", 2, "--out",
-            work / "scorer")  # fmt: skip
-    command("train_judge", "--pool", work / "judge.npz", *heldout, *codec, "--steps", 2, "--out", work / "judge")
+    command(
+        "train_scorer",
+        "--pool",
+        work / "scorer.npz",
+        *heldout,
+        *codec,
+        *words,
+        "--steps",
+        2,
+        "--out",
+        work / "scorer",
+    )
+    command(
+        "train_judge",
+        "--pool",
+        work / "judge.npz",
+        *heldout,
+        *codec,
+        "--steps",
+        2,
+        "--out",
+        work / "judge",
+    )
     command("export", "--work", work, "--out", model)
-    command("measure", "--model", model, *heldout, "--seeds", 1, "--steps", 2, "--out", tmp_path / "card")
+    command(
+        "measure",
+        "--model",
+        model,
+        *heldout,
+        "--seeds",
+        1,
+        "--steps",
+        2,
+        "--out",
+        tmp_path / "card",
+    )
     figures = json.loads((tmp_path / "card" / "figures.json").read_text())
     assert figures["judge_on_samples"]["pictures"] == 45
     assert (tmp_path / "card" / "samples.png").stat().st_size > 1000
@@ -69,7 +126,15 @@ def test_every_command_of_the_recipe_runs(command: Command, tmp_path: Path) -> N
 
 def test_a_resumed_training_equals_an_unbroken_one(command: Command, tmp_path: Path) -> None:
     draw_sprites(tmp_path / "sprites.npz")
-    command("render", "--sprites", tmp_path / "sprites.npz", "--images", 60, "--out", tmp_path / "train.npz")
+    command(
+        "render",
+        "--sprites",
+        tmp_path / "sprites.npz",
+        "--images",
+        60,
+        "--out",
+        tmp_path / "train.npz",
+    )
     command("codec", "--pool", tmp_path / "train.npz", "--out", tmp_path / "vae")
     command("tokenizer", "--out", tmp_path / "tokenizer")
 
@@ -78,9 +143,14 @@ def test_a_resumed_training_equals_an_unbroken_one(command: Command, tmp_path: P
 
         for stop in stops:
             train_diffusion.train(
-                tmp_path / "train.npz", tmp_path / "vae", tmp_path / "tokenizer", tmp_path / name,
-                steps=4, batch=2, stop=stop,
-            )  # fmt: skip
+                tmp_path / "train.npz",
+                tmp_path / "vae",
+                tmp_path / "tokenizer",
+                tmp_path / name,
+                steps=4,
+                batch=2,
+                stop=stop,
+            )
         state = checkpoint.read(tmp_path / name)
         assert state is not None
         averaged: dict[str, torch.Tensor] = state["ema"]
@@ -96,7 +166,11 @@ def test_svg_becomes_a_centred_sprite(command: Command) -> None:
     from recipe.artwork import rasterise, sprite_table, svg
     from recipe.words import ANIMALS
 
-    icons = {"width": 10, "height": 10, "icons": {"box": {"body": '<path fill="red" d="M1 4h8v2h-8z"/>'}}}
+    icons = {
+        "width": 10,
+        "height": 10,
+        "icons": {"box": {"body": '<path fill="red" d="M1 4h8v2h-8z"/>'}},
+    }
     rgba = rasterise(svg(icons, "box"), size=32)
     assert rgba.shape == (32, 32, 4)
     ink = rgba[..., 3] > 128

@@ -22,9 +22,13 @@ def lora(tmp_path_factory):
     pipe = tiny_stable_diffusion("sd1")
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+        pipe.unet.add_adapter(
+            peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+        )
     folder = tmp_path_factory.mktemp("lora")
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=peft.get_peft_model_state_dict(pipe.unet))
+    StableDiffusionPipeline.save_lora_weights(
+        folder, unet_lora_layers=peft.get_peft_model_state_dict(pipe.unet)
+    )
     return folder
 
 
@@ -64,7 +68,10 @@ def test_two_add_up_and_a_file_will_do(tiny_folder, lora):
         ("nowhere", "loras.0: nowhere holds no LoRA weights"),
         ("loras/missing.safetensors", "loras.0: loras/missing.safetensors holds no LoRA weights"),
         ("x=nan", "loras.0: needs the form PATH or PATH=STRENGTH, got 'x=nan'"),
-        ("some/adapter=big", "loras.0: needs the form PATH or PATH=STRENGTH, got 'some/adapter=big'"),
+        (
+            "some/adapter=big",
+            "loras.0: needs the form PATH or PATH=STRENGTH, got 'some/adapter=big'",
+        ),
     ],
 )
 def test_a_mistake_is_told_before_anything_loads(tiny_folder, lora, problem):

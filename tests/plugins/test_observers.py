@@ -14,9 +14,17 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from dno.events import Bus
-from dno.plugin import BuildContext, ConfigError, ObserverConfig, Result, RunError, RunInfo, StepRecord
-from dno.result import Snapshot, Status
+from dno.core.events import Bus
+from dno.core.result import Snapshot, Status
+from dno.plugin import (
+    BuildContext,
+    ConfigError,
+    ObserverConfig,
+    Result,
+    RunError,
+    RunInfo,
+    StepRecord,
+)
 
 CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 ONE = RunInfo(items=[("a cat", 0)], iterations=20, start=0, folder=None)
@@ -58,10 +66,14 @@ def record(
 
 def result(run: RunInfo) -> Result:
     shot = Snapshot(torch.zeros(1, 4), SAMPLES[:1], torch.zeros(1), torch.zeros(1), {}, {})
-    return Result(status=Status.FINISHED, items=run.items, initial=shot, best=shot, last=shot, history=[])
+    return Result(
+        status=Status.FINISHED, items=run.items, initial=shot, best=shot, last=shot, history=[]
+    )
 
 
-def watch(run: RunInfo, observer: ObserverConfig, records: list[StepRecord], samples: Tensor = SAMPLES) -> list[bool]:
+def watch(
+    run: RunInfo, observer: ObserverConfig, records: list[StepRecord], samples: Tensor = SAMPLES
+) -> list[bool]:
     bus = Bus(run, [observer.build(CPU)])
     bus.started()
     stops = [bus.step(one, samples) for one in records]
@@ -95,13 +107,26 @@ def test_a_terminal_sees_one_line_rewritten(screen: Screen) -> None:
     states = text.removesuffix("\n").split("\r")[1:]
     assert len(states) == 21
     assert states[0].rstrip() == "iteration 0/20  brightness 0  best objective 0.25  log P -0.50"
-    assert states[5].rstrip() == "iteration 5/20  brightness 0.05  best objective 0.25  log P -0.50  30 s left"
-    assert states[20].rstrip() == "iteration 20/20  brightness 0.2  best objective 0.25  log P -0.50  0 s left"
+    assert (
+        states[5].rstrip()
+        == "iteration 5/20  brightness 0.05  best objective 0.25  log P -0.50  30 s left"
+    )
+    assert (
+        states[20].rstrip()
+        == "iteration 20/20  brightness 0.2  best objective 0.25  log P -0.50  0 s left"
+    )
 
 
 @on_terminal
 def test_a_shorter_line_leaves_nothing_of_a_longer_one(screen: Screen) -> None:
-    show(screen, ONE, [record(0, rewards={"brightness": (0.123456,)}), record(1, rewards={"jpeg": (0.5,)}, log_p=None)])
+    show(
+        screen,
+        ONE,
+        [
+            record(0, rewards={"brightness": (0.123456,)}),
+            record(1, rewards={"jpeg": (0.5,)}, log_p=None),
+        ],
+    )
     first, second = screen.getvalue().removesuffix("\n").split("\r")[1:]
     assert len(second.rstrip()) < len(first)
     assert len(second) == len(first)
@@ -133,7 +158,10 @@ def test_a_short_or_resumed_run_is_shown_whole(screen: Screen) -> None:
     screen.truncate()
     show(screen, replace(ONE, iterations=1000, start=995), [record(i) for i in range(995, 998)])
     lines = screen.getvalue().splitlines()
-    assert [line.partition("  ")[0] for line in lines] == ["iteration 995/1000", "iteration 997/1000"]
+    assert [line.partition("  ")[0] for line in lines] == [
+        "iteration 995/1000",
+        "iteration 997/1000",
+    ]
     assert lines[1].endswith("6 s left")
 
 
@@ -141,19 +169,27 @@ def test_a_short_or_resumed_run_is_shown_whole(screen: Screen) -> None:
 def test_a_batch_shows_means_and_the_least_log_p(screen: Screen) -> None:
     rewards = {"brightness": (0.25, 0.75), "jpeg": (-3.0, -4.0)}
     show(screen, TWO, [record(0, rewards=rewards, log_p=(-0.5, -2.5), best=(1.0, 3.0))])
-    line = "iteration 0/20  brightness 0.5  jpeg -3.5  best objective 2  log P -1.50 (least -2.50)\n"
+    line = (
+        "iteration 0/20  brightness 0.5  jpeg -3.5  best objective 2  log P -1.50 (least -2.50)\n"
+    )
     assert screen.getvalue() == line
 
 
 @on_file
-@pytest.mark.parametrize(("best", "shown"), [((-math.inf, -math.inf), "-"), ((-math.inf, 3.0), "3")])
-def test_there_may_be_no_best_yet_and_no_log_p(screen: Screen, best: tuple[float, ...], shown: str) -> None:
+@pytest.mark.parametrize(
+    ("best", "shown"), [((-math.inf, -math.inf), "-"), ((-math.inf, 3.0), "3")]
+)
+def test_there_may_be_no_best_yet_and_no_log_p(
+    screen: Screen, best: tuple[float, ...], shown: str
+) -> None:
     show(screen, TWO, [record(0, rewards={"own": (1.0, 2.0)}, log_p=None, best=best)])
     assert screen.getvalue() == f"iteration 0/20  own 1.5  best objective {shown}\n"
 
 
 @on_file
-@pytest.mark.parametrize(("pace", "left"), [(5, "95 s"), (60, "19 min 00 s"), (61, "19 min 19 s"), (600, "3 h 10 min")])
+@pytest.mark.parametrize(
+    ("pace", "left"), [(5, "95 s"), (60, "19 min 00 s"), (61, "19 min 19 s"), (600, "3 h 10 min")]
+)
 def test_time_left_is_readable(screen: Screen, pace: float, left: str) -> None:
     show(screen, ONE, [record(i, seconds=100 + i * pace) for i in (0, 1)])
     assert screen.getvalue().endswith(f"  {left} left\n")
@@ -161,7 +197,11 @@ def test_time_left_is_readable(screen: Screen, pace: float, left: str) -> None:
 
 @on_file
 def test_a_run_bounded_by_time_counts_seconds(screen: Screen) -> None:
-    show(screen, replace(ONE, iterations=10**6, seconds=100.0), [record(i, seconds=10.0 + 4 * i) for i in range(20)])
+    show(
+        screen,
+        replace(ONE, iterations=10**6, seconds=100.0),
+        [record(i, seconds=10.0 + 4 * i) for i in range(20)],
+    )
     lines = screen.getvalue().splitlines()
     assert lines[0].startswith("iteration 0, 10/100 s  brightness")
     assert lines[1].startswith("iteration 3, 22/100 s")
@@ -201,7 +241,9 @@ def test_images_need_a_run_folder() -> None:
         bus.started()
 
 
-def test_an_image_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_cannot_be_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bus = Bus(replace(ONE, folder=tmp_path), [Images().build(CPU)])
     bus.started()
     bus.step(record(0), SAMPLES[:1])
@@ -212,7 +254,9 @@ def test_an_image_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(RunError, match=r"00-0\.png cannot be written: .*No space left on device; make room"):
+    with pytest.raises(
+        RunError, match=r"00-0\.png cannot be written: .*No space left on device; make room"
+    ):
         bus.step(record(0), 1 - SAMPLES[:1])
     assert [file.name for file in (tmp_path / "steps").iterdir()] == ["00-0.png"]
     assert (tmp_path / "steps" / "00-0.png").read_bytes() == before

@@ -15,7 +15,9 @@ START = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
 
 @dataclass
 class Bowl:
-    """An objective with its top at 1; its gradient comes with noise of its own, the same for each step number."""
+    """An objective with its top at 1; its gradient comes with noise of its own, the same for each
+    step number.
+    """
 
     jitter: float = 0.0
     asked_at: list[Tensor] = field(default_factory=list)
@@ -26,7 +28,9 @@ class Bowl:
     def value_and_grad(self, noise_BN: Tensor) -> tuple[Tensor, Tensor]:
         self.asked_at.append(noise_BN)
         generator = torch.Generator().manual_seed(len(self.asked_at))
-        jitter = self.jitter * torch.randn(noise_BN.shape, generator=generator, dtype=noise_BN.dtype)
+        jitter = self.jitter * torch.randn(
+            noise_BN.shape, generator=generator, dtype=noise_BN.dtype
+        )
         return self.value(noise_BN), -2 * (noise_BN - 1) + jitter
 
 
@@ -61,19 +65,29 @@ PAIRS = [
         {"lr": 0.3, "betas": (0.5, 0.9), "eps": 1e-3},
         id="adam with options",
     ),
-    pytest.param(Adam(beta1=0), torch.optim.Adam, {"lr": 0.01, "betas": (0.0, 0.999)}, id="adam without mean"),
+    pytest.param(
+        Adam(beta1=0), torch.optim.Adam, {"lr": 0.01, "betas": (0.0, 0.999)}, id="adam without mean"
+    ),
     pytest.param(SGD(), torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, id="sgd by default"),
-    pytest.param(SGD(lr=0.02, momentum=0), torch.optim.SGD, {"lr": 0.02}, id="sgd without momentum"),
+    pytest.param(
+        SGD(lr=0.02, momentum=0), torch.optim.SGD, {"lr": 0.02}, id="sgd without momentum"
+    ),
 ]
 
 
 @pytest.mark.parametrize("jitter", [0.0, 50.0], ids=["quadratic", "random gradients"])
 @pytest.mark.parametrize(("config", "kind", "options"), PAIRS)
 def test_fifty_steps_equal_torch(
-    config: OptimizerConfig, kind: type[torch.optim.Optimizer], options: dict[str, object], jitter: float
+    config: OptimizerConfig,
+    kind: type[torch.optim.Optimizer],
+    options: dict[str, object],
+    jitter: float,
 ) -> None:
     start = START.double()
-    path, expected = climb(config, start, 50, jitter), climb_with_torch(kind, start, jitter, **options)
+    path, expected = (
+        climb(config, start, 50, jitter),
+        climb_with_torch(kind, start, jitter, **options),
+    )
     assert (path[-1] - start).abs().min() > 0
     for noise, other in zip(path, expected, strict=True):
         torch.testing.assert_close(noise, other, rtol=1e-12, atol=1e-12)
@@ -98,8 +112,16 @@ def test_a_step_asks_once_where_it_stands(config: OptimizerConfig) -> None:
 
 @pytest.mark.parametrize(
     ("cls", "options"),
-    [(Adam, {"lr": 0}), (Adam, {"beta1": 1}), (Adam, {"eps": 0}), (SGD, {"momentum": 1}), (SGD, {"lr": -1})],
+    [
+        (Adam, {"lr": 0}),
+        (Adam, {"beta1": 1}),
+        (Adam, {"eps": 0}),
+        (SGD, {"momentum": 1}),
+        (SGD, {"lr": -1}),
+    ],
 )
-def test_impossible_options_are_refused(cls: type[OptimizerConfig], options: dict[str, float]) -> None:
+def test_impossible_options_are_refused(
+    cls: type[OptimizerConfig], options: dict[str, float]
+) -> None:
     with pytest.raises(ValidationError, match=next(iter(options))):
         cls.model_validate(options)

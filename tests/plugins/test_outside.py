@@ -1,4 +1,6 @@
-"""Plugins as other people meet them: wheels in an environment of their own, without the working tree."""
+"""Plugins as other people meet them: wheels in an environment of their own, without the working
+tree.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 from outside import ROOT, Place, build, make_place
 
-from dno.front.skeleton import write_reward
+from dno.cli.skeleton import write_reward
 
 EXAMPLE = ROOT / "plugins" / "example-reward"
 JUDGE = ROOT / "plugins" / "vlm-judge"
@@ -35,7 +37,10 @@ def test_the_wheels_are_all_there_is(user, tmp_path):
     code = f"import {modules}\nfor module in ({modules}): print(module.__file__)"
     for file in user.run("python", "-c", code, cwd=tmp_path).splitlines():
         assert Path(file).is_relative_to(user.site)
-    absent = "import sys, importlib.util as u; sys.exit(any(map(u.find_spec, ('pip', 'pytest', 'hypothesis', 'peft'))))"
+    absent = (
+        "import sys, importlib.util as u; sys.exit(any(map(u.find_spec, ('pip', 'pytest', "
+        "'hypothesis', 'peft'))))"
+    )
     user.run("python", "-c", absent, cwd=tmp_path)
     user.pip("check", cwd=tmp_path)
 
@@ -47,18 +52,36 @@ def test_a_plugin_is_listed_checked_and_climbed(user, tmp_path):
     checked = user.run("dno", "plugins", "check", cwd=tmp_path).splitlines()
     assert len(checked) == len(listed.splitlines())
     assert all(row.endswith(" ok") for row in checked)
-    command = ["dno", "optimize", "a cat", "--reward", "colorfulness", "--iterations", 2, "--steps", 5, "--out", "cat"]
-    before, after = user.run(*command, cwd=tmp_path).split("\ncolorfulness ")[1].split(",")[0].split(" -> ")
+    command = [
+        "dno",
+        "optimize",
+        "a cat",
+        "--reward",
+        "colorfulness",
+        "--iterations",
+        2,
+        "--steps",
+        5,
+        "--out",
+        "cat",
+    ]
+    before, after = (
+        user.run(*command, cwd=tmp_path).split("\ncolorfulness ")[1].split(",")[0].split(" -> ")
+    )
     assert float(after) > float(before) + 0.05
     assert (tmp_path / "cat" / "best.png").is_file()
 
 
 def test_the_example_and_an_untouched_skeleton_pass_their_own_tests(wheels, tmp_path):
     skeleton, *_ = write_reward("my.own", tmp_path / "skeleton")
-    author = make_place(tmp_path / "env", [wheels["dno"], wheels["example"], build(skeleton, tmp_path)], ["pytest"])
+    author = make_place(
+        tmp_path / "env", [wheels["dno"], wheels["example"], build(skeleton, tmp_path)], ["pytest"]
+    )
     for project in (EXAMPLE, skeleton):
         shutil.copytree(project / "tests", tmp_path / "tests", dirs_exist_ok=True)
-    summary = author.run("pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "tests", cwd=tmp_path)
+    summary = author.run(
+        "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "tests", cwd=tmp_path
+    )
     assert " passed" in summary
     assert "skipped" not in summary
 
@@ -66,7 +89,9 @@ def test_the_example_and_an_untouched_skeleton_pass_their_own_tests(wheels, tmp_
 def test_the_judges_pass_their_own_tests(wheels, tmp_path):
     author = make_place(tmp_path / "env", [wheels["dno"], wheels["judge"]], ["pytest"])
     shutil.copytree(JUDGE / "tests", tmp_path / "tests")
-    summary = author.run("pytest", "-q", "-rs", "-W", "error", "-p", "no:cacheprovider", "tests", cwd=tmp_path)
+    summary = author.run(
+        "pytest", "-q", "-rs", "-W", "error", "-p", "no:cacheprovider", "tests", cwd=tmp_path
+    )
     assert " passed" in summary
     assert "no installed distribution" not in summary
 
@@ -78,18 +103,25 @@ def test_of_ten_plugins_one_is_broken(wheels, tmp_path):
     for name in MINE:
         folder, *files = write_reward(name, tmp_path / name)
         (module,) = (path for path in files if path.name == "__init__.py")
-        trace = f"open({str(imported)!r}, 'a').write('{name}\\n')\n" + "import nowhere.near\n" * (name == "mine-4")
-        module.write_text(module.read_text().replace("if TYPE_CHECKING:", f"{trace}\nif TYPE_CHECKING:"))
+        trace = f"open({str(imported)!r}, 'a').write('{name}\\n')\n" + "import nowhere.near\n" * (
+            name == "mine-4"
+        )
+        module.write_text(
+            module.read_text().replace("if TYPE_CHECKING:", f"{trace}\nif TYPE_CHECKING:")
+        )
         made.append(build(folder, tmp_path / "wheels"))
     place = make_place(tmp_path / "env", [wheels["dno"], *made])
 
     listed = place.run("dno", "plugins", "list", cwd=tmp_path)
-    assert all(f"rewards       {name:<20} dno-{name} 0.1.0\n" in listed for name in [*MINE, "colorfulness"])
+    assert all(
+        f"rewards       {name:<20} dno-{name} 0.1.0\n" in listed for name in [*MINE, "colorfulness"]
+    )
     assert not imported.exists()
     checked = place.run("dno", "plugins", "check", cwd=tmp_path, code=1).splitlines()
     assert [row for row in checked if not row.endswith(" ok")] == [
         'rewards       mine-4               reward "mine-4" of dno-mine-4 0.1.0 (dno_mine_4:Mine4) '
-        "needs the module nowhere, which is not installed; install what provides it, or update the plugin"
+        "needs the module nowhere, which is not installed; install what provides it, or update "
+        "the plugin"
     ]
     assert len(checked) == len(listed.splitlines())
     assert imported.read_text().split() == MINE
@@ -97,12 +129,18 @@ def test_of_ten_plugins_one_is_broken(wheels, tmp_path):
 
 
 def test_the_tutorial_leads_to_the_example(wheels, tmp_path):
-    """Its commands in one shell, as a reader types them; what it shows of their output; what they leave behind."""
+    """Its commands in one shell, as a reader types them; what it shows of their output; what they
+    leave behind.
+    """
     of_kind = runpy.run_path(str(ROOT / "tests" / "docs" / "test_docs.py"))["of_kind"]
-    reader = make_place(tmp_path / "env", [wheels["dno"]], ["hatchling", "editables", "pip", "pytest"])
+    reader = make_place(
+        tmp_path / "env", [wheels["dno"]], ["hatchling", "editables", "pip", "pytest"]
+    )
     work = tmp_path / "work"
     work.mkdir()
-    printed = reader.run("bash", "-euo", "pipefail", cwd=work, script="\n".join(of_kind(TUTORIAL, "bash")))
+    printed = reader.run(
+        "bash", "-euo", "pipefail", cwd=work, script="\n".join(of_kind(TUTORIAL, "bash"))
+    )
     for shown in of_kind(TUTORIAL, "console"):
         assert set(shown.splitlines()) <= set(printed.splitlines())
     for name in ("dno_colorfulness/__init__.py", "tests/test_colorfulness.py"):

@@ -33,7 +33,9 @@ def log_probs(table: Tensor) -> tuple[Tensor, Tensor]:
     """log p1 and log p2 of one m x k table, as the paper writes them."""
     m, k = table.shape
     mean = table.mean(0).norm()
-    spectral = torch.linalg.matrix_norm(table.T @ table / m - torch.eye(k, dtype=table.dtype), ord=2)
+    spectral = torch.linalg.matrix_norm(
+        table.T @ table / m - torch.eye(k, dtype=table.dtype), ord=2
+    )
     excess = ((1 + spectral).sqrt() - 1 - math.sqrt(k / m)).clamp(min=0)
     zero = torch.zeros((), dtype=table.dtype)
     return (
@@ -65,7 +67,11 @@ class Case:
     shift: float = 0.4
 
     def options(self) -> dict[str, object]:
-        return {"permutations": self.permutations, "vector_length": self.k, "unpermuted": self.unpermuted}
+        return {
+            "permutations": self.permutations,
+            "vector_length": self.k,
+            "unpermuted": self.unpermuted,
+        }
 
 
 CASES = [
@@ -97,7 +103,9 @@ def test_value_gradient_and_figures_equal_autograd_through_gathers(case: Case) -
     assert expected.abs().max() > 0
     torch.testing.assert_close(found.value_B, value[None], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10)
-    assert {name: value.item() for name, value in found.figures.items()} == pytest.approx(figures, rel=1e-10)
+    assert {name: value.item() for name, value in found.figures.items()} == pytest.approx(
+        figures, rel=1e-10
+    )
 
 
 def test_float32_noise_loses_no_more_than_its_own_rounding() -> None:
@@ -114,7 +122,8 @@ def test_float32_noise_loses_no_more_than_its_own_rounding() -> None:
 
 
 def test_each_permutation_alone_is_uniform() -> None:
-    # 4 entries as 2 vectors of 2 have 24 orders; chunks of 2 entries, so that permutations share them.
+    # 4 entries as 2 vectors of 2 have 24 orders; chunks of 2 entries, so that permutations share
+    # them.
     draws = 6000
     seen: list[Counter[tuple[int, ...]]] = [Counter(), Counter()]
     generator = seeded(0)
@@ -162,12 +171,16 @@ def test_permutations_that_share_work_average_as_independent_ones_do() -> None:
         mean, second = rows.mean(1), rows.mT @ rows / 2050
         eigen = torch.linalg.eigvalsh(second - torch.eye(4, dtype=torch.float64)).abs().amax(1)
         one = math.log(2) - 2050 * mean.square().sum(1) / 8
-        two = math.log(2) - 2050 * ((1 + eigen).sqrt() - 1 - math.sqrt(4 / 2050)).clamp(min=0) ** 2 / 2
+        two = (
+            math.log(2)
+            - 2050 * ((1 + eigen).sqrt() - 1 - math.sqrt(4 / 2050)).clamp(min=0) ** 2 / 2
+        )
         independent.append(-(one.clamp(max=0) + two.clamp(max=0)).mean().item())
     a, b = torch.tensor(shared), torch.tensor(independent)
     error = math.sqrt((a.var().item() + b.var().item()) / draws)
     assert abs(a.mean() - b.mean()).item() < 3.5 * error
-    # Sharing costs a little: about 1.1 here. The 0.2 % points of two variances of 150 values each lie 1.6 apart.
+    # Sharing costs a little: about 1.1 here. The 0.2 % points of two variances of 150 values each
+    # lie 1.6 apart.
     assert 0.7 < (a.var() / b.var()).item() < 1.75
 
 
@@ -176,7 +189,9 @@ def test_gaussian_noise_is_as_probable_as_under_independent_permutations() -> No
     found = penalty(noise.float(), list(range(draws)))
     log_p, plain = found.figures["log_p"].double(), []
     for row in noise:
-        tables = torch.stack([torch.randperm(4096, generator=generator) for _ in range(100)]).view(100, -1, 4)
+        tables = torch.stack([torch.randperm(4096, generator=generator) for _ in range(100)]).view(
+            100, -1, 4
+        )
         plain.append(oracle(row, tables, unpermuted=True)[1]["log_p"])
     expected = torch.tensor(plain, dtype=torch.float64)
     error = math.sqrt((log_p.var().item() + expected.var().item()) / draws)
@@ -189,7 +204,9 @@ def test_gaussian_noise_is_as_probable_as_under_independent_permutations() -> No
 def test_noise_off_the_shell_is_not() -> None:
     noise = gaussian(1, 835_584, seed=7).float()
     moved = {"as drawn": noise, "longer": 1.05 * noise, "shifted": noise + 0.01}
-    log_p = {name: penalty(moved[name], [0], permutations=20).figures["log_p"].item() for name in moved}
+    log_p = {
+        name: penalty(moved[name], [0], permutations=20).figures["log_p"].item() for name in moved
+    }
     assert log_p["as drawn"] > -2
     assert log_p["longer"] < -100
     assert log_p["shifted"] < -5
@@ -213,9 +230,13 @@ def test_nothing_pulls_at_typical_noise() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    entries=st.integers(8, 700), seeds=st.lists(st.integers(0, 2**40), min_size=2, max_size=3), scale=st.floats(0.2, 3)
+    entries=st.integers(8, 700),
+    seeds=st.lists(st.integers(0, 2**40), min_size=2, max_size=3),
+    scale=st.floats(0.2, 3),
 )
-def test_a_row_does_not_depend_on_its_neighbours(entries: int, seeds: list[int], scale: float) -> None:
+def test_a_row_does_not_depend_on_its_neighbours(
+    entries: int, seeds: list[int], scale: float
+) -> None:
     noise = (scale * gaussian(len(seeds), entries, seed=seeds[0])).float().requires_grad_()
     batch = penalty(noise, seeds, permutations=5)
     (batch_grad,) = torch.autograd.grad(batch.value_B.sum(), noise)
@@ -231,10 +252,13 @@ def test_a_row_does_not_depend_on_its_neighbours(entries: int, seeds: list[int],
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**40), start=st.floats(1.0, 2), factor=st.floats(1, 3))
 def test_more_of_too_much_is_never_more_probable(seed: int, start: float, factor: float) -> None:
-    # From where every direction has too much variance: short of that, growing is a return to the shell.
+    # From where every direction has too much variance: short of that, growing is a return to the
+    # shell.
     table = gaussian(200, 4, seed=seed)
     table -= table.mean(0)
-    noise = (table @ torch.linalg.inv(torch.linalg.cholesky(table.T @ table / 200)).T).flatten()[None] * start
+    noise = (table @ torch.linalg.inv(torch.linalg.cholesky(table.T @ table / 200)).T).flatten()[
+        None
+    ] * start
     for options in ({"unpermuted": True}, {"unpermuted": False}):
         before = penalty(1.5 * noise, [seed], permutations=5, **options)
         after = penalty(1.5 * factor * noise, [seed], permutations=5, **options)
@@ -269,7 +293,9 @@ def test_only_the_given_generators_are_drawn_from() -> None:
 
 
 def test_noise_shorter_than_a_vector_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"vectors of 4 entries, but a sample has 3; choose a shorter"):
+    with pytest.raises(
+        ConfigError, match=r"vectors of 4 entries, but a sample has 3; choose a shorter"
+    ):
         penalty(gaussian(1, 3), [0])
 
 

@@ -1,4 +1,6 @@
-"""The pipeline sampler against diffusers' own pipelines and finite differences, whatever the scheduler."""
+"""The pipeline sampler against diffusers' own pipelines and finite differences, whatever the
+scheduler.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,12 @@ CASES = [
     Case("euler", "EulerDiscreteScheduler", draws=1),
     Case("euler-ancestral", "EulerAncestralDiscreteScheduler", draws=STEPS),
     Case("dpm++", "DPMSolverMultistepScheduler", draws=1),
-    Case("sde-dpm++", "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, draws=STEPS),
+    Case(
+        "sde-dpm++",
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++"},
+        draws=STEPS,
+    ),
     Case("lcm", "LCMScheduler", draws=STEPS, guidance=0.0),
 ]
 each_case = pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES])
@@ -57,7 +64,12 @@ def sampler(kind: Kind, case: Case, **changes: Any) -> tuple[PipelineSampler, An
     """The sampler, and a pipeline that does the same by itself."""
     pipe: Any = tiny_stable_diffusion(kind)
     scheduler = make_scheduler(pipe, case.scheduler, case.changes)
-    arguments: dict[str, Any] = {"steps": STEPS, "guidance_scale": case.guidance, "options": case.options, **changes}
+    arguments: dict[str, Any] = {
+        "steps": STEPS,
+        "guidance_scale": case.guidance,
+        "options": case.options,
+        **changes,
+    }
     made = PipelineSampler(pipe, scheduler=scheduler, **arguments)
     pipe.scheduler = type(scheduler).from_config(
         scheduler.config, **({"clip_sample": False} if "clip_sample" in scheduler.config else {})
@@ -66,7 +78,9 @@ def sampler(kind: Kind, case: Case, **changes: Any) -> tuple[PipelineSampler, An
     return made, pipe
 
 
-def stock(pipe: Any, case: Case, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = SEEDS) -> Tensor:
+def stock(
+    pipe: Any, case: Case, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = SEEDS
+) -> Tensor:
     """What diffusers itself gives."""
     images: Tensor = pipe(
         list(prompts),
@@ -119,12 +133,17 @@ def test_gradients_equal_finite_differences(case: Case) -> None:
     model = made.bind(PROMPTS[:1], SEEDS[:1])
     noise_BN = model.noise_BN.double().requires_grad_()
     (slopes_BN,) = torch.autograd.grad(weigh(model(noise_BN)), noise_BN)
-    direction = torch.randn(noise_BN.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    # Some schedulers step in float32 whatever they are given, so that a smaller h would measure its rounding.
+    direction = torch.randn(
+        noise_BN.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    # Some schedulers step in float32 whatever they are given, so that a smaller h would measure its
+    # rounding.
     rounds = "Euler" in case.scheduler or "DPM" in case.scheduler
     h = 1e-3 if rounds else 1e-5
     with torch.no_grad():
-        rise = (weigh(model(noise_BN + h * direction)) - weigh(model(noise_BN - h * direction))) / (2 * h)
+        rise = (weigh(model(noise_BN + h * direction)) - weigh(model(noise_BN - h * direction))) / (
+            2 * h
+        )
     wanted = (slopes_BN * direction).sum().item()
     assert wanted == pytest.approx(rise.item(), rel=2e-3 if rounds else 1e-5)
 
@@ -141,14 +160,18 @@ def test_a_batch_of_two_equals_two_of_one(case: Case) -> None:
 
 def test_recomputing_gives_the_same_gradient() -> None:
     kept_images, kept = gradient(sampler("sd1", CASES[0])[0].bind(PROMPTS, SEEDS))
-    images, recomputed = gradient(sampler("sd1", CASES[0], memory="recompute")[0].bind(PROMPTS, SEEDS))
+    images, recomputed = gradient(
+        sampler("sd1", CASES[0], memory="recompute")[0].bind(PROMPTS, SEEDS)
+    )
     assert torch.equal(images, kept_images)
     torch.testing.assert_close(recomputed, kept, atol=1e-6, rtol=1e-5)
 
 
 def test_half_precision_networks_keep_their_gradient() -> None:
     images, slopes = gradient(sampler("sd1", CASES[2])[0].bind(PROMPTS, SEEDS))
-    half_images, half_slopes = gradient(sampler("sd1", CASES[2], dtype=torch.bfloat16)[0].bind(PROMPTS, SEEDS))
+    half_images, half_slopes = gradient(
+        sampler("sd1", CASES[2], dtype=torch.bfloat16)[0].bind(PROMPTS, SEEDS)
+    )
     torch.testing.assert_close(half_images, images, atol=0.1, rtol=0)
     assert torch.cosine_similarity(half_slopes.flatten(), slopes.flatten(), dim=0) > 0.98
 
@@ -157,7 +180,9 @@ def test_ddim_is_this_sampler_with_ddim_put_in() -> None:
     images, slopes = gradient(
         DDIMSampler(tiny_stable_diffusion(), steps=STEPS, guidance_scale=3.0).bind(PROMPTS, SEEDS)
     )
-    same_images, same_slopes = gradient(sampler("sd1", CASES[0], height=16, width=16)[0].bind(PROMPTS, SEEDS))
+    same_images, same_slopes = gradient(
+        sampler("sd1", CASES[0], height=16, width=16)[0].bind(PROMPTS, SEEDS)
+    )
     torch.testing.assert_close(images, same_images, atol=1e-6, rtol=0)
     torch.testing.assert_close(slopes, same_slopes, atol=1e-4, rtol=1e-4)
 
@@ -224,10 +249,14 @@ def test_all_steps_are_the_last_steps() -> None:
 
 
 def test_last_steps_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match="at most 4, the steps that the scheduler takes, got 5") as caught:
+    with pytest.raises(
+        ConfigError, match="at most 4, the steps that the scheduler takes, got 5"
+    ) as caught:
         sampler("sd1", CASES[0], last_steps=5)[0].bind(PROMPTS, SEEDS)
     assert caught.value.at == "last_steps"
-    with pytest.raises(ConfigError, match="no noise that is drawn in the last 2 of 4 steps acts") as caught:
+    with pytest.raises(
+        ConfigError, match="no noise that is drawn in the last 2 of 4 steps acts"
+    ) as caught:
         sampler("sd1", CASES[1], last_steps=2)[0].bind(PROMPTS, SEEDS)
     assert caught.value.at == "last_steps"
 
@@ -254,7 +283,8 @@ def test_a_folder_with_options(pipeline_folders: Callable[[Kind], Path]) -> None
     )
     config.check()
     model = config.build(CPU).bind(PROMPTS, SEEDS)
-    # Loaded, too: to `from_config` a value that was saved is no longer a default of the class that saved it.
+    # Loaded, too: to `from_config` a value that was saved is no longer a default of the class that
+    # saved it.
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(folder)
     pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
         pipe.scheduler.config, algorithm_type="sde-dpmsolver++"
@@ -281,12 +311,24 @@ def test_a_live_pipeline_is_left_as_it_was() -> None:
         ({"options": {"prompt": "a"}}, "options", "`prompt` is the sampler's to give"),
         ({"options": {"num_inference_steps": 3}}, "options", "give it there"),
         ({"scheduler": {"clip_sample": True}}, "scheduler", "must stay off"),
-        ({"options": {"true_cfg_scale": 3}}, "options", "StableDiffusionPipeline takes no `true_cfg_scale`"),
+        (
+            {"options": {"true_cfg_scale": 3}},
+            "options",
+            "StableDiffusionPipeline takes no `true_cfg_scale`",
+        ),
         ({"scheduler": {"stochastic_sampling": True}}, "scheduler", "DDIMScheduler has no option"),
         ({"scheduler_class": "Nothing"}, "scheduler_class", 'diffusers has no scheduler "Nothing"'),
         ({"scheduler_class": "UNet2DModel"}, "scheduler_class", "diffusers has no scheduler"),
-        ({"height": 12, "width": 16}, "model", "cannot be sampled with these options: `height` and `width`"),
-        ({"height": 32}, "height", "makes images of 16 x 16 pixels where a height of 32 was asked; give a width"),
+        (
+            {"height": 12, "width": 16},
+            "model",
+            "cannot be sampled with these options: `height` and `width`",
+        ),
+        (
+            {"height": 32},
+            "height",
+            "makes images of 16 x 16 pixels where a height of 32 was asked; give a width",
+        ),
     ],
 )
 def test_what_does_not_suit_is_one_sentence(options: dict[str, Any], at: str, message: str) -> None:
@@ -325,12 +367,24 @@ def call(change: Callable[[Any], Any]) -> Callable[..., Any]:
     [
         pytest.param(lambda x: x.detach(), ConfigError, "cuts the gradient", id="detached"),
         pytest.param(lambda x: x[:, None], ConfigError, "not one RGB image each", id="video"),
-        pytest.param(lambda x: x.detach().numpy(), ConfigError, "not one RGB image each", id="numpy"),
+        pytest.param(
+            lambda x: x.detach().numpy(), ConfigError, "not one RGB image each", id="numpy"
+        ),
         pytest.param(lambda x: x * torch.rand(()), RunError, "not Gaussian", id="uniform"),
-        pytest.param(lambda x: x + torch.randn(3, 16, 16), ConfigError, "not a draw of its own", id="shared-draw"),
+        pytest.param(
+            lambda x: x + torch.randn(3, 16, 16),
+            ConfigError,
+            "not a draw of its own",
+            id="shared-draw",
+        ),
         pytest.param(lambda x: x / 0, ConfigError, "not finite", id="infinite"),
         pytest.param(lambda x: x * 0, ConfigError, "acts on its images", id="inert"),
-        pytest.param(lambda x: [][0], ConfigError, "cannot be sampled with these options: list index", id="broken"),
+        pytest.param(
+            lambda x: [][0],
+            ConfigError,
+            "cannot be sampled with these options: list index",
+            id="broken",
+        ),
     ],
 )
 def test_pipelines_that_are_no_differentiable_map_are_refused(
@@ -346,7 +400,11 @@ def test_networks_that_draw_are_refused() -> None:
     pipe.unet.__class__ = type(
         "Drawing",
         (type(pipe.unet),),
-        {"forward": lambda self, sample, *args, **kwargs: forward(self, sample + torch.randn(()), *args, **kwargs)},
+        {
+            "forward": lambda self, sample, *args, **kwargs: forward(
+                self, sample + torch.randn(()), *args, **kwargs
+            )
+        },
     )
     with pytest.raises(ConfigError, match="draws noise of its own"):
         PipelineSampler(pipe, steps=2).bind(PROMPTS, SEEDS)
@@ -368,6 +426,8 @@ def test_pipelines_of_other_kinds_are_refused() -> None:
     parts = {name: part for name, part in pipe.components.items() if name in ("unet", "scheduler")}
     with pytest.raises(ConfigError, match="DDPMPipeline takes no `prompt`; only text-to-image"):
         PipelineSampler(diffusers.DDPMPipeline(**parts))
-    upscale = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    upscale = diffusers.StableDiffusionImg2ImgPipeline(
+        **pipe.components, requires_safety_checker=False
+    )
     with pytest.raises(ConfigError, match="cannot be sampled with these options"):
         PipelineSampler(upscale, steps=2).bind(PROMPTS, SEEDS)

@@ -1,7 +1,7 @@
 """Rewards with published weights, on small models of the same classes, names and file formats.
 
-The models' own code is not installed here; what it computes is written out below in plain torch, and their
-preprocessing in PIL.
+The models' own code is not installed here; what it computes is written out below in plain torch,
+and their preprocessing in PIL.
 """
 
 import logging
@@ -49,7 +49,8 @@ NAMES = ["siglip", "aesthetic", "pickscore", "hpsv2", "hpsv2.1", "imagereward"]
 PROMPTS = ["a black cat", "duck"]
 
 
-# --- Pictures -------------------------------------------------------------------------------------------------------
+# --- Pictures
+# --------------------------------------------------------------------------------------------------
 
 
 def picture(kind: str, height: int, width: int) -> Image.Image:
@@ -59,13 +60,17 @@ def picture(kind: str, height: int, width: int) -> Image.Image:
         return Image.fromarray((np.stack([x, y, 1 - x], 2) * 255).astype(np.uint8))
     if kind == "writing":
         page = Image.new("RGB", (width, height), "white")
-        ImageDraw.Draw(page).multiline_text((2, 2), "black and sharp\nletters here\n" * 20, fill="black")
+        ImageDraw.Draw(page).multiline_text(
+            (2, 2), "black and sharp\nletters here\n" * 20, fill="black"
+        )
         return page
     if kind == "noise":
         rng = np.random.default_rng(height * width)
         light = 128 + 90 * np.sin(7 * x + 3 * y)[..., None] + rng.normal(0, 12, (height, width, 3))
         return Image.fromarray(light.clip(0, 255).astype(np.uint8))
-    sheet = Image.open(Path(__file__).parents[2] / "plugins/emoji/dno_emoji/card/samples.png").convert("RGB")
+    sheet = Image.open(
+        Path(__file__).parents[2] / "plugins/emoji/dno_emoji/card/samples.png"
+    ).convert("RGB")
     return sheet.crop((4, 4, 4 + width, 4 + height))
 
 
@@ -74,7 +79,16 @@ def as_tensor(*pictures: Image.Image) -> Tensor:
 
 
 KINDS = ["gradient", "writing", "noise", "emoji"]
-SHAPES = [(224, 224), (32, 32), (300, 225), (100, 149), (151, 97), (512, 640), (61, 240), (225, 231)]
+SHAPES = [
+    (224, 224),
+    (32, 32),
+    (300, 225),
+    (100, 149),
+    (151, 97),
+    (512, 640),
+    (61, 240),
+    (225, 231),
+]
 
 
 def rms(found: Tensor, expected: Tensor) -> float:
@@ -91,10 +105,14 @@ def normalised(pixels: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_shortest_side_is_torchvisions_on_a_picture(kind: str, shape: tuple[int, int]) -> None:
-    """`Resize(224, BICUBIC)`, `CenterCrop(224)`, `ToTensor`, `Normalize`: ImageReward and the aesthetic predictor."""
+    """`Resize(224, BICUBIC)`, `CenterCrop(224)`, `ToTensor`, `Normalize`: ImageReward and the
+    aesthetic predictor.
+    """
     image = picture(kind, *shape)
     (width, height), short = image.size, min(image.size)
-    small = image.resize((int(224 * width / short), int(224 * height / short)), Image.Resampling.BICUBIC)
+    small = image.resize(
+        (int(224 * width / short), int(224 * height / short)), Image.Resampling.BICUBIC
+    )
     left, top = (round((side - 224) / 2.0) for side in small.size)
     expected = normalised(as_tensor(small.crop((left, top, left + 224, top + 224))))
     assert rms(Preprocess.torchvision(224)(as_tensor(image)), expected) <= 0.5 / 255
@@ -103,7 +121,9 @@ def test_shortest_side_is_torchvisions_on_a_picture(kind: str, shape: tuple[int,
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_longest_side_is_torchvisions_on_a_tensor(kind: str, shape: tuple[int, int]) -> None:
-    """`ToTensor`, the longer side to 224 by an antialiased bicubic filter, `pad` with zeros, `Normalize`: HPSv2."""
+    """`ToTensor`, the longer side to 224 by an antialiased bicubic filter, `pad` with zeros,
+    `Normalize`: HPSv2.
+    """
     image = picture(kind, *shape)
     scale = 224 / max(image.size)
     width, height = (round(side * scale) for side in image.size)
@@ -126,13 +146,18 @@ def test_longest_side_without_antialias_is_interpolate() -> None:
     torch.testing.assert_close(found, normalised(F.pad(small, (0, 0, 4, 4))))
 
 
-@pytest.mark.parametrize("make", [Preprocess.torchvision, lambda size: Preprocess.whole(size, antialias=True)])
+@pytest.mark.parametrize(
+    "make", [Preprocess.torchvision, lambda size: Preprocess.whole(size, antialias=True)]
+)
 def test_preprocessing_has_the_gradient_of_finite_differences(make: Any) -> None:
-    images = 0.3 + 0.4 * torch.rand(1, 3, 9, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    images = 0.3 + 0.4 * torch.rand(
+        1, 3, 9, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     assert torch.autograd.gradcheck(make(6), images.requires_grad_())
 
 
-# --- Small models ---------------------------------------------------------------------------------------------------
+# --- Small models
+# --------------------------------------------------------------------------------------------------
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | float = 0.0) -> Tensor:
@@ -155,7 +180,11 @@ def openclip_blocks(x: Tensor, state: State, tower: str, mask: Tensor | float = 
         block = f"{tower}.resblocks.{i}"
         y = norm(x, state, f"{block}.ln_1")
         qkv = y @ state[f"{block}.attn.in_proj_weight"].T + state[f"{block}.attn.in_proj_bias"]
-        x = x + linear(attend(*qkv.chunk(3, -1), heads=x.shape[-1] // 64, mask=mask), state, f"{block}.attn.out_proj")
+        x = x + linear(
+            attend(*qkv.chunk(3, -1), heads=x.shape[-1] // 64, mask=mask),
+            state,
+            f"{block}.attn.out_proj",
+        )
         y = F.gelu(linear(norm(x, state, f"{block}.ln_2"), state, f"{block}.mlp.c_fc"))
         x = x + linear(y, state, f"{block}.mlp.c_proj")
     return x
@@ -164,7 +193,10 @@ def openclip_blocks(x: Tensor, state: State, tower: str, mask: Tensor | float = 
 def openclip_score(state: State, images: Tensor, tokens: Tensor) -> Tensor:
     """Image features times text features, each of length 1, as open_clip computes them."""
     x = F.conv2d(normalised(images), state["visual.conv1.weight"], stride=8).flatten(2).mT
-    x = torch.cat([state["visual.class_embedding"].expand(len(x), 1, -1), x], 1) + state["visual.positional_embedding"]
+    x = (
+        torch.cat([state["visual.class_embedding"].expand(len(x), 1, -1), x], 1)
+        + state["visual.positional_embedding"]
+    )
     x = openclip_blocks(norm(x, state, "visual.ln_pre"), state, "visual.transformer")
     seen = norm(x[:, 0], state, "visual.ln_post") @ state["visual.proj"]
     y = state["token_embedding.weight"][tokens] + state["positional_embedding"]
@@ -174,9 +206,13 @@ def openclip_score(state: State, images: Tensor, tokens: Tensor) -> Tensor:
 
 
 def clip_tokens(prompt: str) -> list[int]:
-    """By the vocabulary of `save_tiny_clip`: every letter a token, another one where it ends a word."""
+    """By the vocabulary of `save_tiny_clip`: every letter a token, another one where it ends a
+    word.
+    """
     letters = [
-        ord(c) - 97 + 26 * (c == word[-1] and i == len(word) - 1) for word in prompt.split() for i, c in enumerate(word)
+        ord(c) - 97 + 26 * (c == word[-1] and i == len(word) - 1)
+        for word in prompt.split()
+        for i, c in enumerate(word)
     ]
     return [52, *letters, 53]
 
@@ -202,7 +238,12 @@ def imagereward_score(state: State, images: Tensor, tokens: Tensor) -> Tensor:
 
     words = "text_encoder.embeddings"
     y = blip[f"{words}.word_embeddings.weight"][tokens]
-    y = norm(y + blip[f"{words}.position_embeddings.weight"][: tokens.shape[1]], blip, f"{words}.LayerNorm", 1e-12)
+    y = norm(
+        y + blip[f"{words}.position_embeddings.weight"][: tokens.shape[1]],
+        blip,
+        f"{words}.LayerNorm",
+        1e-12,
+    )
     padding = torch.where(tokens == 0, -10000.0, 0.0)[:, None, None]
     for i in range(2):
         layer = f"text_encoder.encoder.layer.{i}"
@@ -218,7 +259,9 @@ def imagereward_score(state: State, images: Tensor, tokens: Tensor) -> Tensor:
             )
             answer = linear(answer, blip, f"{layer}.{attention}.output.dense")
             y = norm(answer + y, blip, f"{layer}.{attention}.output.LayerNorm", 1e-12)
-        answer = linear(F.gelu(linear(y, blip, f"{layer}.intermediate.dense")), blip, f"{layer}.output.dense")
+        answer = linear(
+            F.gelu(linear(y, blip, f"{layer}.intermediate.dense")), blip, f"{layer}.output.dense"
+        )
         y = norm(answer + y, blip, f"{layer}.output.LayerNorm", 1e-12)
     score = y[:, 0]
     for number in (0, 2, 4, 6, 7):
@@ -227,7 +270,9 @@ def imagereward_score(state: State, images: Tensor, tokens: Tensor) -> Tensor:
 
 
 def bert_tokens(prompt: str) -> list[int]:
-    letters = [ord(c) - 97 + (5 if i == 0 else 31) for word in prompt.split() for i, c in enumerate(word)]
+    letters = [
+        ord(c) - 97 + (5 if i == 0 else 31) for word in prompt.split() for i, c in enumerate(word)
+    ]
     return [2, *letters, 3]
 
 
@@ -245,7 +290,8 @@ def square(*kinds: str) -> Tensor:
     return as_tensor(*(picture(kind, 32, 32) for kind in kinds))
 
 
-# --- Scores ---------------------------------------------------------------------------------------------------------
+# --- Scores
+# --------------------------------------------------------------------------------------------------
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -259,20 +305,28 @@ def close(found: Tensor, expected: Tensor) -> None:
 def test_hpsv2_is_open_clips_cosine(models: Models, rewards: dict[str, Any], name: str) -> None:
     images, prompts = square(*KINDS), [*PROMPTS, "duck", "red"]
     state = models.hps if name == "hpsv2" else models.hps21
-    expected = openclip_score(state, images, filled([clip_tokens(prompt) for prompt in prompts], 24))
+    expected = openclip_score(
+        state, images, filled([clip_tokens(prompt) for prompt in prompts], 24)
+    )
     close(rewards[name](images, prompts), expected)
 
 
 def test_imagereward_is_blip_and_its_head(models: Models, rewards: dict[str, Any]) -> None:
     images, prompts = square(*KINDS), [*PROMPTS, "duck", "red"]
-    expected = imagereward_score(models.imagereward, images, filled([bert_tokens(prompt) for prompt in prompts], 35))
+    expected = imagereward_score(
+        models.imagereward, images, filled([bert_tokens(prompt) for prompt in prompts], 35)
+    )
     close(rewards["imagereward"](images, prompts), expected)
 
 
-def test_aesthetic_is_the_head_on_clips_normalised_feature(models: Models, rewards: dict[str, Any]) -> None:
+def test_aesthetic_is_the_head_on_clips_normalised_feature(
+    models: Models, rewards: dict[str, Any]
+) -> None:
     images = square(*KINDS)
     with torch.no_grad():
-        found = CLIPModel.from_pretrained(models.folder / "clip").get_image_features(normalised(images))
+        found = CLIPModel.from_pretrained(models.folder / "clip").get_image_features(
+            normalised(images)
+        )
         feature = getattr(found, "pooler_output", found).numpy()
         x = torch.from_numpy(feature / np.linalg.norm(feature, axis=-1, keepdims=True))
         for number in (0, 2, 4, 6, 7):
@@ -287,7 +341,9 @@ def test_pickscore_is_its_authors_snippet(models: Models, rewards: dict[str, Any
     with torch.no_grad():
         seen = model.get_image_features(**processor(images=pictures, return_tensors="pt"))
         read = model.get_text_features(
-            **processor(text=prompts, padding=True, truncation=True, max_length=24, return_tensors="pt")
+            **processor(
+                text=prompts, padding=True, truncation=True, max_length=24, return_tensors="pt"
+            )
         )
     seen, read = (getattr(found, "pooler_output", found) for found in (seen, read))
     seen, read = (found / torch.norm(found, dim=-1, keepdim=True) for found in (seen, read))
@@ -295,11 +351,14 @@ def test_pickscore_is_its_authors_snippet(models: Models, rewards: dict[str, Any
     close(rewards["pickscore"](as_tensor(*pictures), prompts), scores)
 
 
-def test_siglip_is_transformers_logit_on_its_processor(models: Models, rewards: dict[str, Any]) -> None:
+def test_siglip_is_transformers_logit_on_its_processor(
+    models: Models, rewards: dict[str, Any]
+) -> None:
     model = SiglipModel.from_pretrained(models.folder / "siglip")
     processor = SiglipProcessor.from_pretrained(models.folder / "siglip")
     pictures = [
-        picture(kind, *shape) for kind, shape in zip(KINDS, [(32, 32), (64, 80), (32, 32), (90, 40)], strict=True)
+        picture(kind, *shape)
+        for kind, shape in zip(KINDS, [(32, 32), (64, 80), (32, 32), (90, 40)], strict=True)
     ]
     inputs = processor(
         text=[prompt.lower() for prompt in ("A black cat", "duck", "DUCK", "red")],
@@ -312,7 +371,9 @@ def test_siglip_is_transformers_logit_on_its_processor(models: Models, rewards: 
         logits = model(**inputs).logits_per_image.diagonal()
     expected = (logits - model.logit_bias.detach()) / model.logit_scale.exp().detach()
     prompts = ["A black cat", "duck", "DUCK", "red"]
-    found = torch.cat([rewards["siglip"](as_tensor(one), [p]) for one, p in zip(pictures, prompts, strict=True)])
+    found = torch.cat(
+        [rewards["siglip"](as_tensor(one), [p]) for one, p in zip(pictures, prompts, strict=True)]
+    )
     assert found.dtype == torch.float32
     # PIL's rounding to 8 bits is between the two where a picture is resized.
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
@@ -329,7 +390,9 @@ def test_scores_have_the_gradient_of_finite_differences(models: Models, name: st
     for module in modules(reward):
         module.double()
     generator = torch.Generator().manual_seed(1)
-    images = (0.2 + 0.6 * torch.rand(2, 3, 41, 48, generator=generator, dtype=torch.float64)).requires_grad_()
+    images = (
+        0.2 + 0.6 * torch.rand(2, 3, 41, 48, generator=generator, dtype=torch.float64)
+    ).requires_grad_()
     (gradient,) = torch.autograd.grad(reward(images, PROMPTS).sum(), images)
     assert gradient.dtype == torch.float64
     assert gradient.flatten(2).abs().amax(2).min() > 0
@@ -337,12 +400,16 @@ def test_scores_have_the_gradient_of_finite_differences(models: Models, name: st
         way = torch.randn(images.shape, generator=generator, dtype=torch.float64)
         with torch.no_grad():
             high, low = (reward(images + step * way, PROMPTS).sum() for step in (1e-5, -1e-5))
-        assert (gradient * way).sum().item() == pytest.approx(((high - low) / 2e-5).item(), rel=1e-4)
+        assert (gradient * way).sum().item() == pytest.approx(
+            ((high - low) / 2e-5).item(), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(20, 33), (64, 48), (32, 32)], ids=str)
-def test_a_batch_of_two_is_two_of_one(rewards: dict[str, Any], name: str, shape: tuple[int, int]) -> None:
+def test_a_batch_of_two_is_two_of_one(
+    rewards: dict[str, Any], name: str, shape: tuple[int, int]
+) -> None:
     images = as_tensor(picture("noise", *shape), picture("emoji", *shape)).requires_grad_()
     before = images.detach().clone()
     whole = rewards[name](images, PROMPTS)
@@ -376,10 +443,14 @@ def test_weights_are_frozen_and_half_precision_gives_float32_scores(
 
 
 @pytest.mark.parametrize("name", ["siglip", "pickscore", "hpsv2"])
-def test_a_prompt_is_embedded_once(rewards: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_is_embedded_once(
+    rewards: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reward, seen = rewards[name], []
     embed = reward.model.get_text_features
-    monkeypatch.setattr(reward.model, "get_text_features", lambda **inputs: seen.append("x") or embed(**inputs))
+    monkeypatch.setattr(
+        reward.model, "get_text_features", lambda **inputs: seen.append("x") or embed(**inputs)
+    )
     for _ in range(3):
         reward(square("noise", "emoji", "noise"), ["owl", "bee", "owl"])
     assert len(seen) == 2
@@ -388,10 +459,26 @@ def test_a_prompt_is_embedded_once(rewards: dict[str, Any], name: str, monkeypat
 @pytest.mark.parametrize(
     ("name", "limit", "said"),
     [
-        ("siglip", 15, "the SigLIP model reads 16 tokens; the end of this prompt's 41 is not scored: "),
-        ("pickscore", 22, "the CLIP model reads 24 tokens; the end of this prompt's 42 is not scored: "),
-        ("hpsv2", 22, "the CLIP model reads 24 tokens; the end of this prompt's 42 is not scored: "),
-        ("imagereward", 33, "ImageReward reads 35 tokens; the end of this prompt's 42 is not scored: "),
+        (
+            "siglip",
+            15,
+            "the SigLIP model reads 16 tokens; the end of this prompt's 41 is not scored: ",
+        ),
+        (
+            "pickscore",
+            22,
+            "the CLIP model reads 24 tokens; the end of this prompt's 42 is not scored: ",
+        ),
+        (
+            "hpsv2",
+            22,
+            "the CLIP model reads 24 tokens; the end of this prompt's 42 is not scored: ",
+        ),
+        (
+            "imagereward",
+            33,
+            "ImageReward reads 35 tokens; the end of this prompt's 42 is not scored: ",
+        ),
     ],
 )
 def test_a_long_prompt_is_cut_and_said_once(
@@ -403,10 +490,13 @@ def test_a_long_prompt_is_cut_and_said_once(
         reward(images, [letters])
     assert [record.getMessage() for record in caplog.records] == [said + letters]
     assert torch.equal(long, reward(images, [letters[:limit] + "z" * (40 - limit)]))
-    assert not torch.equal(long, reward(images, [letters[: limit - 1] + "zz" + letters[limit + 1 :]]))
+    assert not torch.equal(
+        long, reward(images, [letters[: limit - 1] + "zz" + letters[limit + 1 :]])
+    )
 
 
-# --- The real sizes, without the real numbers -----------------------------------------------------------------------
+# --- The real sizes, without the real numbers
+# -----------------------------------------------------------------------
 
 
 def on_meta(shapes: Mapping[str, tuple[int, ...]]) -> State:
@@ -416,7 +506,9 @@ def on_meta(shapes: Mapping[str, tuple[int, ...]]) -> State:
 def same_shapes(cls: Any, config: Any, state: State, **options: Any) -> None:
     with torch.device("meta"):
         wanted = cls(config, **options).state_dict()
-    assert {key: value.shape for key, value in wanted.items()} == {key: value.shape for key, value in state.items()}
+    assert {key: value.shape for key, value in wanted.items()} == {
+        key: value.shape for key, value in state.items()
+    }
 
 
 def test_vit_h_14_is_recognised() -> None:
@@ -426,7 +518,10 @@ def test_vit_h_14_is_recognised() -> None:
     for key, value in tiny.items():
         width, inner, layers = real["visual" if key.startswith("visual") else "text"]
         old = 128 if key.startswith("visual") else 64
-        shape = tuple({3 * old: 3 * width, 2 * old: inner, old: width, 16: 1024}.get(n, n) for n in value.shape)
+        shape = tuple(
+            {3 * old: 3 * width, 2 * old: inner, old: width, 16: 1024}.get(n, n)
+            for n in value.shape
+        )
         for i in range(layers if "resblocks.0" in key else 1):
             shapes[key.replace("resblocks.0", f"resblocks.{i}")] = shape
     shapes = {key: shape for key, shape in shapes.items() if key != "attn_mask"} | {
@@ -439,13 +534,22 @@ def test_vit_h_14_is_recognised() -> None:
     }
     config = clip_config(on_meta(shapes))
     vision, text = config.vision_config, config.text_config
-    assert (vision.image_size, vision.patch_size, vision.num_attention_heads, vision.hidden_act) == (
+    assert (
+        vision.image_size,
+        vision.patch_size,
+        vision.num_attention_heads,
+        vision.hidden_act,
+    ) == (
         224,
         14,
         16,
         "gelu",
     )
-    assert (text.max_position_embeddings, text.num_attention_heads, text.hidden_act) == (77, 16, "gelu")
+    assert (text.max_position_embeddings, text.num_attention_heads, text.hidden_act) == (
+        77,
+        16,
+        "gelu",
+    )
     assert (text.bos_token_id, text.eos_token_id) == (49406, 49407)
     same_shapes(CLIPModel, config, clip_names(on_meta(shapes)))
 
@@ -474,12 +578,17 @@ def test_blip_large_is_recognised() -> None:
     vision_state, text_state = vision_names(on_meta(shapes)), text_names(on_meta(shapes))
     vision, text = configs(vision_state, text_state)
     assert (vision.image_size, vision.patch_size, vision.num_attention_heads) == (224, 16, 16)
-    assert (vision.layer_norm_eps, text.layer_norm_eps, text.num_attention_heads) == (1e-6, 1e-12, 12)
+    assert (vision.layer_norm_eps, text.layer_norm_eps, text.num_attention_heads) == (
+        1e-6,
+        1e-12,
+        12,
+    )
     same_shapes(BlipVisionModel, vision, vision_state)
     same_shapes(BlipTextModel, text, text_state, add_pooling_layer=False)
 
 
-# --- Files ----------------------------------------------------------------------------------------------------------
+# --- Files
+# --------------------------------------------------------------------------------------------------
 
 
 def refusal(config: Any, method: str = "build") -> ConfigError:
@@ -489,7 +598,9 @@ def refusal(config: Any, method: str = "build") -> ConfigError:
     return caught.value
 
 
-def test_a_pickled_file_is_converted_once(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickled_file_is_converted_once(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DNO_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "head.pth"
     torch.save(models.head, file)
@@ -500,7 +611,8 @@ def test_a_pickled_file_is_converted_once(models: Models, tmp_path: Path, monkey
         second = _weights.read_weights(file)
         assert _weights.read_weights(kept).keys() == first.keys()
     assert all(
-        torch.equal(first[key], second[key]) and torch.equal(first[key], models.head[key]) for key in models.head
+        torch.equal(first[key], second[key]) and torch.equal(first[key], models.head[key])
+        for key in models.head
     )
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
     # Another file at the same place is another file.
@@ -520,7 +632,10 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_does_not_matter(
-    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    models: Models,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "taken").write_text("a file")
     monkeypatch.setenv("DNO_CACHE", str(tmp_path / "taken"))
@@ -549,7 +664,10 @@ def test_code_in_a_pickled_file_is_not_run(models: Models, tmp_path: Path, zippe
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
     error = refusal(HPSv2(model=str(tmp_path)))
     assert error.at == "model"
-    assert error.problem == f'"{file}" holds pickled code, which was not run; get the weights as a .safetensors file'
+    assert (
+        error.problem
+        == f'"{file}" holds pickled code, which was not run; get the weights as a .safetensors file'
+    )
     assert not (tmp_path / "mark").exists()
 
 
@@ -563,7 +681,9 @@ def test_code_in_a_pickled_file_is_not_run(models: Models, tmp_path: Path, zippe
     ],
     ids=["bytes", "list", "no tensors", "other model"],
 )
-def test_other_files_are_refused(models: Models, tmp_path: Path, content: Any, problem: str) -> None:
+def test_other_files_are_refused(
+    models: Models, tmp_path: Path, content: Any, problem: str
+) -> None:
     save_bert_tokenizer(tmp_path)
     if isinstance(content, bytes):
         (tmp_path / "ImageReward.pt").write_bytes(content)
@@ -579,7 +699,10 @@ def test_weights_that_are_not_whole_are_refused(models: Models, tmp_path: Path) 
 
     save_bert_tokenizer(tmp_path)
     lacking = "blip.text_encoder.encoder.layer.1.crossattention.self.query.bias"
-    save_file({k: v for k, v in models.imagereward.items() if k != lacking}, tmp_path / "ImageReward.safetensors")
+    save_file(
+        {k: v for k, v in models.imagereward.items() if k != lacking},
+        tmp_path / "ImageReward.safetensors",
+    )
     assert (
         "lacks 1 of a BlipTextModel's weights, such as encoder.layer.1.cross"
         in refusal(ImageReward(model=str(tmp_path))).problem
@@ -599,7 +722,9 @@ def test_weights_that_are_not_whole_are_refused(models: Models, tmp_path: Path) 
     assert "is for embeddings of 9 numbers" in error.problem
 
 
-def test_safetensors_with_the_same_names_are_read(models: Models, rewards: dict[str, Any], tmp_path: Path) -> None:
+def test_safetensors_with_the_same_names_are_read(
+    models: Models, rewards: dict[str, Any], tmp_path: Path
+) -> None:
     from safetensors.torch import save_file
 
     save_file(models.hps, tmp_path / "HPS_v2_compressed.safetensors")
@@ -630,14 +755,21 @@ def test_the_published_head_is_known_by_its_content(models: Models) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_empty_folder_is_refused_before_anything_is_built(models: Models, tmp_path: Path, name: str) -> None:
+def test_an_empty_folder_is_refused_before_anything_is_built(
+    models: Models, tmp_path: Path, name: str
+) -> None:
     error = refusal(models.config(name, model=str(tmp_path)), "check")
     assert error.at == "model"
     assert str(tmp_path) in error.problem
-    assert 'no model "no/such/folder"' in refusal(models.config(name, model="no/such/folder"), "check").problem
+    assert (
+        'no model "no/such/folder"'
+        in refusal(models.config(name, model="no/such/folder"), "check").problem
+    )
 
 
-@pytest.mark.parametrize("config", [Siglip(), Aesthetic(), PickScore(), HPSv2(), HPSv21(), ImageReward()], ids=NAMES)
+@pytest.mark.parametrize(
+    "config", [Siglip(), Aesthetic(), PickScore(), HPSv2(), HPSv21(), ImageReward()], ids=NAMES
+)
 def test_what_is_not_here_is_one_sentence_when_offline(
     config: RewardConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -646,10 +778,15 @@ def test_what_is_not_here_is_one_sentence_when_offline(
     for method in ("check", "build"):
         error = refusal(config, method)
         assert error.at == "model"
-        assert "HF_HUB_OFFLINE forbids downloading it; unset that once, or name a local folder" in error.problem
+        assert (
+            "HF_HUB_OFFLINE forbids downloading it; unset that once, or name a local folder"
+            in error.problem
+        )
 
 
-def test_hub_files_are_asked_for_at_their_pinned_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_files_are_asked_for_at_their_pinned_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[str, str, str | None]] = []
 
     def download(repo: str, name: str, *, revision: str | None) -> str:
@@ -700,7 +837,9 @@ def test_a_download_that_fails_is_one_sentence(
 
 
 def test_the_docs_list_every_pinned_commit_and_licence() -> None:
-    page = (Path(__file__).parents[2] / "docs/how-to/preference-rewards.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs/how-to/preference-rewards.md").read_text(
+        encoding="utf-8"
+    )
     assert all(f"`{model}`" in page and commit in page for model, commit in PINNED.items())
     assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in PINNED.values())
     for config in (Siglip, Aesthetic, PickScore, HPSv2, HPSv21, ImageReward):
@@ -709,7 +848,8 @@ def test_the_docs_list_every_pinned_commit_and_licence() -> None:
         assert model in _files.PINNED
 
 
-# --- The job --------------------------------------------------------------------------------------------------------
+# --- The job
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -724,7 +864,9 @@ def pipe() -> Any:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_reward_optimises_the_embedded_model(models: Models, pipe: Any, name: str) -> None:
-    result = dno.optimize("a cat", reward=models.config(name), model=pipe, steps=3, iterations=5, regularizer=[])
+    result = dno.optimize(
+        "a cat", reward=models.config(name), model=pipe, steps=3, iterations=5, regularizer=[]
+    )
     assert result.status == "finished"
     values = torch.tensor([record.rewards[name] for record in result.history])
     assert (values[1:] > values[0]).all()

@@ -43,7 +43,9 @@ def penalty(config: RegularizerConfig, noise_BN: Tensor, draws: Draws = ()) -> P
 
 
 def assert_uniform(p: Tensor) -> None:
-    """Shares below 5 % and 1 % within 3.3 standard errors, and Kolmogorov's distance under its 0.1 % point."""
+    """Shares below 5 % and 1 % within 3.3 standard errors, and Kolmogorov's distance under its 0.1
+    % point.
+    """
     p, n = p.double().sort().values, len(p)
     for level in (0.05, 0.01):
         error = math.sqrt(level * (1 - level) / n)
@@ -57,7 +59,10 @@ def smoothed(noise_BN: Tensor, draws: Draws, share: float) -> Tensor:
     """Each entry mixed with its neighbour to the right, of variance 1 again."""
     rows = []
     for row in noise_BN:
-        parts = [part.view(shape) for part, shape in zip(row.split([math.prod(d) for d in draws]), draws, strict=True)]
+        parts = [
+            part.view(shape)
+            for part, shape in zip(row.split([math.prod(d) for d in draws]), draws, strict=True)
+        ]
         rows.append(torch.cat([(part + share * part.roll(1, -1)).flatten() for part in parts]))
     return torch.stack(rows) / math.sqrt(1 + share**2)
 
@@ -77,7 +82,10 @@ def test_a_row_is_judged_by_itself_to_the_same_bits(config: RegularizerConfig) -
         (gradient_1N,) = torch.autograd.grad(alone.value_B.sum(), row)
         assert torch.equal(alone.value_B[0], together.value_B[i])
         assert torch.equal(gradient_1N[0], gradient_BN[i])
-        assert all(torch.equal(value[0], together.figures[name][i]) for name, value in alone.figures.items())
+        assert all(
+            torch.equal(value[0], together.figures[name][i])
+            for name, value in alone.figures.items()
+        )
 
 
 @pytest.mark.parametrize("config", EVERY, ids=lambda config: type(config).__name__)
@@ -87,12 +95,17 @@ def test_the_value_and_the_gradient_are_finite_without_any_noise(config: Regular
     (gradient_BN,) = torch.autograd.grad(found.value_B.sum(), noise_BN)
     assert found.value_B.isfinite().all()
     assert gradient_BN.isfinite().all()
-    assert all(figure_B.isfinite().all() and not figure_B.requires_grad for figure_B in found.figures.values())
+    assert all(
+        figure_B.isfinite().all() and not figure_B.requires_grad
+        for figure_B in found.figures.values()
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, 1e200])
 @pytest.mark.parametrize("config", EVERY, ids=lambda config: type(config).__name__)
-def test_numbers_that_are_not_finite_or_too_large_are_told(config: RegularizerConfig, bad: float) -> None:
+def test_numbers_that_are_not_finite_or_too_large_are_told(
+    config: RegularizerConfig, bad: float
+) -> None:
     noise_BN = gaussian(2, EMOJI)
     noise_BN[1, 7] = bad
     found = penalty(config, noise_BN, EMOJI)
@@ -113,7 +126,8 @@ def test_the_gradient_is_that_of_the_value(config: RegularizerConfig, draws: Dra
             torch.zeros((), dtype=torch.float64, requires_grad=True),
         )
     assert torch.autograd.gradcheck(
-        lambda z: penalty(config, z, ((2, 8, 8),)).value_B, noise_BN[:, :128].detach().requires_grad_()
+        lambda z: penalty(config, z, ((2, 8, 8),)).value_B,
+        noise_BN[:, :128].detach().requires_grad_(),
     )
 
 
@@ -146,14 +160,17 @@ def test_chi_squared_tails_are_the_exact_ones_near_the_middle(dof: int) -> None:
         x = dof + deviations * math.sqrt(2 * dof)
         if x <= 0:
             continue
-        upper = mpmath.log(mpmath.gammainc(mpmath.mpf(dof) / 2, mpmath.mpf(x) / 2, regularized=True))
+        upper = mpmath.log(
+            mpmath.gammainc(mpmath.mpf(dof) / 2, mpmath.mpf(x) / 2, regularized=True)
+        )
         found = log_upper(chi2_score(torch.tensor(x, dtype=torch.float64), dof)).item()
         assert found == pytest.approx(float(upper), abs=0.012, rel=0.03 if dof <= 10 else 0.01)
 
 
 def test_log_p_values_far_out_are_finite_and_about_right() -> None:
     dof, x = 80_000, torch.tensor([0.5, 0.9, 1.1, 2.0], dtype=torch.float64) * 80_000
-    # Laplace's method: the log of a chi-squared tail is minus the rate, and terms of the order of log x.
+    # Laplace's method: the log of a chi-squared tail is minus the rate, and terms of the order of
+    # log x.
     found, rate = log_two_sided(chi2_score(x, dof)), chi2_rate(x, dof)
     torch.testing.assert_close(found, -rate, rtol=0.05, atol=10)
     assert found[0] < -2000
@@ -172,8 +189,14 @@ def test_the_norm_penalty_is_the_log_density_under_its_maximum(n: int) -> None:
         return (n - 1) * r.log() - r.square() / 2
 
     # At the mode of a chi variable with 1 degree of freedom, 0, the log is multiplied by 0.
-    top = log_density(torch.tensor(math.sqrt(n - 1), dtype=torch.float64)) if n > 1 else torch.zeros(())
-    torch.testing.assert_close(penalty(Norm(), noise_BN).value_B, top - log_density(radius), rtol=1e-9, atol=1e-9)
+    top = (
+        log_density(torch.tensor(math.sqrt(n - 1), dtype=torch.float64))
+        if n > 1
+        else torch.zeros(())
+    )
+    torch.testing.assert_close(
+        penalty(Norm(), noise_BN).value_B, top - log_density(radius), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_the_norm_penalty_of_gaussian_noise_is_small_and_its_p_value_uniform() -> None:
@@ -186,7 +209,9 @@ def test_the_norm_penalty_of_gaussian_noise_is_small_and_its_p_value_uniform() -
 
 @pytest.mark.parametrize("scale", [0.97, 1.03])
 def test_noise_of_a_wrong_length_is_penalised_and_pushed_back(scale: float) -> None:
-    noise_BN = (scale * gaussian(1, EMOJI) / gaussian(1, EMOJI).square().mean().sqrt()).requires_grad_()
+    noise_BN = (
+        scale * gaussian(1, EMOJI) / gaussian(1, EMOJI).square().mean().sqrt()
+    ).requires_grad_()
     found = penalty(Norm(), noise_BN)
     (gradient_BN,) = torch.autograd.grad(found.value_B.sum(), noise_BN)
     assert found.value_B.item() == pytest.approx(entries(EMOJI) * (scale - 1) ** 2, rel=0.05)
@@ -197,15 +222,24 @@ def test_noise_of_a_wrong_length_is_penalised_and_pushed_back(scale: float) -> N
 # Whiteness.
 
 
-@pytest.mark.parametrize(("shape", "count"), [((2, 16, 16), 8), ((1, 1, 512), 3), ((1, 64, 4), 8)], ids=str)
-def test_sums_are_independent_and_of_variance_one_under_white_noise(shape: tuple[int, int, int], count: int) -> None:
+@pytest.mark.parametrize(
+    ("shape", "count"), [((2, 16, 16), 8), ((1, 1, 512), 3), ((1, 64, 4), 8)], ids=str
+)
+def test_sums_are_independent_and_of_variance_one_under_white_noise(
+    shape: tuple[int, int, int], count: int
+) -> None:
     """Exactly: a quadratic form z' A z has covariance 2 tr(A B) with z' B z, and mean tr(A)."""
     n = math.prod(shape)
     units = torch.eye(n, dtype=torch.float64, requires_grad=True)
     sums = independent_sums(units.view(n, *shape))
     assert sums.shape == (n, count)
     # The gradient at each unit vector is a row of A + A'.
-    forms = torch.stack([torch.autograd.grad(sums[:, i].sum(), units, retain_graph=True)[0] / 2 for i in range(count)])
+    forms = torch.stack(
+        [
+            torch.autograd.grad(sums[:, i].sum(), units, retain_graph=True)[0] / 2
+            for i in range(count)
+        ]
+    )
     covariance = 2 * forms.flatten(1) @ forms.flatten(1).T
     torch.testing.assert_close(covariance, torch.eye(count, dtype=torch.float64), atol=1e-9, rtol=0)
     assert forms.diagonal(dim1=1, dim2=2).sum(1).abs().max() < 1e-9
@@ -215,7 +249,11 @@ def test_scales_are_halved_while_sides_and_entries_are_enough() -> None:
     assert [(s.height, s.width, len(s.shifts)) for s in plan(4, 64, 64).scales] == [
         (64, 64, 4), (32, 32, 4), (16, 16, 4), (8, 8, 4),
     ]  # fmt: skip
-    assert [(s.height, s.width, len(s.shifts)) for s in plan(64, 3, 19).scales] == [(3, 19, 1), (3, 9, 1), (3, 4, 1)]
+    assert [(s.height, s.width, len(s.shifts)) for s in plan(64, 3, 19).scales] == [
+        (3, 19, 1),
+        (3, 9, 1),
+        (3, 4, 1),
+    ]
     assert plan(1, 8, 8).scales == ()
 
 
@@ -239,7 +277,10 @@ def test_correlation_between_neighbours_is_penalised_without_bound(factor: int) 
     noise_BN = gaussian(1, draws)
     shares = torch.linspace(0, 1, 6).double()
     mixed = torch.cat(
-        [math.sqrt(1 - s) * noise_BN + math.sqrt(s) * upsampled(gaussian(1, draws, 1), factor) for s in shares]
+        [
+            math.sqrt(1 - s) * noise_BN + math.sqrt(s) * upsampled(gaussian(1, draws, 1), factor)
+            for s in shares
+        ]
     )
     value_B = penalty(Whiteness(), mixed, draws).value_B
     assert (value_B.diff() > 0).all()
@@ -259,8 +300,12 @@ def test_correlations_that_only_a_coarse_scale_shows_are_found() -> None:
 
 def test_opposite_neighbours_are_as_unlikely_as_equal_ones() -> None:
     noise_BN = gaussian(2, EMOJI)
-    assert (penalty(Whiteness(), smoothed(noise_BN, EMOJI, -0.3), EMOJI).figures["log_p"] < -20).all()
-    assert (penalty(Whiteness(), smoothed(noise_BN, EMOJI, 0.3), EMOJI).figures["log_p"] < -20).all()
+    assert (
+        penalty(Whiteness(), smoothed(noise_BN, EMOJI, -0.3), EMOJI).figures["log_p"] < -20
+    ).all()
+    assert (
+        penalty(Whiteness(), smoothed(noise_BN, EMOJI, 0.3), EMOJI).figures["log_p"] < -20
+    ).all()
 
 
 def test_nothing_pulls_at_white_noise() -> None:
@@ -272,7 +317,9 @@ def test_nothing_pulls_at_white_noise() -> None:
 
 
 def test_draws_without_neighbours_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"at least 128 entries.* but these are 64, 64x3x3; choose another"):
+    with pytest.raises(
+        ConfigError, match=r"at least 128 entries.* but these are 64, 64x3x3; choose another"
+    ):
         penalty(Whiteness(), torch.zeros(1, 704), ((64,), (64, 3, 3), (64,)))
     with pytest.raises(ConfigError, match="needs 128 entries, but a sample has 100"):
         penalty(Whiteness(), torch.zeros(1, 100))
@@ -305,9 +352,12 @@ class Fault:
         if self.id == "scaled":
             return 1.05 * noise_BN
         if self.id == "vectors alike":
-            # Every entry shares a little with one of its own vector of 4, in place of any map's neighbour.
+            # Every entry shares a little with one of its own vector of 4, in place of any map's
+            # neighbour.
             vectors = noise_BN.unflatten(1, (-1, 4))
-            return torch.cat([vectors[..., :1] * 0.2 + vectors[..., 1:2] * 0.96**0.5, vectors[..., 1:]], 2).flatten(1)
+            return torch.cat(
+                [vectors[..., :1] * 0.2 + vectors[..., 1:2] * 0.96**0.5, vectors[..., 1:]], 2
+            ).flatten(1)
         smooth = torch.fft.rfft2(noise_BN.view(-1, *EMOJI[0]))
         radius = torch.fft.fftfreq(8)[:, None].hypot(torch.fft.rfftfreq(8))
         low = torch.fft.irfft2(smooth * (1.1 - radius), s=(8, 8)).reshape(noise_BN.shape)
@@ -335,7 +385,9 @@ def test_each_p_value_finds_what_it_is_for_and_misses_what_it_is_not(fault: Faul
 def test_the_report_has_no_weight_unless_given_one_and_penalises_nothing() -> None:
     assert Gaussianity().weight == 0
     noise_BN = (3 * gaussian(1, EMOJI)).requires_grad_()
-    (gradient_BN,) = torch.autograd.grad(penalty(Gaussianity(), noise_BN, EMOJI).value_B.sum(), noise_BN)
+    (gradient_BN,) = torch.autograd.grad(
+        penalty(Gaussianity(), noise_BN, EMOJI).value_B.sum(), noise_BN
+    )
     assert gradient_BN.count_nonzero() == 0
 
 

@@ -50,7 +50,9 @@ def test_contrast_is_the_deviation_of_what_a_screen_shows() -> None:
     torch.testing.assert_close(score(Contrast(), images), expected)
 
 
-@pytest.mark.parametrize("config", [Brightness(), Darkness(), Contrast()], ids=["brightness", "darkness", "contrast"])
+@pytest.mark.parametrize(
+    "config", [Brightness(), Darkness(), Contrast()], ids=["brightness", "darkness", "contrast"]
+)
 def test_gradients_equal_finite_differences(config: RewardConfig) -> None:
     images = (0.1 + 0.8 * random_images(2, 3, 4, 5).double()).requires_grad_()
     reward = config.build(CPU)
@@ -68,13 +70,17 @@ def test_contrast_has_a_gradient_at_a_flat_image() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [Brightness(), Darkness(), Contrast(), Jpeg()], ids=["brightness", "darkness", "contrast", "jpeg"]
+    "config",
+    [Brightness(), Darkness(), Contrast(), Jpeg()],
+    ids=["brightness", "darkness", "contrast", "jpeg"],
 )
 def test_an_image_does_not_depend_on_its_neighbours(config: RewardConfig) -> None:
     images = random_images(3, 3, 16, 24)
     whole = score(config, images)
     for row in range(3):
-        torch.testing.assert_close(score(config, images[row : row + 1]), whole[row : row + 1], rtol=0, atol=1e-7)
+        torch.testing.assert_close(
+            score(config, images[row : row + 1]), whole[row : row + 1], rtol=0, atol=1e-7
+        )
     assert len(set(whole.tolist())) == 3
 
 
@@ -90,7 +96,9 @@ def test_jpeg_is_the_size_of_the_file(quality: int) -> None:
 
 
 def test_jpeg_likes_what_compresses() -> None:
-    flat, noisy = score(Jpeg(), torch.cat([torch.full((1, 3, 64, 64), 0.5), random_images(1, 3, 64, 64)]))
+    flat, noisy = score(
+        Jpeg(), torch.cat([torch.full((1, 3, 64, 64), 0.5), random_images(1, 3, 64, 64)])
+    )
     assert noisy < flat < 0
     assert score(Jpeg(quality=10), random_images(1, 3, 64, 64)) > noisy
 

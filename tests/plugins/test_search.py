@@ -11,7 +11,7 @@ from dno_builtin.optimizers.langevin import Langevin
 from dno_builtin.optimizers.local_search import LocalSearch
 
 import dno
-from dno.front.function import FunctionSampler
+from dno.core.function import FunctionSampler
 
 SEARCHES = ["best-of-n", "local-search", "langevin"]
 
@@ -23,7 +23,9 @@ def mean(points, prompts):
 def climb(optimizer, iterations=20, reward=mean, seeds=1, size=50, prompts="x", **options):
     sampler = FunctionSampler(lambda z: z, [(size,)])
     parts = {"regularizer": [], "sampler": sampler, "optimizer": optimizer}
-    return dno.optimize(prompts, reward=reward, iterations=iterations, batch=seeds, **parts, **options)
+    return dno.optimize(
+        prompts, reward=reward, iterations=iterations, batch=seeds, **parts, **options
+    )
 
 
 class Flat:
@@ -42,7 +44,9 @@ class Flat:
         return torch.randn(1, self.size, generator=self.generator)
 
 
-@pytest.mark.parametrize("config", [BestOfN(), LocalSearch(beta=0.4), Langevin(step_size=0.3)], ids=SEARCHES)
+@pytest.mark.parametrize(
+    "config", [BestOfN(), LocalSearch(beta=0.4), Langevin(step_size=0.3)], ids=SEARCHES
+)
 def test_without_a_slope_noise_stays_gaussian(config):
     size, optimizer = 40_000, config.build(None)
     objective = Flat(size)
@@ -58,7 +62,9 @@ def test_without_a_slope_noise_stays_gaussian(config):
 
 
 def test_langevin_settles_on_the_posterior_of_a_linear_reward():
-    """N(z; 0, 1) exp(g z / T) is N(g / T, 1), and the integrator has no bias where the slope is constant."""
+    """N(z; 0, 1) exp(g z / T) is N(g / T, 1), and the integrator has no bias where the slope is
+    constant.
+    """
     size, slope = 40_000, 0.02
     optimizer = Langevin(step_size=1.0, temperature=0.01).build(None)
 

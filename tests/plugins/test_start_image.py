@@ -11,7 +11,7 @@ from dno_builtin.samplers.ddim import DDIM
 from PIL import Image
 
 import dno
-from dno.noise import evaluation_generators
+from dno.core.noise import evaluation_generators
 from dno.plugin import BuildContext
 
 CONTEXT = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
@@ -35,7 +35,9 @@ def picture(tmp_path_factory):
 
 
 def pixels(path):
-    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+    return torch.from_numpy(
+        np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
+    ).permute(2, 0, 1)
 
 
 def drawn(**options):
@@ -62,12 +64,18 @@ def test_the_ode_is_solved_backwards(picture):
 def test_a_batch_of_two_is_two_of_one(picture):
     _, both = drawn(seeds=(3, 4), steps=4, start_image=picture)
     for i, seed in enumerate((3, 4)):
-        torch.testing.assert_close(both[i], drawn(seeds=(seed,), steps=4, start_image=picture)[1][0], atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            both[i], drawn(seeds=(seed,), steps=4, start_image=picture)[1][0], atol=1e-3, rtol=0
+        )
 
 
 def test_a_run_starts_from_it(picture):
     result = dno.optimize(
-        "a green frog", reward="brightness", iterations=1, steps=4, settings={"sampler.start_image": str(picture)}
+        "a green frog",
+        reward="brightness",
+        iterations=1,
+        steps=4,
+        settings={"sampler.start_image": str(picture)},
     )
     assert (result.initial.samples[0] - pixels(picture)).abs().mean() < 0.05
 
@@ -82,7 +90,11 @@ def test_a_schedule_that_ends_without_noise_and_one_that_starts_without_signal(p
         pipe = DiffusionPipeline.from_pretrained(find_model("emoji"), dtype=torch.float32)
     for changes in (
         {"set_alpha_to_one": True},
-        {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"},
+        {
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+            "prediction_type": "v_prediction",
+        },
     ):
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **changes)
         found = DDIMSampler(pipe, steps=50, start_image=picture).bind(["a green frog"], [0])
@@ -97,7 +109,10 @@ def test_a_schedule_that_ends_without_noise_and_one_that_starts_without_signal(p
     [
         ({"start_image": "nowhere.png"}, "start_image: there is no file nowhere.png"),
         ({"last_steps": 2}, "start_image: needs all the noise to move"),
-        ({"last_steps": 51, "start_image": None}, "last_steps: must be at most 50, the number of steps, got 51"),
+        (
+            {"last_steps": 51, "start_image": None},
+            "last_steps: must be at most 50, the number of steps, got 51",
+        ),
     ],
     ids=["missing", "last steps", "too many last steps"],
 )

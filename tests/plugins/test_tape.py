@@ -1,4 +1,6 @@
-"""The noise tape, on plain functions and under diffusers pipelines with schedulers of other kinds."""
+"""The noise tape, on plain functions and under diffusers pipelines with schedulers of other
+kinds.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def constant(value: float) -> Callable[[tuple[int, ...]], Tensor]:
         pytest.param(lambda: torch.randn_like(input=torch.empty(2, 3)), (2, 3), id="like-keyword"),
     ],
 )
-def test_every_way_of_drawing_is_answered(call: Callable[[], Tensor], shape: tuple[int, ...]) -> None:
+def test_every_way_of_drawing_is_answered(
+    call: Callable[[], Tensor], shape: tuple[int, ...]
+) -> None:
     asked: list[tuple[int, ...]] = []
 
     def draw(wanted: tuple[int, ...]) -> Tensor:
@@ -138,7 +142,12 @@ def test_a_replayed_pipeline_gives_the_same_images_with_gradients(kind: Any, nam
     pipe: Any = tiny_stable_diffusion(kind)
     pipe.scheduler = cls.from_config(pipe.scheduler.config, **options)
     pipe.set_progress_bar_config(disable=True)
-    arguments: dict[str, Any] = {"prompt": "a cat", "num_inference_steps": 5, "output_type": "pt", "return_dict": False}
+    arguments: dict[str, Any] = {
+        "prompt": "a cat",
+        "num_inference_steps": 5,
+        "output_type": "pt",
+        "return_dict": False,
+    }
     generator = torch.Generator().manual_seed(3)
     leaves: list[Tensor] = []
 

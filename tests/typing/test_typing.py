@@ -1,4 +1,6 @@
-"""mypy and pyright, both strict, accept every right plugin and point at every wrong line of a wrong one."""
+"""mypy and pyright, both strict, accept every right plugin and point at every wrong line of a wrong
+one.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +24,39 @@ Errors = dict[str, str]
 
 
 def run(*command: str) -> str:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
-    # 1 says that files have errors, as the wrong ones must; anything above is an error of the command itself.
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    # 1 says that files have errors, as the wrong ones must; anything above is an error of the
+    # command itself.
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout, done.stderr
     return done.stdout
 
 
 def mypy() -> Errors:
-    # One run for the repository's packages too: nearly all its time goes into torch, which both import.
+    # One run for the repository's packages too: nearly all its time goes into torch, which both
+    # import.
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["packages"]
     packages += ["tests.typing.right", "tests.typing.wrong"]
-    lines = run("mypy", "--output", "json", *(f"--package={name}" for name in packages)).splitlines()
+    lines = run(
+        "mypy", "--output", "json", *(f"--package={name}" for name in packages)
+    ).splitlines()
     found = [json.loads(line) for line in lines if line.startswith("{")]
-    return {f"{at['file']}:{at['line']}": at["message"] for at in found if at["severity"] == "error"}
+    return {
+        f"{at['file']}:{at['line']}": at["message"] for at in found if at["severity"] == "error"
+    }
 
 
 def pyright() -> Errors:
-    told = json.loads(run("pyright", "--project", "tests/typing", "--pythonpath", sys.executable, "--outputjson"))
+    told = json.loads(
+        run("pyright", "--project", "tests/typing", "--pythonpath", sys.executable, "--outputjson")
+    )
     assert told["summary"]["filesAnalyzed"] == len(EXAMPLES)
     return {
-        f"{Path(at['file']).relative_to(ROOT).as_posix()}:{at['range']['start']['line'] + 1}": at["message"]
+        f"{Path(at['file']).relative_to(ROOT).as_posix()}:{at['range']['start']['line'] + 1}": at[
+            "message"
+        ]
         for at in told["generalDiagnostics"]
     }
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import dno
-from dno.budget import Budget, peak_memory
+from dno.core.budget import Budget, peak_memory
+from dno.core.function import FunctionSampler
+from dno.core.result import Status
 from dno.errors import ConfigError
-from dno.front.function import FunctionSampler
 from dno.protocols import Penalty
-from dno.result import Status
 
 DRAWS = [(3, 4, 4)] * 2
 
@@ -35,7 +35,13 @@ def climb(*, reward=brightness, iterations=12, lr=0.1, sampler=None, **settings)
     sampler = sampler or FunctionSampler(paint, DRAWS)
     settings = {name.replace("__", "."): value for name, value in settings.items()}
     return dno.optimize(
-        ["x", "y"], reward=reward, regularizer=[], sampler=sampler, iterations=iterations, lr=lr, settings=settings
+        ["x", "y"],
+        reward=reward,
+        regularizer=[],
+        sampler=sampler,
+        iterations=iterations,
+        lr=lr,
+        settings=settings,
     )
 
 
@@ -129,7 +135,9 @@ def test_peak_memory_never_falls():
 
 
 def test_a_limit_that_is_none_is_told_with_its_place():
-    with pytest.raises(ConfigError, match=r"budget\.hours: unknown option; .*known: seconds, network_evaluations"):
+    with pytest.raises(
+        ConfigError, match=r"budget\.hours: unknown option; .*known: seconds, network_evaluations"
+    ):
         climb(budget__hours=3)
     with pytest.raises(ConfigError, match=r"budget\.seconds: .*greater than 0"):
         climb(budget__seconds=0)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import dno
-from dno.build import build
-from dno.front.function import FunctionSampler
-from dno.noise import gaussian_noise
-from dno.run_config import RunConfig
+from dno.core.function import FunctionSampler
+from dno.core.noise import gaussian_noise
+from dno.runs.pose import build
+from dno.runs.run_config import RunConfig
 
 DRAWS = [(3, 2, 2), (5,)]
 
@@ -30,7 +30,11 @@ def red(images, prompts):
 
 
 def built(**values):
-    values = {"prompts": ["x", "yy"], "rewards": [bright], "sampler": FunctionSampler(paint, DRAWS)} | values
+    values = {
+        "prompts": ["x", "yy"],
+        "rewards": [bright],
+        "sampler": FunctionSampler(paint, DRAWS),
+    } | values
     return build(RunConfig.parse(values)).problem
 
 
@@ -43,13 +47,20 @@ def test_a_function_of_its_draws_is_a_sampler():
 
 
 def test_spread_makes_weights_count_in_each_prompts_own_units():
-    problem = built(rewards=[{"use": bright, "weight": 2.0}, {"use": red, "weight": 3.0}], spread=6, regularizers=[])
+    problem = built(
+        rewards=[{"use": bright, "weight": 2.0}, {"use": red, "weight": 3.0}],
+        spread=6,
+        regularizers=[],
+    )
     found = problem.evaluate(problem.sample.noise_BN, 0, with_grad=False)
     for i, prompt in enumerate(["x", "yy"]):
         seeds = [zlib.crc32(f"{prompt} {k}".encode()) for k in range(6)]
         plain = FunctionSampler(paint, DRAWS).bind([prompt] * 6, seeds)
         images = plain(plain.noise_BN)
-        scaled = [w * found.rewards[r.__name__][i] / r(images, [prompt] * 6).std() for w, r in ((2, bright), (3, red))]
+        scaled = [
+            w * found.rewards[r.__name__][i] / r(images, [prompt] * 6).std()
+            for w, r in ((2, bright), (3, red))
+        ]
         torch.testing.assert_close(found.objective_B[i], sum(scaled))
 
 
@@ -57,19 +68,25 @@ def test_a_reward_without_spread_cannot_be_scaled():
     def constant(images, prompts):
         return 0 * bright(images, prompts)
 
-    with pytest.raises(dno.ConfigError, match='spread: "constant" is the same for all 4 plain samples'):
+    with pytest.raises(
+        dno.ConfigError, match='spread: "constant" is the same for all 4 plain samples'
+    ):
         built(rewards=[constant], spread=4)
 
 
 def test_monitors_and_reports_are_told_and_change_nothing():
     options = {"sampler": FunctionSampler(paint, DRAWS), "iterations": 3, "regularizer": []}
     plain = dno.optimize("x", reward=bright, settings={"reports": []}, **options)
-    watched = dno.optimize("x", reward=bright, monitor=red, settings={"reports": ["gaussianity"]}, **options)
+    watched = dno.optimize(
+        "x", reward=bright, monitor=red, settings={"reports": ["gaussianity"]}, **options
+    )
     assert torch.equal(plain.last.noise_BN, watched.last.noise_BN)
     assert watched.held_out == ("red",)
     assert set(watched.history[0].rewards) == {"bright", "red"}
     assert {"p_mean", "p_covariance", "p_norm", "p_spectrum"} <= set(watched.history[0].figures)
-    assert all(0 <= watched.history[-1].figures[name][0] <= 1 for name in watched.history[0].figures)
+    assert all(
+        0 <= watched.history[-1].figures[name][0] <= 1 for name in watched.history[0].figures
+    )
     assert watched.meter()["reward_calls"] == plain.meter()["reward_calls"]
 
 
@@ -97,7 +114,9 @@ def test_copies_side_by_side_change_nothing_and_are_halved_where_they_do_not_fit
 
     def direction(sampler=FunctionSampler, **options):
         values = {"method": method, "samples": 7, **options}
-        problem = built(rewards=[hidden], gradient=values, sampler=sampler(paint, DRAWS), regularizers=[])
+        problem = built(
+            rewards=[hidden], gradient=values, sampler=sampler(paint, DRAWS), regularizers=[]
+        )
         return problem.evaluate(problem.sample.noise_BN, 5, with_grad=True).grad_BN
 
     expected = direction(chunk=1)
@@ -126,14 +145,19 @@ def test_one_row_of_noise_starts_every_sample(tmp_path):
     assert torch.equal(both.initial.noise_BN, first.best.noise_BN.expand(2, -1))
     dno.optimize("x", batch=2, out=tmp_path / "two", **options)
     with pytest.raises(
-        dno.ConfigError, match=r"start: .* 2 samples of 2 draws, this run needs 3 \(or 1 for all\) of 2"
+        dno.ConfigError,
+        match=r"start: .* 2 samples of 2 draws, this run needs 3 \(or 1 for all\) of 2",
     ):
         dno.optimize("x", batch=3, start=str(tmp_path / "two"), **options)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(dno.ConfigError, match=r"start: there is no file .*empty.noise\.safetensors"):
+    with pytest.raises(
+        dno.ConfigError, match=r"start: there is no file .*empty.noise\.safetensors"
+    ):
         dno.optimize("x", start=tmp_path / "empty", **options)
     (tmp_path / "empty" / "noise.safetensors").write_text("none")
-    with pytest.raises(dno.ConfigError, match='start: .* holds no noise as a run saves it, a tensor "best"'):
+    with pytest.raises(
+        dno.ConfigError, match='start: .* holds no noise as a run saves it, a tensor "best"'
+    ):
         dno.optimize("x", start=tmp_path / "empty", **options)
 
 
@@ -146,7 +170,13 @@ def test_a_resumed_run_no_longer_needs_where_it_started(tmp_path):
 
 
 def test_a_resumed_run_keeps_its_warm_start(tmp_path):
-    options = {"model": "emoji", "steps": 2, "iterations": 1, "reward": "brightness", "warm_start": "best-of-2"}
+    options = {
+        "model": "emoji",
+        "steps": 2,
+        "iterations": 1,
+        "reward": "brightness",
+        "warm_start": "best-of-2",
+    }
     dno.optimize("x", out=tmp_path / "one", **options)
     with pytest.raises(dno.ConfigError, match=r"\(warm_start cannot change midway\)"):
         dno.resume(tmp_path / "one", settings={"warm_start": None})
@@ -191,7 +221,9 @@ def test_copies_that_cannot_even_be_bound_are_halved():
         return bright(images, prompts)
 
     hidden.differentiable = False
-    problem = built(rewards=[hidden], gradient={"samples": 8}, sampler=Narrow(paint, DRAWS), regularizers=[])
+    problem = built(
+        rewards=[hidden], gradient={"samples": 8}, sampler=Narrow(paint, DRAWS), regularizers=[]
+    )
     found = problem.evaluate(problem.sample.noise_BN, 0, with_grad=True)
     assert found.grad_BN.norm() > 0
     assert (found.network_evaluations, found.reward_calls) == (9, 9)

@@ -11,13 +11,13 @@ from dno_builtin.optimizers.adam import Adam
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dno.engine import optimize
+from dno.core.engine import optimize
+from dno.core.events import Bus, RunInfo, hookimpl
+from dno.core.noise import evaluation_generators
+from dno.core.problem import Problem, Term
+from dno.core.result import Status
 from dno.errors import ConfigError, RunError
-from dno.events import Bus, RunInfo, hookimpl
-from dno.noise import evaluation_generators
-from dno.objective import Problem, Term
 from dno.protocols import Penalty
-from dno.result import Status
 from dno.testing.toy import ToySampler
 
 PARTS = ("noise_BN", "samples", "objective_B")
@@ -56,8 +56,12 @@ def test_the_reward_rises_and_every_iteration_is_recorded():
     assert [r.iteration for r in result.history] == list(range(21))
     assert result.status is Status.FINISHED
     assert result.history[-1].rewards["reward"][0] > result.history[0].rewards["reward"][0] + 0.2
-    assert result.history[-1].grad_norm[0] != result.history[-1].grad_norm[0]  # the last one only measures
-    assert all(a.seconds <= b.seconds for a, b in zip(result.history, result.history[1:], strict=False))
+    assert (
+        result.history[-1].grad_norm[0] != result.history[-1].grad_norm[0]
+    )  # the last one only measures
+    assert all(
+        a.seconds <= b.seconds for a, b in zip(result.history, result.history[1:], strict=False)
+    )
 
 
 def test_zero_iterations_measure_the_start():
@@ -86,7 +90,9 @@ def test_a_batch_of_two_is_two_of_one(a, b):
         for name in ("initial", "best", "last"):
             joint, own = getattr(both, name), getattr(single, name)
             for part in PARTS:
-                torch.testing.assert_close(getattr(joint, part)[i], getattr(own, part)[0], rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(
+                    getattr(joint, part)[i], getattr(own, part)[0], rtol=1e-5, atol=1e-5
+                )
 
 
 @given(st.integers(0, 2**32), st.integers(1, 6))
@@ -95,7 +101,9 @@ def test_going_on_from_any_iteration_ends_in_the_same_bits(seed, stopped_at):
     whole = climb(problem((seed, 1)), 6, checkpoint=states.append)
     assert [s.iteration for s in states] == [1, 2, 3, 4, 5, 6]
     resumed = climb(problem((seed, 1)), 6, state=states[stopped_at - 1])
-    assert all(same(getattr(whole, name), getattr(resumed, name)) for name in ("initial", "best", "last"))
+    assert all(
+        same(getattr(whole, name), getattr(resumed, name)) for name in ("initial", "best", "last")
+    )
     assert [r.objective for r in resumed.history] == [r.objective for r in whole.history]
 
 
@@ -107,7 +115,9 @@ def test_a_finished_run_can_be_given_more_iterations():
 
 
 def test_the_gradient_of_each_sample_is_clipped_alone():
-    evaluation = problem((0, 1), max_grad_norm=1e-3).evaluate(torch.randn(2, 384), 0, with_grad=True)
+    evaluation = problem((0, 1), max_grad_norm=1e-3).evaluate(
+        torch.randn(2, 384), 0, with_grad=True
+    )
     norms = evaluation.grad_BN.norm(dim=1)
     torch.testing.assert_close(norms, torch.full((2,), 1e-3))
     free = problem((0, 1), max_grad_norm=1e9).evaluate(evaluation.noise_BN, 0, with_grad=True)
@@ -142,12 +152,24 @@ def failing(at, answer):
 @pytest.mark.parametrize(
     ("answer", "problem_told"),
     [
-        (lambda im: im.mean(), r'reward "reward" returned a float32 tensor of shape \(\) for a batch of 2'),
-        (lambda im: im.mean((1, 2, 3)).tolist(), "a list for a batch of 2; it must return a torch tensor of floats"),
+        (
+            lambda im: im.mean(),
+            r'reward "reward" returned a float32 tensor of shape \(\) for a batch of 2',
+        ),
+        (
+            lambda im: im.mean((1, 2, 3)).tolist(),
+            "a list for a batch of 2; it must return a torch tensor of floats",
+        ),
         (lambda im: im.mean((1, 2, 3)).long(), r"returned a int64 tensor of shape \(2,\)"),
-        (lambda im: im.mean((1, 2, 3)) * torch.tensor([1, math.nan]), "its value is not finite for sample 1;"),
+        (
+            lambda im: im.mean((1, 2, 3)) * torch.tensor([1, math.nan]),
+            "its value is not finite for sample 1;",
+        ),
         (lambda im: im.mean((1, 2, 3)).detach(), "gives no gradient"),
-        (lambda im: (im - im.detach()).abs().sqrt().mean((1, 2, 3)), "its gradient is not finite for sample 0, 1;"),
+        (
+            lambda im: (im - im.detach()).abs().sqrt().mean((1, 2, 3)),
+            "its gradient is not finite for sample 0, 1;",
+        ),
         (lambda im: 1 / 0, "failed with ZeroDivisionError: division by zero"),
     ],
     ids=["shape", "list", "type", "nan", "detached", "gradient", "raises"],
@@ -224,7 +246,9 @@ def test_an_observer_that_fails_ends_the_run_and_keeps_what_was_reached():
 
     result = climb(problem(), observers=[Broken()])
     assert result.status is Status.FAILED
-    assert "observer failed at step_done with OSError: [Errno 28] No space left" in str(result.error)
+    assert "observer failed at step_done with OSError: [Errno 28] No space left" in str(
+        result.error
+    )
     assert len(result.history) == 3
 
 
@@ -242,7 +266,9 @@ class Elsewhere:
 
 def run_with(optimizer, iterations=3, **options):
     setting = problem(**options)
-    return optimize(setting, optimizer, iterations, bus=Bus(RunInfo(setting.items, iterations, 0, None)))
+    return optimize(
+        setting, optimizer, iterations, bus=Bus(RunInfo(setting.items, iterations, 0, None))
+    )
 
 
 def test_the_record_is_of_the_iterations_own_noise_and_the_best_of_any():
@@ -300,7 +326,10 @@ def test_no_bound_on_the_gradient():
 
 
 def test_randomness_does_not_repeat():
-    states = [bytes(evaluation_generators([0], n << 20)[0].get_state().tolist()) for n in range(0, 40960, 512)]
+    states = [
+        bytes(evaluation_generators([0], n << 20)[0].get_state().tolist())
+        for n in range(0, 40960, 512)
+    ]
     assert len(set(states)) == len(states)
 
 
@@ -318,7 +347,14 @@ class Jump:
 def warmed(iterations=3, warm=5, seeds=(0, 1), **options):
     setting = problem(seeds, regularizer=None)
     bus = Bus(RunInfo(setting.items, iterations + warm, 0, None))
-    return optimize(setting, Adam(lr=0.01).build(None), iterations, bus=bus, warm_start=(Jump(), warm), **options)
+    return optimize(
+        setting,
+        Adam(lr=0.01).build(None),
+        iterations,
+        bus=bus,
+        warm_start=(Jump(), warm),
+        **options,
+    )
 
 
 def test_a_warm_start_hands_on_the_best_that_it_found():
@@ -337,7 +373,9 @@ def test_a_warm_start_resumes_to_the_same_bits(stopped_at):
     states = []
     whole = warmed(checkpoint=states.append)
     resumed = warmed(state=states[stopped_at - 1])
-    assert all(same(getattr(whole, name), getattr(resumed, name)) for name in ("initial", "best", "last"))
+    assert all(
+        same(getattr(whole, name), getattr(resumed, name)) for name in ("initial", "best", "last")
+    )
 
 
 def test_draws_of_an_optimizer_are_gaussian_and_a_function_of_seed_and_iteration():
@@ -382,7 +420,9 @@ def test_an_adapted_weight_holds_log_p_at_its_target():
     assert min(weights) >= 1e-3
     for before, after in zip(result.history, result.history[1:], strict=False):
         rises = before.figures["log_p"][0] < -2
-        assert (after.figures["gamma"][0] > before.figures["gamma"][0]) == rises or before.figures["gamma"][0] <= 1e-3
+        assert (after.figures["gamma"][0] > before.figures["gamma"][0]) == rises or before.figures[
+            "gamma"
+        ][0] <= 1e-3
 
 
 def test_an_adapted_weight_resumes_to_the_same_bits_and_knows_no_neighbour():
@@ -397,7 +437,9 @@ def test_an_adapted_weight_resumes_to_the_same_bits_and_knows_no_neighbour():
 
 def test_an_adapted_weight_needs_a_log_p():
     base = problem((0,), regularizer=None)
-    setting = replace(base, regularizers=[Term("silent", lambda z, g: z.square().mean(1), log_p_target=-2.0)])
+    setting = replace(
+        base, regularizers=[Term("silent", lambda z, g: z.square().mean(1), log_p_target=-2.0)]
+    )
     result = optimize(setting, Adam().build(None), 3, bus=Bus(RunInfo(setting.items, 3, 0, None)))
     assert 'a weight of "auto" needs a regularizer that reports log_p' in str(result.error)
 
@@ -405,7 +447,9 @@ def test_an_adapted_weight_needs_a_log_p():
 def test_the_best_is_chosen_without_adapted_penalties():
     result = adapted(iterations=30)
     for i in range(2):
-        assert result.best.objective_B[i] == max(record.rewards["reward"][i] for record in result.history)
+        assert result.best.objective_B[i] == max(
+            record.rewards["reward"][i] for record in result.history
+        )
 
 
 def test_a_regularizer_that_cannot_hold_the_noise_is_told():
@@ -414,4 +458,7 @@ def test_a_regularizer_that_cannot_hold_the_noise_is_told():
     with pytest.raises(RunError, match='regularizer "idle" gives no gradient.* give it weight 0'):
         optimize(setting, Adam().build(None), 3, bus=Bus(RunInfo(setting.items, 3, 0, None)))
     watched = replace(setting, regularizers=[replace(setting.regularizers[0], weight=0.0)])
-    assert optimize(watched, Adam().build(None), 1, bus=Bus(RunInfo(setting.items, 1, 0, None))).error is None
+    assert (
+        optimize(watched, Adam().build(None), 1, bus=Bus(RunInfo(setting.items, 1, 0, None))).error
+        is None
+    )

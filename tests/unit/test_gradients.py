@@ -9,11 +9,11 @@ import pytest
 import torch
 from dno_builtin.optimizers.adam import Adam
 
-from dno.engine import optimize
-from dno.events import Bus, RunInfo
-from dno.gradients import GradientConfig
-from dno.objective import Problem, Term
-from dno.pictures import pictures
+from dno.core.engine import optimize
+from dno.core.events import Bus, RunInfo
+from dno.core.gradients import GradientConfig
+from dno.core.problem import Problem, Term
+from dno.media import pictures
 from dno.testing.toy import ToySampler
 
 METHODS = ("hybrid-2", "hybrid-1", "zo")
@@ -58,7 +58,11 @@ def test_more_samples_point_closer_to_the_exact_gradient(method):
     def cosine(samples):
         config = GradientConfig(method=method, samples=samples, size=0.05)
         found = [gradient(config, number=number).grad_BN for number in range(3)]
-        return torch.stack([torch.cosine_similarity(g, truth.grad_BN, dim=1) for g in found]).mean().item()
+        return (
+            torch.stack([torch.cosine_similarity(g, truth.grad_BN, dim=1) for g in found])
+            .mean()
+            .item()
+        )
 
     few, some, many = cosine(4), cosine(64), cosine(2048)
     assert 0 < few < some < many
@@ -103,13 +107,19 @@ def test_zeroth_order_alone_runs_the_sampler_without_a_graph():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_reward_outside_of_torch_climbs(method):
     def redness(images, prompts):
-        return torch.tensor([np.asarray(picture)[..., 0].mean() / 255 for picture in pictures(images)]).float()
+        return torch.tensor(
+            [np.asarray(picture)[..., 0].mean() / 255 for picture in pictures(images)]
+        ).float()
 
     items = [("x", seed) for seed in range(4)]
     sample = ToySampler(8).bind(*zip(*items, strict=True))
     gradient = GradientConfig(method=method, samples=16, size=0.1)
-    problem = Problem(items, sample, [Term("redness", redness, differentiable=False)], gradient=gradient)
+    problem = Problem(
+        items, sample, [Term("redness", redness, differentiable=False)], gradient=gradient
+    )
     result = optimize(problem, Adam(lr=0.1).build(None), 30, bus=Bus(RunInfo(items, 30, 0, None)))
     assert result.error is None
-    for before, after in zip(result.history[0].objective, result.history[-1].objective, strict=True):
+    for before, after in zip(
+        result.history[0].objective, result.history[-1].objective, strict=True
+    ):
         assert after > before + 0.02

@@ -9,8 +9,8 @@ import pytest
 from distributions import GOOD
 
 from dno.errors import PluginLoadError, UnknownPluginError
-from dno.published import unsupported
-from dno.registry import MODELS, REWARDS
+from dno.registry.discovery import unsupported
+from dno.registry.registry import MODELS, REWARDS
 
 
 def test_a_plugin_is_listed_without_being_imported_and_loaded_by_name(site):
@@ -26,7 +26,9 @@ def test_a_plugin_is_listed_without_being_imported_and_loaded_by_name(site):
 def test_two_distributions_that_claim_a_name_are_both_named_and_either_can_be_picked(site):
     site.install("dno-sunny", "[dno.v1.rewards]\nsunny = sunny_two:Sunny\n", "sunny_two")
     site.install("dno-bright", "[dno.v1.rewards]\nsunny = sunny_three:Sunny\n", "sunny_three")
-    with pytest.raises(UnknownPluginError, match=r'claimed by dno-bright 1.2 \(.*"dno-sunny:sunny"'):
+    with pytest.raises(
+        UnknownPluginError, match=r'claimed by dno-bright 1.2 \(.*"dno-sunny:sunny"'
+    ):
         REWARDS.load("sunny")
     cls = REWARDS.load("dno-bright:sunny")
     assert cls.__module__ == "sunny_three"
@@ -42,7 +44,8 @@ def test_one_distribution_that_claims_a_name_twice_is_its_authors_mistake(site):
         with pytest.raises(UnknownPluginError) as caught:
             REWARDS.load(use)
         assert str(caught.value) == (
-            f'reward "{use}" is claimed by dno-twice 1.2 (twins:Cloudy) and dno-twice 1.2 (twins:Sunny); '
+            f'reward "{use}" is claimed by dno-twice 1.2 (twins:Cloudy) and dno-twice 1.2 '
+            "(twins:Sunny); "
             "its author must give each a name of its own"
         )
     site.install("dno-bright", "[dno.v1.rewards]\ntwin = bright_twin:Sunny\n", "bright_twin")
@@ -80,22 +83,70 @@ class Sunny(RewardConfig): ...
 @pytest.mark.parametrize(
     ("code", "target", "problem"),
     [
-        ("import not_there_at_all", "bad_module:Sunny", "needs the module not_there_at_all, which is not installed; "),
-        ("import json.gone", "bad_module:Sunny", "needs the module json.gone, which is not installed; install what "),
-        ("import dno.gone", "bad_module:Sunny", "was made for another version of dno, one that has dno.gone; update"),
-        ("import bad_module._typo", "bad_module:Sunny", "has no module bad_module._typo; reinstall or update it"),
-        ("1 / 0", "bad_module:Sunny", "could not be imported: ZeroDivisionError: division by zero; update or"),
-        ("raise ValueError('one,\\n  two')", "bad_module:Sunny", "could not be imported: ValueError: one, two; update"),
-        ("assert False", "bad_module:Sunny", "could not be imported: AssertionError; update or uninstall it"),
-        ("raise ModuleNotFoundError('no luck')", "bad_module:Sunny", "could not be imported: ModuleNotFoundError: no "),
-        ("import sys; sys.exit('bye')", "bad_module:Sunny", "could not be imported: SystemExit: bye; update or"),
+        (
+            "import not_there_at_all",
+            "bad_module:Sunny",
+            "needs the module not_there_at_all, which is not installed; ",
+        ),
+        (
+            "import json.gone",
+            "bad_module:Sunny",
+            "needs the module json.gone, which is not installed; install what ",
+        ),
+        (
+            "import dno.gone",
+            "bad_module:Sunny",
+            "was made for another version of dno, one that has dno.gone; update",
+        ),
+        (
+            "import bad_module._typo",
+            "bad_module:Sunny",
+            "has no module bad_module._typo; reinstall or update it",
+        ),
+        (
+            "1 / 0",
+            "bad_module:Sunny",
+            "could not be imported: ZeroDivisionError: division by zero; update or",
+        ),
+        (
+            "raise ValueError('one,\\n  two')",
+            "bad_module:Sunny",
+            "could not be imported: ValueError: one, two; update",
+        ),
+        (
+            "assert False",
+            "bad_module:Sunny",
+            "could not be imported: AssertionError; update or uninstall it",
+        ),
+        (
+            "raise ModuleNotFoundError('no luck')",
+            "bad_module:Sunny",
+            "could not be imported: ModuleNotFoundError: no ",
+        ),
+        (
+            "import sys; sys.exit('bye')",
+            "bad_module:Sunny",
+            "could not be imported: SystemExit: bye; update or",
+        ),
         (GOOD, "bad_module:NotThis", "is no RewardConfig; its author must derive it from one"),
         (GOOD, "bad_module:Missing", "could not be imported: AttributeError: "),
-        (GOOD, "bad_module of mine", "does not say where its class is; its author must write module:Class"),
-        (GOOD, "bad_module.deeper:Sunny", "has no module bad_module.deeper; reinstall or update it"),
+        (
+            GOOD,
+            "bad_module of mine",
+            "does not say where its class is; its author must write module:Class",
+        ),
+        (
+            GOOD,
+            "bad_module.deeper:Sunny",
+            "has no module bad_module.deeper; reinstall or update it",
+        ),
         (GOOD, "no_module:Sunny", "has no module no_module; reinstall or update it"),
         (ABSTRACT, "bad_module:Sunny", "does not define build; its author must"),
-        (CHECKERS_ALONE, "bad_module:Sunny", "imports an option's type for type checkers alone; its author"),
+        (
+            CHECKERS_ALONE,
+            "bad_module:Sunny",
+            "imports an option's type for type checkers alone; its author",
+        ),
     ],
 )
 def test_a_broken_plugin_is_told_in_one_sentence_and_harms_no_other(site, code, target, problem):
@@ -122,7 +173,9 @@ def test_a_model_without_a_folder_is_refused(site):
         ("some-vision-tools", "install what provides it, or update the plugin"),
     ],
 )
-def test_a_missing_module_is_taken_for_a_distribution_only_if_the_author_says_so(site, requires, mend):
+def test_a_missing_module_is_taken_for_a_distribution_only_if_the_author_says_so(
+    site, requires, mend
+):
     entry = "[dno.v1.rewards]\nsee = seeing:Sunny\n"
     site.install("dno-see", entry, "seeing", "import some_vision", requires=requires)
     with pytest.raises(PluginLoadError) as caught:
@@ -146,7 +199,9 @@ def test_another_contract_version_is_told_without_importing(site):
 
 
 def test_an_unknown_name_brings_near_ones_and_the_list():
-    with pytest.raises(UnknownPluginError, match=r'no reward is called "brigtness"; did you mean brightness\?'):
+    with pytest.raises(
+        UnknownPluginError, match=r'no reward is called "brigtness"; did you mean brightness\?'
+    ):
         REWARDS.load("brigtness")
     with pytest.raises(UnknownPluginError, match="installed: emoji, emoji-clip, emoji-judge"):
         MODELS.load("zzz")

@@ -12,15 +12,16 @@ from dno_builtin.rewards.brightness import Brightness
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dno.build import build
 from dno.errors import ConfigError
-from dno.front.request import assemble, parse_value
-from dno.run_config import RunConfig, put, read_toml
+from dno.runs.pose import build
+from dno.runs.run_config import RunConfig, put, read_toml
+from dno.runs.shorthands import assemble, parse_value
 
 REWARDS = st.lists(
     st.one_of(
         st.fixed_dictionaries(
-            {"use": st.sampled_from(["brightness", "darkness", "contrast"])}, optional={"weight": st.floats(-5, 5)}
+            {"use": st.sampled_from(["brightness", "darkness", "contrast"])},
+            optional={"weight": st.floats(-5, 5)},
         ),
         st.fixed_dictionaries({"use": st.just("jpeg"), "quality": st.integers(1, 95)}),
     ),
@@ -49,7 +50,10 @@ CONFIGS = st.fixed_dictionaries(
         "regularizers": st.lists(
             st.fixed_dictionaries(
                 {"use": st.sampled_from(["permutation", "norm", "whiteness"])},
-                optional={"weight": st.floats(0, 100) | st.just("auto"), "log_p_target": st.floats(-9, 0)},
+                optional={
+                    "weight": st.floats(0, 100) | st.just("auto"),
+                    "log_p_target": st.floats(-9, 0),
+                },
             ),
             max_size=2,
         ),
@@ -58,10 +62,17 @@ CONFIGS = st.fixed_dictionaries(
         "start": st.text(),
         "budget": st.fixed_dictionaries(
             {},
-            optional={"seconds": st.floats(1e-3, 1e6), "reward_calls": st.integers(1, 99), "target": st.floats(-5, 5)},
+            optional={
+                "seconds": st.floats(1e-3, 1e6),
+                "reward_calls": st.integers(1, 99),
+                "target": st.floats(-5, 5),
+            },
         ),
         "warm_start": st.fixed_dictionaries(
-            {"optimizer": st.sampled_from(["best-of-n", "langevin"]), "iterations": st.integers(1, 99)}
+            {
+                "optimizer": st.sampled_from(["best-of-n", "langevin"]),
+                "iterations": st.integers(1, 99),
+            }
         ),
         "optimizer": st.fixed_dictionaries(
             {"use": st.sampled_from(["adam", "sgd"])}, optional={"lr": st.floats(1e-6, 10)}
@@ -81,11 +92,20 @@ def test_defaults_are_the_papers():
     config = RunConfig.parse({"prompts": "a cat", "rewards": "brightness"})
     dump = config.dump()
     assert dump["sampler"] == {
-        "use": "ddim", "model": "emoji", "steps": 50, "eta": 1.0, "guidance_scale": 5.0, "negative_prompt": "",
-        "memory": "keep", "loras": [],
-    }  # fmt: skip
+        "use": "ddim",
+        "model": "emoji",
+        "steps": 50,
+        "eta": 1.0,
+        "guidance_scale": 5.0,
+        "negative_prompt": "",
+        "memory": "keep",
+        "loras": [],
+    }
     assert dump["regularizers"][0]["use"] == "permutation"
-    assert (dump["regularizers"][0]["weight"], dump["regularizers"][0]["permutations"]) == (1.0, 100)
+    assert (dump["regularizers"][0]["weight"], dump["regularizers"][0]["permutations"]) == (
+        1.0,
+        100,
+    )
     assert (dump["optimizer"]["use"], dump["optimizer"]["lr"]) == ("adam", 0.01)
     assert dump["max_grad_norm"] == 1.0
 
@@ -95,8 +115,14 @@ def test_defaults_are_the_papers():
     [
         ({"rewards": ["brightness"]}, "run.toml: prompts: is required"),
         ({"prompts": ["x"], "rewards": []}, "run.toml: rewards: .*at least 1 item"),
-        ({"prompts": ["x"], "rewards": ["brigt"]}, r'run.toml: rewards.0: no reward is called "brigt"'),
-        ({"prompts": ["x"], "rewards": [{"weight": 1}]}, "run.toml: rewards.0.use: needs the name of a plugin"),
+        (
+            {"prompts": ["x"], "rewards": ["brigt"]},
+            r'run.toml: rewards.0: no reward is called "brigt"',
+        ),
+        (
+            {"prompts": ["x"], "rewards": [{"weight": 1}]},
+            "run.toml: rewards.0.use: needs the name of a plugin",
+        ),
         (
             {"prompts": ["x"], "rewards": [{"use": "brightness", "weight": "heavy"}]},
             "run.toml: rewards.0.weight: input should be a valid number.*got 'heavy'",
@@ -109,10 +135,22 @@ def test_defaults_are_the_papers():
             {"prompts": ["x"], "rewards": ["brightness"], "sampler": {"use": "ddim", "stepz": 3}},
             r"run.toml: sampler.stepz: unknown option; did you mean steps\?",
         ),
-        ({"prompts": ["x"], "rewards": ["brightness"], "seedz": 1}, r"seedz: .*did you mean seeds\?"),
-        ({"prompts": ["x"], "rewards": ["brightness"], "seeds": [-1]}, "run.toml: seeds.0: .*got -1"),
-        ({"prompts": ["x"], "rewards": ["brightness"], "dtype": "int8"}, "run.toml: dtype: .*got 'int8'"),
-        ({"prompts": ["x"], "rewards": [{"use": "python:lambda"}]}, "was a Python object; run it again"),
+        (
+            {"prompts": ["x"], "rewards": ["brightness"], "seedz": 1},
+            r"seedz: .*did you mean seeds\?",
+        ),
+        (
+            {"prompts": ["x"], "rewards": ["brightness"], "seeds": [-1]},
+            "run.toml: seeds.0: .*got -1",
+        ),
+        (
+            {"prompts": ["x"], "rewards": ["brightness"], "dtype": "int8"},
+            "run.toml: dtype: .*got 'int8'",
+        ),
+        (
+            {"prompts": ["x"], "rewards": [{"use": "python:lambda"}]},
+            "was a Python object; run it again",
+        ),
     ],
     ids=lambda value: None if isinstance(value, dict) else str(value)[:40],
 )
@@ -123,8 +161,14 @@ def test_a_mistake_is_one_sentence_with_its_place(values, problem):
 
 
 def test_options_go_over_the_file_and_settings_over_those():
-    values = {"prompts": ["x"], "rewards": ["brightness"], "sampler": {"use": "ddim", "steps": 9, "eta": 0.5}}
-    config = assemble(values, {"steps": 7, "gamma": 0.5, "seed": 3, "batch": 2}, [("sampler.eta", 0)])
+    values = {
+        "prompts": ["x"],
+        "rewards": ["brightness"],
+        "sampler": {"use": "ddim", "steps": 9, "eta": 0.5},
+    }
+    config = assemble(
+        values, {"steps": 7, "gamma": 0.5, "seed": 3, "batch": 2}, [("sampler.eta", 0)]
+    )
     assert (config.sampler.steps, config.sampler.eta) == (7, 0)
     assert (config.seeds, config.regularizers[0].weight) == ((3, 4), 0.5)
     assert config.items() == (("x", 3), ("x", 4))
@@ -149,13 +193,26 @@ def test_a_config_object_takes_options_too():
 )
 def test_a_mistake_on_the_command_line_names_the_option(options, settings, problem):
     with pytest.raises(ConfigError, match=problem):
-        assemble({"prompts": "x", "rewards": ["brightness"], "seeds": 0}, options, settings, command_line=True)
+        assemble(
+            {"prompts": "x", "rewards": ["brightness"], "seeds": 0},
+            options,
+            settings,
+            command_line=True,
+        )
 
 
 def test_values_are_read_as_toml_and_otherwise_as_text():
-    assert [parse_value(t) for t in ("0", "0.5", "true", "[1, 2]", '"x"', "a black cat", "-inf")] == [
-        0, 0.5, True, [1, 2], "x", "a black cat", -math.inf,
-    ]  # fmt: skip
+    assert [
+        parse_value(t) for t in ("0", "0.5", "true", "[1, 2]", '"x"', "a black cat", "-inf")
+    ] == [
+        0,
+        0.5,
+        True,
+        [1, 2],
+        "x",
+        "a black cat",
+        -math.inf,
+    ]
 
 
 def test_put_makes_tables():
@@ -175,10 +232,14 @@ def test_a_file_that_is_missing_or_no_toml(tmp_path):
 
 
 def test_options_of_parts_in_lists_can_be_set_whether_named_or_left_at_their_default():
-    config = assemble({"prompts": "x", "rewards": "brightness"}, {}, [("regularizers.0.permutations", 7)])
+    config = assemble(
+        {"prompts": "x", "rewards": "brightness"}, {}, [("regularizers.0.permutations", 7)]
+    )
     assert config.regularizers[0].permutations == 7
     config = assemble(
-        {"prompts": "x", "rewards": ["jpeg"]}, {}, [("rewards.0.quality", 50), ("observers.0.use", "images")]
+        {"prompts": "x", "rewards": ["jpeg"]},
+        {},
+        [("rewards.0.quality", 50), ("observers.0.use", "images")],
     )
     assert (config.rewards[0].quality, config.observers[0].every) == (50, 10)
 
@@ -189,12 +250,16 @@ def test_a_batch_starts_at_the_files_first_seed():
 
 @pytest.mark.parametrize("prompt", ["", "  ", "a\nb", "a \udcff"])
 def test_a_prompt_is_one_line_of_text(prompt):
-    with pytest.raises(ConfigError, match="prompts: .*should be printable text on one line, and not blank"):
+    with pytest.raises(
+        ConfigError, match="prompts: .*should be printable text on one line, and not blank"
+    ):
         RunConfig.parse({"prompts": [prompt], "rewards": "brightness"})
 
 
 def test_a_live_object_is_a_config_and_is_only_named_when_saved():
-    config = RunConfig.parse({"prompts": "x", "rewards": [{"use": lambda images, prompts: 0, "weight": 2}]})
+    config = RunConfig.parse(
+        {"prompts": "x", "rewards": [{"use": lambda images, prompts: 0, "weight": 2}]}
+    )
     assert config.rewards[0].weight == 2
     assert config.dump()["rewards"] == [{"use": "python:lambda"}]
 
@@ -202,7 +267,11 @@ def test_a_live_object_is_a_config_and_is_only_named_when_saved():
 @pytest.mark.parametrize(
     ("field", "part", "told"),
     [
-        ("rewards", [5], "needs a plugin's name, a table with it, or an object with __call__; got 5"),
+        (
+            "rewards",
+            [5],
+            "needs a plugin's name, a table with it, or an object with __call__; got 5",
+        ),
         ("rewards", [Brightness], "got the class Brightness; give an instance of it"),
         ("optimizer", 5, "an object with init and step; got 5"),
         ("sampler", 5, "an object with bind; got 5"),
@@ -216,7 +285,11 @@ def test_an_object_of_the_wrong_kind_is_refused_before_anything_is_built(field, 
 
 
 def test_a_bad_weight_of_a_live_object_is_one_sentence():
-    with pytest.raises(ConfigError, match="rewards.0.weight: input should be a valid number.*got 'big'"):
+    with pytest.raises(
+        ConfigError, match="rewards.0.weight: input should be a valid number.*got 'big'"
+    ):
         RunConfig.parse({"prompts": "x", "rewards": [{"use": len, "weight": "big"}]})
     with pytest.raises(ConfigError, match="gamma: regularizers.0.weight: .*got -5"):
-        assemble({"prompts": "x", "rewards": "jpeg", "regularizers": [Permutation()]}, {"gamma": -5.0})
+        assemble(
+            {"prompts": "x", "rewards": "jpeg", "regularizers": [Permutation()]}, {"gamma": -5.0}
+        )

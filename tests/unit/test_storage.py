@@ -14,13 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dno.engine import LoopState
+from dno.core.engine import LoopState
+from dno.core.result import Snapshot, StepRecord
 from dno.errors import RunError, RunFolderError
-from dno.front.folder import default_folder, slug
-from dno.pictures import pictures
-from dno.result import Snapshot, StepRecord
-from dno.run_config import RunConfig
-from dno.storage import RunFolder, free_folder
+from dno.media import pictures
+from dno.runs.folders import default_folder, slug
+from dno.runs.run_config import RunConfig
+from dno.runs.storage import RunFolder, free_folder
 
 PROMPT = "a Black  cat/../../etc"
 CONFIG = RunConfig.parse({"prompts": PROMPT, "rewards": "brightness"})
@@ -34,10 +34,20 @@ def folder(tmp_path):
 
 def loop_state(iteration=3):
     record = StepRecord(
-        0, (1.0,), {"r": (0.1,)}, {"p": (0.0,)}, {"log_p": (-0.5,)}, (True,), (-float("inf"),), (2.0,), 0.25
+        0,
+        (1.0,),
+        {"r": (0.1,)},
+        {"p": (0.0,)},
+        {"log_p": (-0.5,)},
+        (True,),
+        (-float("inf"),),
+        (2.0,),
+        0.25,
     )
     reward, log_p = {"r": torch.rand(1)}, {"log_p": torch.randn(1)}
-    snapshot = Snapshot(torch.randn(1, 6), torch.rand(1, 3, 2, 2), torch.randn(1), torch.zeros(1), reward, log_p)
+    snapshot = Snapshot(
+        torch.randn(1, 6), torch.rand(1, 3, 2, 2), torch.randn(1), torch.zeros(1), reward, log_p
+    )
     return LoopState(
         iteration=iteration,
         noise_BN=torch.randn(1, 6),
@@ -72,14 +82,18 @@ def test_history_rows_past_the_state_are_left_out(folder):
 
 def test_history_is_strict_json(folder):
     folder.save_state(loop_state(), CONFIG)
-    row = json.loads((folder.path / "history.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
+    row = json.loads(
+        (folder.path / "history.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail
+    )
     assert row["best"] == [None]
 
 
 def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunFolderError, match=r"mine is in use; name another folder, or .*dno resume"):
+    with pytest.raises(
+        RunFolderError, match=r"mine is in use; name another folder, or .*dno resume"
+    ):
         free_folder(tmp_path / "mine")
     with pytest.raises(RunFolderError, match="is in use"):
         free_folder(tmp_path / "mine" / "thesis.tex")
@@ -93,15 +107,22 @@ def test_an_empty_folder_is_free(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunFolderError, match=r"file/run cannot be made, because .*file is no folder to write in"):
+    with pytest.raises(
+        RunFolderError, match=r"file/run cannot be made, because .*file is no folder to write in"
+    ):
         free_folder(tmp_path / "file" / "run")
     with pytest.raises(RunFolderError, match=r"run cannot be made: Not a directory"):
         RunFolder(tmp_path / "file" / "run")
 
 
 def test_one_process_at_a_time(folder):
-    code = f"from pathlib import Path; from dno.storage import RunFolder; RunFolder(Path({str(folder.path)!r}))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    code = (
+        "from pathlib import Path; from dno.runs.storage import RunFolder; "
+        f"RunFolder(Path({str(folder.path)!r}))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert "is in use by another process" in other.stderr
 
 
@@ -124,7 +145,9 @@ def test_no_prompt_becomes_a_path(text):
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
-@pytest.mark.parametrize("harm", [b"", b"not safetensors", None], ids=["empty", "garbage", "cut short"])
+@pytest.mark.parametrize(
+    "harm", [b"", b"not safetensors", None], ids=["empty", "garbage", "cut short"]
+)
 def test_a_damaged_state_is_told(folder, harm):
     folder.save_state(loop_state(), CONFIG)
     path = folder.path / "state.safetensors"
@@ -139,8 +162,8 @@ def test_a_full_disk_is_told_and_harms_nothing_written_before(folder, tmp_path):
     code = f"""
 import resource, signal
 from pathlib import Path
-from dno.run_config import RunConfig
-from dno.storage import RunFolder
+from dno.runs.run_config import RunConfig
+from dno.runs.storage import RunFolder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = RunFolder.__new__(RunFolder)
 folder.path = Path({str(folder.path)!r})
@@ -173,7 +196,10 @@ def test_pictures_hold_the_pixels():
 def test_a_damaged_history_is_told(folder, text):
     folder.save_state(loop_state(), CONFIG)
     (folder.path / "history.jsonl").write_text(text)
-    with pytest.raises(RunFolderError, match=r"history.jsonl is damaged .*start afresh: dno optimize --config .*run"):
+    with pytest.raises(
+        RunFolderError,
+        match=r"history.jsonl is damaged .*start afresh: dno optimize --config .*run",
+    ):
         folder.load_state(CONFIG, torch.device("cpu"))
 
 
@@ -182,7 +208,9 @@ def test_a_changed_configuration_is_told(folder):
     longer = CONFIG.model_copy(update={"iterations": 99})
     assert folder.load_state(longer, torch.device("cpu")).iteration == 3
     changed = RunConfig.parse({"prompts": PROMPT, "rewards": "darkness"})
-    with pytest.raises(RunFolderError, match=r"not what the run began with \(rewards cannot change midway\)"):
+    with pytest.raises(
+        RunFolderError, match=r"not what the run began with \(rewards cannot change midway\)"
+    ):
         folder.load_state(changed, torch.device("cpu"))
 
 

@@ -23,14 +23,19 @@ def to_nearest(ring: RingSampler, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "ring", [RingSampler(), RingSampler(eta=0), RingSampler(modes=5, radius=2, std=0.2, steps=100)], ids=str
+    "ring",
+    [RingSampler(), RingSampler(eta=0), RingSampler(modes=5, radius=2, std=0.2, steps=100)],
+    ids=str,
 )
 def test_samples_are_distributed_as_the_data(ring: RingSampler) -> None:
     count = 4000
     sample = bound(ring, 1)
-    points = sample(torch.randn(count, sample.noise_BN.shape[1], generator=torch.Generator().manual_seed(0)))
+    points = sample(
+        torch.randn(count, sample.noise_BN.shape[1], generator=torch.Generator().manual_seed(0))
+    )
     distance, mode = to_nearest(ring, points)
-    # In units of std the distance has Rayleigh's distribution. DDIM's steps of finite size cost 8 % of it at eta 1.
+    # In units of std the distance has Rayleigh's distribution. DDIM's steps of finite size cost 8 %
+    # of it at eta 1.
     for quantile, expected in ((0.25, 0.759), (0.5, 1.177), (0.75, 1.665), (0.99, 3.035)):
         assert (distance / ring.std).quantile(quantile).item() == pytest.approx(expected, rel=0.12)
     share = torch.bincount(mode, minlength=ring.modes) / count
@@ -41,7 +46,9 @@ def test_samples_are_distributed_as_the_data(ring: RingSampler) -> None:
 @pytest.mark.parametrize("level", [1e-3, 0.4, 0.99])
 def test_the_noise_estimate_is_the_gradient_of_the_log_density(level: float) -> None:
     ring = RingSampler()
-    points = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    points = torch.randn(
+        50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).requires_grad_()
     (score,) = torch.autograd.grad(ring.log_density(points, level).sum(), points)
     torch.testing.assert_close(ring.noise_estimate(points, level), -math.sqrt(1 - level) * score)
 
@@ -91,7 +98,11 @@ def test_noise_is_a_function_of_the_seed() -> None:
 
 def test_its_noise_can_be_optimised() -> None:
     result = dno.optimize(
-        "a point", reward=lambda points, prompts: points[:, 0], sampler=RingSampler(steps=10), iterations=20, lr=0.05
+        "a point",
+        reward=lambda points, prompts: points[:, 0],
+        sampler=RingSampler(steps=10),
+        iterations=20,
+        lr=0.05,
     )
     assert result.last.rewards["lambda"] > result.initial.rewards["lambda"]
     assert result.last.samples.shape == (1, 2)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def colorfulness(images: Tensor) -> Tensor:
     """M of Hasler and Süsstrunk, "Measuring colourfulness in natural images" (2003), over 100.
 
-    Returns `B` values >= 0 for `B x 3 x H x W` images in [0, 1]. An exactly grey image has a finite gradient.
+    Returns `B` values >= 0 for `B x 3 x H x W` images in [0, 1]. The gradient of an exactly grey
+    image is finite.
     """
     import torch
 
@@ -24,21 +25,23 @@ def colorfulness(images: Tensor) -> Tensor:
     opponents_B2P = torch.stack([red - green, (red + green) / 2 - blue], dim=1)
     mean_B2 = opponents_B2P.mean(dim=2)
     centred_B2P = opponents_B2P - mean_B2[:, :, None]
-    # Norms, for unlike the root of a sum they have a finite gradient at 0. That gradient is 0, so the mean is
-    # measured from a point beside grey, too near to be seen: else nothing would move an exactly grey image.
-    deviation_B: Tensor = torch.linalg.vector_norm(centred_B2P, dim=(1, 2)) / centred_B2P.shape[2] ** 0.5
+    # Norms, for unlike the root of a sum they have a finite gradient at 0. That gradient is 0, so
+    # the mean is measured from a point beside grey, too near to be seen: else nothing would move an
+    # exactly grey image.
+    spread_B: Tensor = torch.linalg.vector_norm(centred_B2P, dim=(1, 2))
+    deviation_B = spread_B / centred_B2P.shape[2] ** 0.5
     distance_B: Tensor = torch.linalg.vector_norm(mean_B2 + 1e-5, dim=1)
     return deviation_B + 0.3 * distance_B
 
 
 class Colorfulness(RewardConfig):
-    """How colourful each image is: 0 is grey, 0.33 moderately, 0.59 quite, 1.09 extremely colourful.
+    """How colourful each image is: 0 grey, 0.33 moderately, 0.59 quite, 1.09 extremely so.
 
     The metric of Hasler and Süsstrunk, in hundredths of their scale.
     """
 
     target: float | None = Field(default=None, ge=0)
-    """The colourfulness to come close to; unless it is given, the more the better. 0 asks for grey."""
+    """The colourfulness to come close to, 0 being grey; the more the better if not given."""
 
     def build(self, ctx: BuildContext) -> Reward:
         """The reward; it has no weights."""

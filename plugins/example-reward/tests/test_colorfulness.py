@@ -24,7 +24,9 @@ class TestTarget(RewardContract):
 def test_formula():
     """The metric, computed by numpy from 8-bit levels as in the paper."""
     levels = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 12)).astype(float)
-    for (red, green, blue), found in zip(levels, colorfulness(torch.tensor(levels / 255)), strict=True):
+    for (red, green, blue), found in zip(
+        levels, colorfulness(torch.tensor(levels / 255)), strict=True
+    ):
         rg, yb = red - green, (red + green) / 2 - blue
         expected = np.sqrt(rg.var() + yb.var()) + 0.3 * np.sqrt(rg.mean() ** 2 + yb.mean() ** 2)
         assert 100 * found.item() == pytest.approx(expected, rel=1e-4)

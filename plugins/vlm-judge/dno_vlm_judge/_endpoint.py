@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dno.plugin import ConfigError, RunError, pictures
 from dno_vlm_judge._errors import first_line
-from dno_vlm_judge.endpoint import KEY
+from dno_vlm_judge._key import KEY
 
 _log = logging.getLogger("dno")
 
@@ -40,7 +40,8 @@ def data_url(picture: Image.Image) -> str:
 
 
 class Client(openai.OpenAI):
-    """A client that sends what it is given, nothing that it finds in the environment, and follows no redirect.
+    """A client that sends what it is given, nothing that it finds in the environment, and follows
+    no redirect.
 
     Hand its `extra` headers to every request.
 
@@ -49,7 +50,9 @@ class Client(openai.OpenAI):
         key_name: variable that the key was read from, to name it in errors.
     """
 
-    def __init__(self, base_url: str, key: str, key_name: str | None, timeout: float, retries: int) -> None:
+    def __init__(
+        self, base_url: str, key: str, key_name: str | None, timeout: float, retries: int
+    ) -> None:
         self.key, self.key_name = key, key_name
         http = openai.DefaultHttpxClient(
             follow_redirects=False,
@@ -58,17 +61,29 @@ class Client(openai.OpenAI):
         )
         # Without a key, the client would look for one in variables of its own.
         super().__init__(
-            base_url=base_url, api_key=key or "unused", timeout=timeout, max_retries=retries, http_client=http
+            base_url=base_url,
+            api_key=key or "unused",
+            timeout=timeout,
+            max_retries=retries,
+            http_client=http,
         )
 
     @property
     def default_headers(self) -> dict[str, str | openai.Omit]:
-        """Those of any client: OpenAI's has more, from OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS."""
-        return {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": self.user_agent}
+        """Those of any client: OpenAI's has more, from OPENAI_ORG_ID, OPENAI_PROJECT_ID and
+        OPENAI_CUSTOM_HEADERS.
+        """
+        return {
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+            "User-Agent": self.user_agent,
+        }
 
     @property
     def extra(self) -> dict[str, Any]:
-        """What makes a client without a key send none: some servers refuse any that they do not know."""
+        """What makes a client without a key send none: some servers refuse any that they do not
+        know.
+        """
         return {} if self.key else {"Authorization": openai.Omit()}
 
     @property
@@ -128,7 +143,8 @@ class Endpoint:
         weakref.finalize(self, self.client.close)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], /) -> Tensor:
-        """`B` scores in [0, 1] for `B x 3 x H x W` images in [0, 1] and B prompts; copies go to the server.
+        """`B` scores in [0, 1] for `B x 3 x H x W` images in [0, 1] and B prompts; copies go to the
+        server.
 
         Raises:
             RunError: an answer cannot be had, or is neither yes nor no.
@@ -136,7 +152,8 @@ class Endpoint:
         """
         questions = [Question(*each) for each in zip(pictures(images), prompts, strict=True)]
         waiting = deque(questions)
-        # Not of a ThreadPoolExecutor, whose threads Python waits for when it exits: an answer may be a minute off.
+        # Not of a ThreadPoolExecutor, whose threads Python waits for when it exits: an answer may
+        # be a minute off.
         workers = [
             Thread(target=self._work, args=(waiting,), name="vlm-judge", daemon=True)
             for _ in range(min(self.concurrency, len(questions)))
@@ -147,8 +164,8 @@ class Endpoint:
             for score in as_completed([question.score for question in questions]):
                 score.result()
         except BaseException:
-            # Ctrl-C, too, is not to wait for answers. The client stays open: closing it would not end a wait for one,
-            # and a connection that is being made would stay behind.
+            # Ctrl-C, too, is not to wait for answers. The client stays open: closing it would not
+            # end a wait for one, and a connection that is being made would stay behind.
             waiting.clear()
             raise
         for worker in workers:
@@ -174,7 +191,8 @@ class Endpoint:
         except openai.APITimeoutError:
             wait, tries = f"{self.client.timeout:g} s", self.client.max_retries + 1
             raise RunError(
-                f"{self.client.who} gave no answer within {wait}, asked {tries} times; raise timeout or lower "
+                f"{self.client.who} gave no answer within {wait}, asked {tries} times; raise "
+                "timeout or lower "
                 "concurrency"
             ) from None
         except openai.APIConnectionError as error:
@@ -183,7 +201,10 @@ class Endpoint:
             raise RunError(_refused(self.client, error)) from None
         except openai.APIStatusError as error:
             raise RunError(self._status(error)) from None
-        except (openai.OpenAIError, ValueError) as error:  # A body that is not what its header says.
+        except (
+            openai.OpenAIError,
+            ValueError,
+        ) as error:  # A body that is not what its header says.
             raise RunError(f"{self._strange}: {self.client.quote(first_line(error))}") from None
         return self._read(answer)
 
@@ -196,7 +217,10 @@ class Endpoint:
             messages=[
                 {
                     "role": "user",
-                    "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}],
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": url}},
+                        {"type": "text", "text": question},
+                    ],
                 }
             ],
             temperature=0,
@@ -209,8 +233,14 @@ class Endpoint:
         try:
             (choice, *_) = answer.choices
             text = str(choice.message.content or "")
-            first = choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
-            seen = {token.token: token.logprob for token in (first, *first.top_logprobs)} if first else {}
+            first = (
+                choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
+            )
+            seen = (
+                {token.token: token.logprob for token in (first, *first.top_logprobs)}
+                if first
+                else {}
+            )
             yes, no = _share(seen, "yes"), _share(seen, "no")
         except (AttributeError, TypeError, ValueError, OverflowError):
             raise RunError(self._strange) from None
@@ -219,11 +249,14 @@ class Endpoint:
         said = re.match(r"\W*(yes|no)\b", text, re.IGNORECASE)
         if seen or not said:
             raise RunError(
-                f'{self.client.who} answered "{self.client.quote(text)}", which is neither yes nor no; ask more '
+                f'{self.client.who} answered "{self.client.quote(text)}", which is neither yes '
+                "nor no; ask more "
                 "plainly in question, or name another model"
             )
         if self.logprobs and self._told.acquire(blocking=False):
-            _log.warning("%s gives no probabilities, so that yes counts 1 and no counts 0", self.client.who)
+            _log.warning(
+                "%s gives no probabilities, so that yes counts 1 and no counts 0", self.client.who
+            )
         return float(said[1].lower() == "yes")
 
     def _status(self, error: openai.APIStatusError) -> str:
@@ -232,7 +265,9 @@ class Endpoint:
         said = f"{self.client.who} answered with status {error.status_code}"
         reason = _reason(self.client, error)
         if error.status_code == 404:
-            return f'{said} to a question for model "{self.model}"{reason}; correct model or base_url'
+            return (
+                f'{said} to a question for model "{self.model}"{reason}; correct model or base_url'
+            )
         if error.status_code == 429:
             return f"{said}, too many requests{reason}; lower concurrency or raise retries"
         if error.status_code >= 500:
@@ -243,13 +278,20 @@ class Endpoint:
 
     @property
     def _strange(self) -> str:
-        return f"{self.client.who} answered with something that is no chat completion; correct base_url"
+        return (
+            f"{self.client.who} answered with something that is no chat completion; correct "
+            "base_url"
+        )
 
 
 def _share(logprobs: dict[str, float], word: str) -> float:
     """Probability of the tokens that read `word` in any case, with or without spaces around."""
     # Some servers write tokens as their tokenizer does, with a letter of its own for a space.
-    return sum(math.exp(value) for token, value in logprobs.items() if token.strip(" \t\r\n▁ĠĊ").lower() == word)
+    return sum(
+        math.exp(value)
+        for token, value in logprobs.items()
+        if token.strip(" \t\r\n▁ĠĊ").lower() == word
+    )
 
 
 def _unreachable(client: Client, error: openai.APIConnectionError) -> str:
@@ -260,13 +302,22 @@ def _unreachable(client: Client, error: openai.APIConnectionError) -> str:
 def _refused(client: Client, error: openai.APIStatusError) -> str:
     reason = _reason(client, error)
     if client.key:
-        return f"{client.who} refuses the key in {client.key_name}{reason}; put one that it takes into that variable"
-    return f"{client.who} wants a key{reason}; put one into a variable such as {KEY}, and name that in api_key_env"
+        return (
+            f"{client.who} refuses the key in {client.key_name}{reason}; put one that it "
+            "takes into that variable"
+        )
+    return (
+        f"{client.who} wants a key{reason}; put one into a variable such as {KEY}, and name "
+        "that in api_key_env"
+    )
 
 
 def _elsewhere(client: Client, error: openai.APIStatusError) -> str:
     place = client.quote(error.response.headers["Location"])
-    return f"{client.who} sends on to {place}, where nothing is sent unasked; if you trust that, correct base_url"
+    return (
+        f"{client.who} sends on to {place}, where nothing is sent unasked; if you trust that, "
+        "correct base_url"
+    )
 
 
 def _reason(client: Client, error: openai.APIStatusError) -> str:

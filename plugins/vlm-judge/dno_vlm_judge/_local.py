@@ -21,20 +21,23 @@ class LocalReward(QuestionReward):
     """Base of rewards whose model is loaded here."""
 
     model: str = Field(min_length=1)
-    """A folder that holds a transformers model of the kind image-text-to-text with its processor, or a hub id
-    (owner/name). Weights are read from .safetensors files alone, and no code that comes with them is run."""
+    """A folder that holds a transformers model of the kind image-text-to-text with its processor,
+    or a hub id (owner/name). Weights are read from .safetensors files alone, and no code that comes
+    with them is run."""
     revision: str | None = None
-    """Branch, tag or commit of a `model` that is a hub id; its main branch if not given. Give a commit, and a saved run
-    is scored by the same weights when it is run again."""
+    """Branch, tag or commit of a `model` that is a hub id; its main branch if not given. Give a
+    commit, and a saved run is scored by the same weights when it is run again."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """What the model computes in; the score is float32 in any case. The half types take half the memory, but their
-    scores move in steps, which estimates of a direction feel."""
+    """What the model computes in; the score is float32 in any case. The half types take half the
+    memory, but their scores move in steps, which estimates of a direction feel."""
     chat_template: str | None = None
     """Jinja template in place of the model's own, for models that come without one; the question is
     `messages[0].content[1].text`."""
 
     def check(self) -> None:
-        """Raise `ConfigError` where `model` is missing, or is a folder without an image-text-to-text model."""
+        """Raise `ConfigError` where `model` is missing, or is a folder without an
+        image-text-to-text model.
+        """
         model = self.locate()
         if Path(model).is_dir():
             _check_folder(Path(model))
@@ -42,7 +45,9 @@ class LocalReward(QuestionReward):
             _check_cache(model, self.revision)
 
     def locate(self) -> str:
-        """The folder or hub id that `model` stands for; `ConfigError` at `model` if there is none."""
+        """The folder or hub id that `model` stands for; `ConfigError` at `model` if there is
+        none.
+        """
         try:
             return find_model(self.model)
         except ConfigError as error:
@@ -60,7 +65,15 @@ class LocalReward(QuestionReward):
 
         self.check()
         dtype = getattr(torch, self.dtype)
-        return load(self.locate(), self.revision, dtype, ctx.device, self.ask, self.chat_template, exact=exact)
+        return load(
+            self.locate(),
+            self.revision,
+            dtype,
+            ctx.device,
+            self.ask,
+            self.chat_template,
+            exact=exact,
+        )
 
 
 def _check_folder(folder: Path) -> None:
@@ -69,18 +82,23 @@ def _check_folder(folder: Path) -> None:
     except FileNotFoundError:
         raise ConfigError(f'"{folder}" holds no model: it has no config.json', at="model") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f'"{folder / "config.json"}" cannot be read: {error!r}', at="model") from None
+        raise ConfigError(
+            f'"{folder / "config.json"}" cannot be read: {error!r}', at="model"
+        ) from None
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ConfigError(
-            f'"{folder}" holds a model of type {kind}, which does not answer questions about images; name one of the '
+            f'"{folder}" holds a model of type {kind}, which does not answer questions about '
+            "images; name one of the "
             "kind that transformers calls image-text-to-text, such as LLaVA or Qwen-VL",
             at="model",
         )
     if not any((folder / name).is_file() for name in PROCESSOR):
         raise ConfigError(
-            f'"{folder}" holds no processor ({" or ".join(PROCESSOR)}); save the model\'s own there', at="model"
+            f'"{folder}" holds no processor ({" or ".join(PROCESSOR)}); save the model\'s own '
+            "there",
+            at="model",
         )
 
 
@@ -91,7 +109,8 @@ def _check_cache(model: str, revision: str | None) -> None:
         try_to_load_from_cache(model, "config.json", revision=revision), str
     ):
         raise ConfigError(
-            f'"{model}" is not on this machine and HF_HUB_OFFLINE forbids downloading it; unset that once, or name a '
+            f'"{model}" is not on this machine and HF_HUB_OFFLINE forbids downloading it; unset '
+            "that once, or name a "
             "local folder",
             at="model",
         )

@@ -31,8 +31,8 @@ UNSURE = 0.01
 class YesNo:
     """`(images, prompts) -> scores`: how much rather the model says yes than no.
 
-    Images are judged one at a time: questions of several lengths would have to be padded, and a score would then
-    depend on its neighbours.
+    Images are judged one at a time: questions of several lengths would have to be padded, and a
+    score would then depend on its neighbours.
     """
 
     model: Any
@@ -60,7 +60,9 @@ class YesNo:
         """
         seen = list(images) if self.differentiable else pictures(images)
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            scores = [self._score(image, prompt) for image, prompt in zip(seen, prompts, strict=True)]
+            scores = [
+                self._score(image, prompt) for image, prompt in zip(seen, prompts, strict=True)
+            ]
         return torch.stack(scores).to(images.device)
 
     def inputs(self, image: Tensor | Image.Image, prompt: str) -> Any:
@@ -72,7 +74,8 @@ class YesNo:
         question = self.ask(prompt)
         if mark := next((mark for mark in self.marks if mark in question), None):
             raise RunError(
-                f'the question about "{prompt}" holds {mark}, which this model takes for a mark of its own and not for '
+                f'the question about "{prompt}" holds {mark}, which this model takes for a mark '
+                "of its own and not for "
                 "text; leave it out"
             )
         content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
@@ -92,7 +95,8 @@ class YesNo:
         share = (torch.logaddexp(yes, no) - logits_V.logsumexp(0)).detach().exp().item()
         if share < UNSURE and self._told.acquire(blocking=False):
             _log.warning(
-                "%s gives yes and no together %.2g of its belief in what comes next, so that their ratio says little; "
+                "%s gives yes and no together %.2g of its belief in what comes next, so that "
+                "their ratio says little; "
                 "another question may ask for them more plainly",
                 type(self.model).__name__,
                 share,
@@ -114,17 +118,27 @@ def next_token_logits(model: Any, inputs: Any) -> Tensor:
 
 
 def tokens_that_read(tokenizer: Any, word: str) -> list[int]:
-    """Ids of the tokens that read `word` in any case, with or without spaces around, in ascending order."""
+    """Ids of the tokens that read `word` in any case, with or without spaces around, in ascending
+    order.
+    """
     # Decoding a whole vocabulary takes seconds; its spellings of a space are not letters.
     alike = [
-        index for piece, index in tokenizer.get_vocab().items() if re.sub(r"[^a-z]", "", str(piece).lower()) == word
+        index
+        for piece, index in tokenizer.get_vocab().items()
+        if re.sub(r"[^a-z]", "", str(piece).lower()) == word
     ]
     return sorted(index for index in alike if tokenizer.decode([index]).strip().lower() == word)
 
 
 def marks_of(processor: Any) -> list[str]:
-    """What a question must not hold, as the model takes it for an image or an end and not for text."""
-    special = [token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special]
+    """What a question must not hold, as the model takes it for an image or an end and not for
+    text.
+    """
+    special = [
+        token.content
+        for token in processor.tokenizer.added_tokens_decoder.values()
+        if token.special
+    ]
     found = {*special, str(getattr(processor, "image_token", None) or "")}
     # Some tokenizers pad with "!".
     return sorted(mark for mark in found if len(mark) > 1)
@@ -140,24 +154,31 @@ def load(
     *,
     exact: bool,
 ) -> YesNo:
-    """The judge in a folder or behind a hub id; it is asked once how it reads an image before its weights are loaded.
+    """The judge in a folder or behind a hub id; it is asked once how it reads an image before its
+    weights are loaded.
 
-    Raises:
-        ConfigError: the model or its processor cannot be loaded, or cannot be asked for a yes or no about an image.
+    Raises: ConfigError: the model or its processor cannot be loaded, or cannot be asked for a yes
+        or no about an image.
     """
     with _loading(model, "the processor of an image-text-to-text model"):
         processor = AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=False)
-    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+    if (
+        getattr(processor, "image_processor", None) is None
+        or getattr(processor, "tokenizer", None) is None
+    ):
         raise ConfigError(f'"{model}" has no processor that reads both images and text', at="model")
     if not (chat_template or processor.chat_template):
         raise ConfigError(
-            f'"{model}" has no chat template, so nothing tells how to ask it; give one in chat_template', at="model"
+            f'"{model}" has no chat template, so nothing tells how to ask it; give one in '
+            "chat_template",
+            at="model",
         )
     words = {word: tokens_that_read(processor.tokenizer, word) for word in ("yes", "no")}
     for word, ids in words.items():
         if not ids:
             raise ConfigError(
-                f'"{model}" has no token that reads "{word}", so that it cannot answer in one', at="model"
+                f'"{model}" has no token that reads "{word}", so that it cannot answer in one',
+                at="model",
             )
     with _loading(model, "an image-text-to-text model"):
         network, found = AutoModelForImageTextToText.from_pretrained(
@@ -169,7 +190,9 @@ def load(
             output_loading_info=True,
         )
     if missing := sorted(found["missing_keys"]):
-        raise ConfigError(f'"{model}" lacks {len(missing)} of its weights, such as {missing[0]}', at="model")
+        raise ConfigError(
+            f'"{model}" lacks {len(missing)} of its weights, such as {missing[0]}', at="model"
+        )
     network = network.eval().requires_grad_(False).to(device)
     yes, no = (torch.tensor(ids, device=device) for ids in words.values())
     judge = YesNo(network, processor, ask, yes, no, exact, marks_of(processor), chat_template)
@@ -178,7 +201,9 @@ def load(
 
 
 def _try(judge: YesNo, model: str) -> None:
-    """Refuse a processor that cannot show the model a question with an image, or that cuts the gradient."""
+    """Refuse a processor that cannot show the model a question with an image, or that cuts the
+    gradient.
+    """
     grey = torch.full((3, 64, 64), 0.5, requires_grad=True)
     image = grey if judge.differentiable else Image.new("RGB", (64, 64))
     remedy = 'use "vlm-judge", which shows it pictures and is climbed by estimates'
@@ -191,9 +216,15 @@ def _try(judge: YesNo, model: str) -> None:
         what = f"tensors with a gradient ({first_line(error)}); {remedy}"
         what = what if judge.differentiable else f"images: {first_line(error)}"
         raise ConfigError(f'"{model}" cannot be asked about {what}', at="model") from error
-    floats = [value for value in inputs.values() if isinstance(value, Tensor) and value.is_floating_point()]
+    floats = [
+        value
+        for value in inputs.values()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    ]
     if not floats:
-        raise ConfigError(f'"{model}" is not shown the image by its chat template; give another one', at="model")
+        raise ConfigError(
+            f'"{model}" is not shown the image by its chat template; give another one', at="model"
+        )
     if judge.differentiable and not any(value.requires_grad for value in floats):
         raise ConfigError(f'"{model}" has a processor that cuts the gradient; {remedy}', at="model")
 
@@ -201,7 +232,10 @@ def _try(judge: YesNo, model: str) -> None:
 @contextlib.contextmanager
 def _loading(model: str, what: str) -> Iterator[None]:
     """Without warnings, log lines and progress bars, and with any error told as one sentence."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    verbosity, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -210,12 +244,15 @@ def _loading(model: str, what: str) -> Iterator[None]:
             yield
     except ImportError as error:
         raise ConfigError(
-            f'"{model}" needs a library to be loaded as {what}: {_first_sentence(error)}; install it, or name another '
+            f'"{model}" needs a library to be loaded as {what}: {_first_sentence(error)}; install '
+            "it, or name another "
             "model",
             at="model",
         ) from error
     except Exception as error:  # What goes wrong in there has many types, most of them plain ones.
-        raise ConfigError(f'"{model}" could not be loaded as {what}: {first_line(error)}', at="model") from error
+        raise ConfigError(
+            f'"{model}" could not be loaded as {what}: {first_line(error)}', at="model"
+        ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:

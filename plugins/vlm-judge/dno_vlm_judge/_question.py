@@ -14,10 +14,12 @@ PLACE = "{prompt}"
 class QuestionReward(RewardConfig):
     """Base of rewards that ask a question about each image."""
 
-    question: str = Field(default='Does this figure show "{prompt}"? Please answer yes or no.', min_length=1)
-    """What is asked about an image, with {prompt} in its prompt's place; the wording of VQAScore (Lin et al., ECCV
-    2024) unless given. One without {prompt} is asked of all images alike: "Is this a photo? Please answer yes or no."
-    """
+    question: str = Field(
+        default='Does this figure show "{prompt}"? Please answer yes or no.', min_length=1
+    )
+    """What is asked about an image, with {prompt} in its prompt's place; the wording of VQAScore
+    (Lin et al., ECCV 2024) unless given. One without {prompt} is asked of all images alike: "Is
+    this a photo? Please answer yes or no." """
 
     @field_validator("question")
     @classmethod

@@ -9,10 +9,12 @@ from dno_vlm_judge._local import LocalReward
 
 
 class VLMJudgeExact(LocalReward):
-    """As vlm-judge, with the exact gradient; it needs torchvision, which transformers' tensor processors are made of.
+    """As vlm-judge, with the exact gradient; it needs torchvision, which transformers' tensor
+    processors are made of.
 
-    Images reach the processor as float tensors, unrounded, so that a gradient comes back through it: scores differ from
-    those of vlm-judge by what rounding and another resize do. Models whose processor cuts the gradient are refused.
+    Images reach the processor as float tensors, unrounded, so that a gradient comes back through
+    it: scores differ from those of vlm-judge by what rounding and another resize do. Models whose
+    processor cuts the gradient are refused.
 
     Licence: see the model's page.
     """
@@ -22,8 +24,10 @@ class VLMJudgeExact(LocalReward):
         super().check()
         if importlib.util.find_spec("torchvision") is None:
             raise ConfigError(
-                "the gradient comes through a processor made of torchvision, which is not installed; install the "
-                'torchvision that belongs to your torch, or use "vlm-judge", which is climbed by estimates'
+                "the gradient comes through a processor made of torchvision, which is not "
+                "installed; install the "
+                'torchvision that belongs to your torch, or use "vlm-judge", which is climbed by '
+                "estimates"
             )
 
     def build(self, ctx: BuildContext) -> Reward:

@@ -18,16 +18,31 @@ Answer = tuple[int, Any]
 
 def completion(text: str | None, logprobs: Mapping[str, float] | None = None) -> Answer:
     """A chat completion, with the probabilities of its first token's rivals."""
-    content = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in (logprobs or {}).items()]
-    choice: dict[str, Any] = {"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": text}}
+    content = [
+        {"token": token, "logprob": math.log(p), "bytes": None}
+        for token, p in (logprobs or {}).items()
+    ]
+    choice: dict[str, Any] = {
+        "index": 0,
+        "finish_reason": "length",
+        "message": {"role": "assistant", "content": text},
+    }
     if logprobs is not None:
         choice["logprobs"] = {"content": [{**content[0], "top_logprobs": content}], "refusal": None}
-    return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice]}
+    return 200, {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "tiny",
+        "choices": [choice],
+    }
 
 
 def refusal(status: int, message: str) -> Answer:
     """An error as OpenAI's server writes it."""
-    return status, {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+    return status, {
+        "error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    }
 
 
 class Server(ThreadingHTTPServer):
@@ -83,7 +98,9 @@ class Handler(BaseHTTPRequestHandler):
         """The list of models."""
         self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         time.sleep(self.server.delay)
-        self._send(self.server.models if self.path == "/v1/models" else refusal(404, "no such page"))
+        self._send(
+            self.server.models if self.path == "/v1/models" else refusal(404, "no such page")
+        )
 
     def do_POST(self) -> None:
         """A question."""
@@ -107,7 +124,9 @@ class Handler(BaseHTTPRequestHandler):
         status, body = answer
         text = body if isinstance(body, str) else json.dumps(body)
         self.send_response(status)
-        self.send_header("Content-Type", "text/html" if text.startswith("<") else "application/json")
+        self.send_header(
+            "Content-Type", "text/html" if text.startswith("<") else "application/json"
+        )
         if 300 <= status < 400:
             self.send_header("Location", text)
         self.send_header("Content-Length", str(len(text.encode())))
@@ -122,7 +141,9 @@ class Handler(BaseHTTPRequestHandler):
 def serving(answer: Callable[[int, dict[str, Any]], Answer]) -> Iterator[Server]:
     """The server, while the block runs."""
     server = Server(answer)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield server

@@ -24,7 +24,8 @@ import pytest
 import torch
 from chat_server import Answer, Server, completion, refusal, serving
 from dno_vlm_judge import endpoint
-from dno_vlm_judge.endpoint import KEY, VLMJudgeHTTP
+from dno_vlm_judge._key import KEY
+from dno_vlm_judge.endpoint import VLMJudgeHTTP
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
@@ -120,7 +121,9 @@ class TestWhatIsSent:
         shown = images()
         judge(server, concurrency=1)(shown, PROMPTS)
         for image, prompt, body in zip(shown, PROMPTS, server.asked, strict=True):
-            assert question_in(body) == f'Does this figure show "{prompt}"? Please answer yes or no.'
+            assert (
+                question_in(body) == f'Does this figure show "{prompt}"? Please answer yes or no.'
+            )
             levels = torch.from_numpy(np.array(picture_in(body))).permute(2, 0, 1)
             assert torch.equal(levels, (image * 255).round().byte())
             settings = {name: value for name, value in body.items() if name != "messages"}
@@ -132,7 +135,9 @@ class TestWhatIsSent:
                 "top_logprobs": 20,
             }
 
-    def test_the_key_from_the_named_variable(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_key_from_the_named_variable(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         server = serve(always(completion("yes", {"yes": 0.5, "no": 0.5})))
         monkeypatch.setenv("VLM_JUDGE_MINE", "sesame")
         monkeypatch.setenv("OPENAI_API_KEY", "another")
@@ -140,7 +145,9 @@ class TestWhatIsSent:
         judge(server)(images(1), PROMPTS[:1])
         assert server.keys == ["Bearer sesame", None]
 
-    def test_nothing_else_from_the_environment(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nothing_else_from_the_environment(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
             monkeypatch.setenv(name, "sesame")
         monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Mine: sesame\nAuthorization: Bearer sesame")
@@ -161,23 +168,41 @@ class TestWhatIsSent:
 
 class TestWhatIsAnswered:
     def test_yes_over_yes_and_no(self, serve: Serve) -> None:
-        shares = {"Yes": 0.3, " yes": 0.1, "▁YES": 0.05, "No": 0.1, "Ġno": 0.05, "now": 0.2, "Yess": 0.1, "\n": 0.1}
+        shares = {
+            "Yes": 0.3,
+            " yes": 0.1,
+            "▁YES": 0.05,
+            "No": 0.1,
+            "Ġno": 0.05,
+            "now": 0.2,
+            "Yess": 0.1,
+            "\n": 0.1,
+        }
         found = judge(serve(always(completion("Yes", shares))))(images(1), ["a cat"])
         torch.testing.assert_close(found, torch.tensor([0.45 / 0.6]))
 
     def test_each_to_its_own_question_whatever_the_order_of_answers(self, serve: Serve) -> None:
         def slow_first(number: int, body: dict[str, Any]) -> Answer:
             time.sleep(0.2 if "a cat" in question_in(body) else 0)
-            return completion("yes", {"yes": 0.2, "no": 0.8} if "a cat" in question_in(body) else {"yes": 1.0})
+            return completion(
+                "yes", {"yes": 0.2, "no": 0.8} if "a cat" in question_in(body) else {"yes": 1.0}
+            )
 
         found = judge(serve(slow_first))(images(), PROMPTS)
         torch.testing.assert_close(found, torch.tensor([0.2, 1.0]))
 
     def test_a_word_beyond_the_likeliest_counts_nothing(self, serve: Serve) -> None:
-        assert judge(serve(always(completion("No", {"No": 0.9, "Nope": 0.1}))))(images(1), ["a cat"]).item() == 0
+        assert (
+            judge(serve(always(completion("No", {"No": 0.9, "Nope": 0.1}))))(
+                images(1), ["a cat"]
+            ).item()
+            == 0
+        )
 
     @pytest.mark.parametrize(
-        ("text", "score"), [("Yes", 1), ("no", 0), ("\nYes, it does.", 1), ("**No**", 0)], ids=lambda value: str(value)
+        ("text", "score"),
+        [("Yes", 1), ("no", 0), ("\nYes, it does.", 1), ("**No**", 0)],
+        ids=lambda value: str(value),
     )
     def test_text_where_there_are_no_probabilities(
         self, serve: Serve, caplog: pytest.LogCaptureFixture, text: str, score: int
@@ -188,7 +213,9 @@ class TestWhatIsAnswered:
         (said,) = caplog.messages
         assert said.endswith("gives no probabilities, so that yes counts 1 and no counts 0")
 
-    def test_text_where_no_probabilities_are_wanted(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    def test_text_where_no_probabilities_are_wanted(
+        self, serve: Serve, caplog: pytest.LogCaptureFixture
+    ) -> None:
         server = serve(always(completion("Yes")))
         assert judge(server, logprobs=False)(images(1), PROMPTS[:1]).tolist() == [1]
         assert "logprobs" not in server.asked[0]
@@ -199,7 +226,11 @@ class TestWhatIsAnswered:
 class TestWhatGoesWrong:
     def test_two_failures_are_tried_again(self, serve: Serve) -> None:
         def third_time(number: int, body: dict[str, Any]) -> Answer:
-            return refusal(503, "loading") if number < 2 else completion("yes", {"yes": 0.25, "no": 0.75})
+            return (
+                refusal(503, "loading")
+                if number < 2
+                else completion("yes", {"yes": 0.25, "no": 0.75})
+            )
 
         server = serve(third_time)
         assert judge(server, retries=2)(images(1), ["a cat"]).item() == 0.25
@@ -208,7 +239,8 @@ class TestWhatGoesWrong:
     def test_a_broken_server(self, serve: Serve) -> None:
         server = serve(always(refusal(503, "loading")))
         assert failure(server, retries=1) == (
-            f"the judge at {server.url} answered with status 503, asked 2 times (loading); look at the server, or "
+            f"the judge at {server.url} answered with status 503, asked 2 times (loading); look "
+            "at the server, or "
             "raise retries"
         )
 
@@ -216,7 +248,8 @@ class TestWhatGoesWrong:
         server = serve(always(completion("yes")))
         server.delay = 0.5
         assert failure(server, timeout=0.1, retries=1) == (
-            f"the judge at {server.url} gave no answer within 0.1 s, asked 2 times; raise timeout or lower concurrency"
+            f"the judge at {server.url} gave no answer within 0.1 s, asked 2 times; raise "
+            "timeout or lower concurrency"
         )
 
     def test_a_server_that_is_down(self) -> None:
@@ -241,7 +274,8 @@ class TestWhatGoesWrong:
         server = serve(always((status, f"{other.url}/sesame")))
         server.models = server.answer(0, {})
         said = (
-            f"the judge at {server.url} sends on to {other.url}/***, where nothing is sent unasked; if you trust that, "
+            f"the judge at {server.url} sends on to {other.url}/***, where nothing is sent "
+            "unasked; if you trust that, "
         )
         said += "correct base_url"
         assert failure(server, api_key_env=KEY) == said
@@ -257,32 +291,42 @@ class TestWhatGoesWrong:
                 judge(server)(images(count), PROMPTS)
         assert not server.asked
 
-    def test_a_key_that_is_missing_or_refused(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_key_that_is_missing_or_refused(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         server = serve(always(refusal(401, "Incorrect API key provided.")))
         assert failure(server) == (
-            f"the judge at {server.url} wants a key (Incorrect API key provided.); put one into a variable such as "
+            f"the judge at {server.url} wants a key (Incorrect API key provided.); put one into "
+            "a variable such as "
             "VLM_JUDGE_API_KEY, and name that in api_key_env"
         )
         monkeypatch.setenv(KEY, "sesame")
         assert failure(server, api_key_env=KEY) == (
-            f"the judge at {server.url} refuses the key in VLM_JUDGE_API_KEY (Incorrect API key provided.); put one "
+            f"the judge at {server.url} refuses the key in VLM_JUDGE_API_KEY (Incorrect API key "
+            "provided.); put one "
             "that it takes into that variable"
         )
 
     def test_an_unknown_model(self, serve: Serve) -> None:
         server = serve(always(refusal(404, "The model `tiny` does not exist.")))
         assert failure(server).endswith(
-            'answered with status 404 to a question for model "tiny" (The model `tiny` does not exist.); correct model '
+            'answered with status 404 to a question for model "tiny" (The model `tiny` does not '
+            "exist.); correct model "
             "or base_url"
         )
 
     def test_too_many_questions(self, serve: Serve) -> None:
         said = failure(serve(always(refusal(429, "Slow down."))), retries=0)
-        assert said.endswith("status 429, too many requests (Slow down.); lower concurrency or raise retries")
+        assert said.endswith(
+            "status 429, too many requests (Slow down.); lower concurrency or raise retries"
+        )
 
     def test_a_server_that_knows_no_logprobs(self, serve: Serve) -> None:
         said = failure(serve(always(refusal(400, "logprobs are not supported"))))
-        assert said.endswith("status 400 (logprobs are not supported); if it knows no logprobs, set logprobs to false")
+        assert said.endswith(
+            "status 400 (logprobs are not supported); if it knows no logprobs, set logprobs to "
+            "false"
+        )
 
     @pytest.mark.parametrize(
         "answer",
@@ -296,7 +340,9 @@ class TestWhatGoesWrong:
         ids=["unlikely", "text", "begins as no", "empty", "nothing"],
     )
     def test_neither_yes_nor_no(self, serve: Serve, answer: Answer) -> None:
-        assert "which is neither yes nor no; ask more plainly in question" in failure(serve(always(answer)))
+        assert "which is neither yes nor no; ask more plainly in question" in failure(
+            serve(always(answer))
+        )
 
     @pytest.mark.parametrize(
         "answer",
@@ -309,7 +355,14 @@ class TestWhatGoesWrong:
             (200, {}),
             (200, {"choices": []}),
             (200, {"choices": [{}]}),
-            (200, {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"token": "yes"}]}}]}),
+            (
+                200,
+                {
+                    "choices": [
+                        {"message": {"content": "x"}, "logprobs": {"content": [{"token": "yes"}]}}
+                    ]
+                },
+            ),
             (200, '{"choices": [{"message": {"content": "x"}, "logprobs": 3}]}'),
         ],
         ids=lambda answer: str(answer[1])[:40],
@@ -345,16 +398,27 @@ class TestCheck:
     def test_a_server_that_is_down_is_told_before_anything_is_loaded(self) -> None:
         url = f"http://127.0.0.1:{free_port()}/v1"
         with pytest.raises(ConfigError) as caught:
-            dno.optimize("a cat", reward={"use": "vlm-judge-http", "base_url": url, "model": "tiny"}, model="emoji")
-        assert str(caught.value).startswith(f"rewards.0.base_url: the judge at {url} cannot be reached (")
+            dno.optimize(
+                "a cat",
+                reward={"use": "vlm-judge-http", "base_url": url, "model": "tiny"},
+                model="emoji",
+            )
+        assert str(caught.value).startswith(
+            f"rewards.0.base_url: the judge at {url} cannot be reached ("
+        )
 
     def test_a_refused_key(self, serve: Serve) -> None:
         server = serve(brightness)
         server.models = refusal(401, "No key.")
-        with pytest.raises(ConfigError, match=r"api_key_env: the judge at .* wants a key \(No key\.\); put one into"):
+        with pytest.raises(
+            ConfigError,
+            match=r"api_key_env: the judge at .* wants a key \(No key\.\); put one into",
+        ):
             config(server).check()
 
-    @pytest.mark.parametrize("models", [refusal(404, "no"), refusal(500, "no"), (200, "<html/>"), (200, {"data": []})])
+    @pytest.mark.parametrize(
+        "models", [refusal(404, "no"), refusal(500, "no"), (200, "<html/>"), (200, {"data": []})]
+    )
     def test_what_proves_nothing_is_let_pass(self, serve: Serve, models: Answer) -> None:
         server = serve(brightness)
         server.models = models
@@ -369,12 +433,17 @@ class TestCheck:
 
 class TestAddress:
     def refused(self, **options: Any) -> str:
-        """What is said about options of a run; it shows no secret, nor does pydantic's own error."""
+        """What is said about options of a run; it shows no secret, nor does pydantic's own
+        error.
+        """
         with pytest.raises(ValidationError) as plain:
             VLMJudgeHTTP(**{"model": "tiny", **options})
         with pytest.raises(ConfigError) as caught:
             dno.RunConfig.parse(
-                {"prompts": "a cat", "rewards": [{"use": "vlm-judge-http", "model": "tiny", **options}]}
+                {
+                    "prompts": "a cat",
+                    "rewards": [{"use": "vlm-judge-http", "model": "tiny", **options}],
+                }
             )
         for error in (plain.value, caught.value):
             assert "sesame" not in "".join(traceback.format_exception(error))
@@ -384,14 +453,33 @@ class TestAddress:
     @pytest.mark.parametrize(
         "url",
         [
-            *("localhost:8000/v1", "ftp://here/v1", "http://", "", "file:///etc/passwd", "me:sesame@here/v1"),
-            *("http://here:sesame/v1", "http://me:/sesame@here/v1", "http://here:70000", "http://[1:2:sesame]"),
-            *("http://[1:2]", "http://a..b", "http://here/v1\n", "http://he re/sesame", "http://hëre"),
+            *(
+                "localhost:8000/v1",
+                "ftp://here/v1",
+                "http://",
+                "",
+                "file:///etc/passwd",
+                "me:sesame@here/v1",
+            ),
+            *(
+                "http://here:sesame/v1",
+                "http://me:/sesame@here/v1",
+                "http://here:70000",
+                "http://[1:2:sesame]",
+            ),
+            *(
+                "http://[1:2]",
+                "http://a..b",
+                "http://here/v1\n",
+                "http://he re/sesame",
+                "http://hëre",
+            ),
         ],
     )
     def test_what_is_no_address_is_refused(self, url: str) -> None:
         assert self.refused(base_url=url) == (
-            "rewards.0.base_url: is no address of a server; give one such as http://localhost:8000/v1"
+            "rewards.0.base_url: is no address of a server; give one such as "
+            "http://localhost:8000/v1"
         )
 
     @pytest.mark.parametrize(
@@ -399,28 +487,33 @@ class TestAddress:
     )
     def test_a_password_in_the_address_is_refused(self, url: str) -> None:
         assert self.refused(base_url=url) == (
-            "rewards.0.base_url: holds a name or password, which would be saved with the run; put a key into a "
+            "rewards.0.base_url: holds a name or password, which would be saved with the run; "
+            "put a key into a "
             "variable such as VLM_JUDGE_API_KEY, and name that in api_key_env"
         )
 
     @pytest.mark.parametrize("rest", ["?api-key=sesame", "#sesame", "/?", "#"])
     def test_a_query_or_fragment_is_refused(self, rest: str) -> None:
         assert self.refused(base_url=f"https://there/v1{rest}") == (
-            "rewards.0.base_url: holds a query or fragment, which would be saved with the run; end it before the ? or #"
+            "rewards.0.base_url: holds a query or fragment, which would be saved with the run; "
+            "end it before the ? or #"
         )
 
     @pytest.mark.parametrize(
-        "url", ["HTTPS://there/v1/", "http://[::1]:8000", "http://a-b_c.d:1/@/%7E", "http://10.0.0.1"]
+        "url",
+        ["HTTPS://there/v1/", "http://[::1]:8000", "http://a-b_c.d:1/@/%7E", "http://10.0.0.1"],
     )
     def test_other_addresses_are_taken(self, url: str) -> None:
         assert config(url).build(CPU)
 
     @pytest.mark.parametrize(
-        "name", ["OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "VLM_JUDGE_", "vlm_judge_x", "", "sesame"]
+        "name",
+        ["OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "VLM_JUDGE_", "vlm_judge_x", "", "sesame"],
     )
     def test_a_variable_that_is_for_something_else_is_refused(self, name: str) -> None:
         assert self.refused(api_key_env=name) == (
-            "rewards.0.api_key_env: should be the name of a variable that begins with VLM_JUDGE_; put the key into "
+            "rewards.0.api_key_env: should be the name of a variable that begins with "
+            "VLM_JUDGE_; put the key into "
             "one, such as VLM_JUDGE_API_KEY, and name that"
         )
 
@@ -450,33 +543,44 @@ class TestKey:
     @pytest.mark.parametrize(
         "key", ["sk-secrét", "sk-\nsecret", "sk-\x07secret", "Bearer sk-secret", "sk-secret\udc80"]
     )
-    def test_one_that_no_header_may_hold_is_told(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    def test_one_that_no_header_may_hold_is_told(
+        self, monkeypatch: pytest.MonkeyPatch, key: str
+    ) -> None:
         monkeypatch.setenv(KEY, key)
         assert self.refused() == (
-            "api_key_env: names VLM_JUDGE_API_KEY, which holds spaces or characters that no header may hold; put the "
+            "api_key_env: names VLM_JUDGE_API_KEY, which holds spaces or characters that no "
+            "header may hold; put the "
             "key alone there"
         )
 
     @pytest.mark.parametrize("key", [None, "", " ", "\r\n"], ids=ascii)
-    def test_none_where_one_is_named_is_told(self, monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
+    def test_none_where_one_is_named_is_told(
+        self, monkeypatch: pytest.MonkeyPatch, key: str | None
+    ) -> None:
         if key is not None:
             monkeypatch.setenv(KEY, key)
         assert self.refused() == (
-            "api_key_env: names VLM_JUDGE_API_KEY, which is not set or blank; put the key there, or leave "
+            "api_key_env: names VLM_JUDGE_API_KEY, which is not set or blank; put the key there, "
+            "or leave "
             "api_key_env out"
         )
 
-    @pytest.mark.parametrize("host", ["here.example", "10.0.0.1", "localhost.example", "127.0.0.1.example", "[::2]"])
+    @pytest.mark.parametrize(
+        "host", ["here.example", "10.0.0.1", "localhost.example", "127.0.0.1.example", "[::2]"]
+    )
     def test_it_is_not_sent_unencrypted(self, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
         monkeypatch.setenv(KEY, "sk-secret")
         assert self.refused(f"HTTP://{host}/v1") == (
-            "base_url: would have the key sent unencrypted; use https, a tunnel to localhost, or no api_key_env"
+            "base_url: would have the key sent unencrypted; use https, a tunnel to localhost, or "
+            "no api_key_env"
         )
 
     @pytest.mark.parametrize(
         "url", ["https://here.example", "http://LOCALHOST:1", "http://127.0.0.2", "http://[::1]/v1"]
     )
-    def test_it_is_sent_by_https_or_to_this_machine(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    def test_it_is_sent_by_https_or_to_this_machine(
+        self, monkeypatch: pytest.MonkeyPatch, url: str
+    ) -> None:
         monkeypatch.setenv(KEY, "sk-secret")
         assert config(url, api_key_env=KEY).build(CPU)
 
@@ -494,7 +598,10 @@ class TestKey:
     @pytest.mark.parametrize(
         "answer",
         [
-            *(refusal(status, f"{'x' * 100} Bearer sk-secret is wrong") for status in (400, 401, 403, 404, 429, 500)),
+            *(
+                refusal(status, f"{'x' * 100} Bearer sk-secret is wrong")
+                for status in (400, 401, 403, 404, 429, 500)
+            ),
             completion("Bearer sk-secret"),
             (200, "Bearer sk-secret"),
             (200, '{"sk-secret'),
@@ -518,12 +625,19 @@ class TestKey:
             assert "sk-s" not in "".join(traceback.format_exception(early.value))
 
 
-def test_a_run_climbs_it_by_estimates(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_climbs_it_by_estimates(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(KEY, "sesame")
     server = serve(brightness)
     result = dno.optimize(
         "a cat",
-        reward={"use": "vlm-judge-http", "base_url": server.url, "model": "tiny", "api_key_env": KEY},
+        reward={
+            "use": "vlm-judge-http",
+            "base_url": server.url,
+            "model": "tiny",
+            "api_key_env": KEY,
+        },
         iterations=2,
         steps=4,
         out=tmp_path / "run",
@@ -543,7 +657,9 @@ def test_a_run_keeps_what_it_reached_when_the_server_fails(serve: Serve) -> None
 
     server = serve(at_first)
     reward = {"use": "vlm-judge-http", "base_url": server.url, "model": "tiny"}
-    result = dno.optimize("a cat", reward=reward, iterations=3, steps=4, settings={"gradient.samples": 2})
+    result = dno.optimize(
+        "a cat", reward=reward, iterations=3, steps=4, settings={"gradient.samples": 2}
+    )
     assert len(result.history) == 1
     assert "answered with status 404" in str(result.error)
 
@@ -591,8 +707,12 @@ def test_an_interrupt_does_not_wait_for_answers(serve: Serve) -> None:
 def test_nor_does_a_process_that_is_interrupted(serve: Serve) -> None:
     server = serve(always(completion("yes")))
     server.delay = 20
-    code = f"import test_vlm_endpoint as here; here.judge({server.url!r})(here.images(), here.PROMPTS)"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent, stderr=subprocess.PIPE) as asking:
+    code = (
+        f"import test_vlm_endpoint as here; here.judge({server.url!r})(here.images(), here.PROMPTS)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, stderr=subprocess.PIPE
+    ) as asking:
         while len(server.asked) < len(PROMPTS) and asking.poll() is None:
             time.sleep(0.05)
         asking.send_signal(signal.SIGINT)

@@ -33,7 +33,8 @@ class TestContract(RewardContract):
 @pytest.mark.parametrize("family", ALL)
 def test_it_scores_as_the_black_box_does(folder_of: Callable[[str], Path], family: str) -> None:
     folder = str(folder_of(family))
-    # Of the size that the model looks at and in whole levels, so that neither resizing nor rounding tells them apart.
+    # Of the size that the model looks at and in whole levels, so that neither resizing nor rounding
+    # tells them apart.
     levels = (images(size=(32, 32)) * 255).round() / 255
     exact = VLMJudgeExact(model=folder, **ALL[family]).build(CPU)
     boxed = VLMJudge(model=folder, **ALL[family]).build(CPU)
@@ -42,7 +43,9 @@ def test_it_scores_as_the_black_box_does(folder_of: Callable[[str], Path], famil
 
 def test_it_is_climbed_by_its_gradient(folder_of: Callable[[str], Path]) -> None:
     reward = {"use": "vlm-judge-exact", "model": str(folder_of("qwen2-vl"))}
-    result = dno.optimize("a cat", reward=reward, iterations=2, steps=4, settings={"gradient.method": "exact"})
+    result = dno.optimize(
+        "a cat", reward=reward, iterations=2, steps=4, settings={"gradient.method": "exact"}
+    )
     assert result.history[0].grad_norm[0] > 0
 
 

@@ -65,7 +65,9 @@ def by_hand(folder: Path, image: Tensor, question: str) -> float:
     processor = LlavaProcessor.from_pretrained(folder)
     model = LlavaForConditionalGeneration.from_pretrained(folder)
     picture = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
-    inputs = processor(text=f"USER: <image>\n{question} ASSISTANT:", images=picture, return_tensors="pt")
+    inputs = processor(
+        text=f"USER: <image>\n{question} ASSISTANT:", images=picture, return_tensors="pt"
+    )
     with torch.no_grad():
         probabilities = model(**inputs).logits[0, -1].softmax(0)
     yes, no = (
@@ -76,19 +78,32 @@ def by_hand(folder: Path, image: Tensor, question: str) -> float:
 
 
 def test_score_is_a_forward_pass_by_hand(llava: Path, reward: Any) -> None:
-    questions = [f'Does this figure show "{prompt}"? Please answer yes or no.' for prompt in PROMPTS]
-    expected = [by_hand(llava, image, question) for image, question in zip(images(), questions, strict=True)]
+    questions = [
+        f'Does this figure show "{prompt}"? Please answer yes or no.' for prompt in PROMPTS
+    ]
+    expected = [
+        by_hand(llava, image, question) for image, question in zip(images(), questions, strict=True)
+    ]
     torch.testing.assert_close(reward(images(), PROMPTS), torch.tensor(expected), atol=1e-6, rtol=0)
 
 
-def test_answer_is_the_first_token_that_the_model_generates(folder_of: Callable[[str], Path]) -> None:
+def test_answer_is_the_first_token_that_the_model_generates(
+    folder_of: Callable[[str], Path],
+) -> None:
     for family, options in FAMILIES.items():
         judge: Any = VLMJudge(model=str(folder_of(family)), **options).build(CPU)
         inputs = judge.inputs(Image.new("RGB", (32, 32)), "a cat")
-        settings = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        settings = {
+            "max_new_tokens": 1,
+            "do_sample": False,
+            "output_logits": True,
+            "return_dict_in_generate": True,
+        }
         logits_V = judge.model.generate(**inputs, **settings).logits[0][0]
         expected = (logits_V[judge.yes].logsumexp(0) - logits_V[judge.no].logsumexp(0)).sigmoid()
-        torch.testing.assert_close(judge(torch.zeros(1, 3, 32, 32), ["a cat"])[0], expected, msg=family)
+        torch.testing.assert_close(
+            judge(torch.zeros(1, 3, 32, 32), ["a cat"])[0], expected, msg=family
+        )
 
 
 def test_a_batch_of_two_is_two_of_one(reward: Any) -> None:
@@ -137,7 +152,9 @@ def test_a_model_that_would_say_something_else_is_reported_once(
     folder = shutil.copytree(llava, tmp_path / "unsure")
     model = LlavaForConditionalGeneration.from_pretrained(llava)
     words = AutoTokenizer.from_pretrained(llava)
-    model.lm_head.weight.data[words.convert_tokens_to_ids([*tiny_judges.YES, *tiny_judges.NO])] *= 0.01
+    model.lm_head.weight.data[words.convert_tokens_to_ids([*tiny_judges.YES, *tiny_judges.NO])] *= (
+        0.01
+    )
     model.lm_head.weight.data *= 3
     model.save_pretrained(folder)
     judge = VLMJudge(model=str(folder)).build(CPU)
@@ -163,7 +180,9 @@ def test_a_run_climbs_it_by_estimates(llava: Path, tmp_path: Path) -> None:
         out=tmp_path / "run",
         settings={"gradient.samples": 2},
     )
-    assert [set(record.rewards) for record in result.history] == [{"vlm-judge"}] * len(result.history)
+    assert [set(record.rewards) for record in result.history] == [{"vlm-judge"}] * len(
+        result.history
+    )
     assert result.history[0].grad_norm[0] > 0
     assert "vlm-judge" in (tmp_path / "run" / "run.toml").read_text()
 
@@ -192,11 +211,14 @@ def refused_early(folder: Path | str) -> str:
 
 
 def test_a_missing_folder_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
-    assert refused_early(tmp_path / "gone").startswith(f'model: there is no model "{tmp_path}/gone"')
+    assert refused_early(tmp_path / "gone").startswith(
+        f'model: there is no model "{tmp_path}/gone"'
+    )
 
 
 def test_a_hub_id_that_is_not_here_is_told_offline() -> None:
-    # The variable is read when huggingface_hub is imported, which another test may have done before it was set.
+    # The variable is read when huggingface_hub is imported, which another test may have done before
+    # it was set.
     from huggingface_hub import constants
 
     with pytest.MonkeyPatch.context() as patch:
@@ -215,13 +237,19 @@ def test_a_model_that_sees_nothing_is_told(llava: Path, tmp_path: Path) -> None:
         config["model_type"] = "llama"
 
     folder = edited(llava, tmp_path / "blind", "config.json", blind)
-    assert "holds a model of type llama, which does not answer questions about images" in refused_early(folder)
+    assert (
+        "holds a model of type llama, which does not answer questions about images"
+        in refused_early(folder)
+    )
 
 
 def test_a_missing_processor_is_told(llava: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(llava, tmp_path / "bare")
     (folder / "processor_config.json").unlink()
-    assert "holds no processor (processor_config.json or preprocessor_config.json)" in refused_early(folder)
+    assert (
+        "holds no processor (processor_config.json or preprocessor_config.json)"
+        in refused_early(folder)
+    )
 
 
 def test_a_missing_chat_template_is_told(folder_of: Callable[[str], Path]) -> None:
@@ -229,7 +257,9 @@ def test_a_missing_chat_template_is_told(folder_of: Callable[[str], Path]) -> No
 
 
 def test_a_chat_template_that_shows_no_image_is_told(llava: Path) -> None:
-    assert "cannot be asked about images: " in sentence(llava, chat_template="{{ messages[0]['content'][1]['text'] }}")
+    assert "cannot be asked about images: " in sentence(
+        llava, chat_template="{{ messages[0]['content'][1]['text'] }}"
+    )
     assert "cannot be asked about images: " in sentence(llava, chat_template="{% what %}")
 
 
@@ -250,7 +280,10 @@ def test_missing_weights_are_told(llava: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(llava, tmp_path / "gaps")
     weights = load_file(folder / "model.safetensors")
     (gone, *_) = [name for name in weights if "vision" in name]
-    save_file({name: value for name, value in weights.items() if name != gone}, folder / "model.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if name != gone},
+        folder / "model.safetensors",
+    )
     assert "lacks 1 of its weights, such as" in sentence(folder)
     (folder / "model.safetensors").unlink()
     assert "could not be loaded as an image-text-to-text model" in sentence(folder)
@@ -261,9 +294,13 @@ def test_code_that_comes_with_a_model_is_not_run(llava: Path, tmp_path: Path) ->
         llava,
         tmp_path / "code",
         "config.json",
-        lambda config: config.update(auto_map={"AutoModelForImageTextToText": "code.Model", "AutoConfig": "code.C"}),
+        lambda config: config.update(
+            auto_map={"AutoModelForImageTextToText": "code.Model", "AutoConfig": "code.C"}
+        ),
     )
-    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Model: ...\nclass C: ...\n")
+    (folder / "code.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Model: ...\nclass C: ...\n"
+    )
     VLMJudge(model=str(folder)).build(CPU)
     assert not (tmp_path / "ran").exists()
 
@@ -271,12 +308,17 @@ def test_code_that_comes_with_a_model_is_not_run(llava: Path, tmp_path: Path) ->
 @pytest.mark.skipif(TORCHVISION, reason="with torchvision, processors take tensors")
 class TestWithoutTorchvision:
     def test_a_gradient_is_refused_early(self, llava: Path) -> None:
-        with pytest.raises(ConfigError, match='torchvision, which is not installed; .* or use "vlm-judge"') as caught:
+        with pytest.raises(
+            ConfigError, match='torchvision, which is not installed; .* or use "vlm-judge"'
+        ) as caught:
             VLMJudgeExact(model=str(llava)).check()
         assert "\n" not in str(caught.value)
 
     def test_a_gradient_through_pil_is_refused(self, llava: Path) -> None:
-        with pytest.raises(ConfigError, match=r'cannot be asked about tensors with a gradient \(.*\); use "vlm-judge"'):
+        with pytest.raises(
+            ConfigError,
+            match=r'cannot be asked about tensors with a gradient \(.*\); use "vlm-judge"',
+        ):
             load(str(llava), None, torch.float32, CPU.device, str, None, exact=True)
 
     def test_a_processor_that_needs_it_is_told(self, llava: Path, tmp_path: Path) -> None:
@@ -286,37 +328,56 @@ class TestWithoutTorchvision:
 
         folder = edited(llava, tmp_path / "videos", "processor_config.json", with_videos)
         said = sentence(folder)
-        assert "needs a library to be loaded as the processor of an image-text-to-text model: " in said
+        assert (
+            "needs a library to be loaded as the processor of an image-text-to-text model: " in said
+        )
         assert "requires the Torchvision library but it was not found" in said
         assert said.endswith("; install it, or name another model")
 
 
 @pytest.mark.parametrize(
-    ("family", "mark"), [("llava", "<image>"), ("gemma3", "<boi>"), ("gemma3", "<soft>"), ("blip2", "<image>")]
+    ("family", "mark"),
+    [("llava", "<image>"), ("gemma3", "<boi>"), ("gemma3", "<soft>"), ("blip2", "<image>")],
 )
-def test_a_prompt_with_a_mark_of_the_model_is_told(folder_of: Callable[[str], Path], family: str, mark: str) -> None:
+def test_a_prompt_with_a_mark_of_the_model_is_told(
+    folder_of: Callable[[str], Path], family: str, mark: str
+) -> None:
     options = {"model": str(folder_of(family)), **FAMILIES[family]}
     said = (
-        f'the question about "a {mark} cat" holds {mark}, which this model takes for a mark of its own and not for '
+        f'the question about "a {mark} cat" holds {mark}, which this model takes for a mark of '
+        "its own and not for "
         "text; leave it out"
     )
     with pytest.raises(RunError) as caught:
         VLMJudge(**options).build(CPU)(images(), ["a cat", f"a {mark} cat"])
     assert str(caught.value) == said
-    with pytest.raises(ConfigError, match=f"question: the question about .* holds {mark}, which this model"):
+    with pytest.raises(
+        ConfigError, match=f"question: the question about .* holds {mark}, which this model"
+    ):
         VLMJudge(**options, question=f"{mark} Is it {{prompt}}?").build(CPU)
 
 
 def test_a_run_with_a_mark_of_the_model_in_its_prompt_ends_with_a_sentence(llava: Path) -> None:
-    with pytest.raises(RunError, match='the question about "an <image> of a cat" holds <image>, which this model'):
-        dno.optimize("an <image> of a cat", reward={"use": "vlm-judge", "model": str(llava)}, iterations=1, steps=2)
+    with pytest.raises(
+        RunError, match='the question about "an <image> of a cat" holds <image>, which this model'
+    ):
+        dno.optimize(
+            "an <image> of a cat",
+            reward={"use": "vlm-judge", "model": str(llava)},
+            iterations=1,
+            steps=2,
+        )
 
 
-@pytest.mark.parametrize("question", ["Is it {}?", "Is it {promt}?", "Is it { prompt }?", "Is it {prompt }?", ""])
+@pytest.mark.parametrize(
+    "question", ["Is it {}?", "Is it {promt}?", "Is it { prompt }?", "Is it {prompt }?", ""]
+)
 def test_a_question_with_another_place_is_refused(question: str) -> None:
     with pytest.raises(ValidationError):
         VLMJudge(model="a/b", question=question)
 
 
 def test_a_prompt_is_put_in_as_it_is() -> None:
-    assert VLMJudge(model="a/b", question="{prompt}!").ask("{prompt} \\1 {x}") == "{prompt} \\1 {x}!"
+    assert (
+        VLMJudge(model="a/b", question="{prompt}!").ask("{prompt} \\1 {x}") == "{prompt} \\1 {x}!"
+    )

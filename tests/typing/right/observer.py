@@ -17,7 +17,10 @@ class Diary:
 
     @hookimpl
     def step_done(self, run: RunInfo, record: StepRecord, samples: Tensor) -> bool | None:
-        self.lines.append(f"{record.iteration} of {run.iterations}: {max(record.objective)}, {samples.mean().item()}")
+        self.lines.append(
+            f"{record.iteration} of {run.iterations}: {max(record.objective)}, "
+            f"{samples.mean().item()}"
+        )
         return samples.isnan().any().item() is True
 
     @hookimpl(trylast=True)

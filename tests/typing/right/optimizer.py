@@ -34,7 +34,9 @@ class RandomWalk:
     def init(self, noise_BN: Tensor, /) -> dict[str, Tensor]:
         return {}
 
-    def step(self, objective: Objective, noise_BN: Tensor, state: State, /) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(
+        self, objective: Objective, noise_BN: Tensor, state: State, /
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         tried_BN = (noise_BN + objective.gaussian()) / 2**0.5
         better_B = objective.value(tried_BN) > objective.value(noise_BN)
         return torch.where(better_B[:, None], tried_BN, noise_BN), {}

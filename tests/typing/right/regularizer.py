@@ -26,7 +26,9 @@ class Projection:
         self.sign = sign
 
     def __call__(self, noise_BN: Tensor, generators: Sequence[Generator], /) -> Penalty:
-        directions = [torch.randn(noise_BN.shape[1], generator=generator) for generator in generators]
+        directions = [
+            torch.randn(noise_BN.shape[1], generator=generator) for generator in generators
+        ]
         along_B = self.sign * (noise_BN * torch.stack(directions).to(noise_BN)).mean(dim=1)
         return Penalty(along_B.square(), {"along": along_B.detach()})
 
@@ -38,4 +40,7 @@ class ProjectionConfig(RegularizerConfig):
         return Projection(self.sign)
 
 
-either: list[RegularizerConfig] = [MeanSquare(weight="auto", log_p_target=-5), ProjectionConfig(weight=2)]
+either: list[RegularizerConfig] = [
+    MeanSquare(weight="auto", log_p_target=-5),
+    ProjectionConfig(weight=2),
+]

@@ -48,7 +48,11 @@ class Words(RewardConfig):
     differentiable: ClassVar[bool] = False
 
     def build(self, ctx: BuildContext) -> Reward:
-        return lambda images, prompts: torch.tensor([float(len(prompt.split())) for prompt in prompts])
+        return lambda images, prompts: torch.tensor(
+            [float(len(prompt.split())) for prompt in prompts]
+        )
 
 
-greenness: Reward = Greenness(blue=0.2, weight=3).build(BuildContext(torch.device("cpu"), torch.float32))
+greenness: Reward = Greenness(blue=0.2, weight=3).build(
+    BuildContext(torch.device("cpu"), torch.float32)
+)

@@ -1,4 +1,6 @@
-"""What a registry loads has the type of its kind, and a script may pass any object of the right form."""
+"""What a registry loads has the type of its kind, and a script may pass any object of the right
+form.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from torch import Tensor
 
 import dno
 from dno.plugin import BuildContext, Penalty, Reward, RewardConfig, Sampler
-from dno.registry import REGULARIZERS, REWARDS, SAMPLERS, Registry
+from dno.registry.registry import REGULARIZERS, REWARDS, SAMPLERS, Registry
 
 
 def load(ctx: BuildContext, noise_BN: Tensor) -> Tensor:
@@ -25,5 +27,7 @@ def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 def script() -> Tensor:
     own = Registry("rewards", RewardConfig)
-    result = dno.optimize("a frog", reward=[(redness, 2), "brightness", own.load("clip")()], iterations=2)
+    result = dno.optimize(
+        "a frog", reward=[(redness, 2), "brightness", own.load("clip")()], iterations=2
+    )
     return result.best.samples

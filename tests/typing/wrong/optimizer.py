@@ -29,7 +29,9 @@ class DerivedNoiseOnly(Optimizer):
     def init(self, noise_BN: Tensor, /) -> State:
         return {}
 
-    def step(self, objective: Objective, noise_BN: Tensor, state: State, /) -> Tensor:  # wrong: step returns no state
+    def step(
+        self, objective: Objective, noise_BN: Tensor, state: State, /
+    ) -> Tensor:  # wrong: step returns no state
         return noise_BN
 
 
@@ -74,7 +76,9 @@ class NarrowState:
     def init(self, noise_BN: Tensor) -> dict[str, Tensor]:
         return {}
 
-    def step(self, objective: Objective, noise_BN: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, State]:
+    def step(
+        self, objective: Objective, noise_BN: Tensor, state: dict[str, Tensor]
+    ) -> tuple[Tensor, State]:
         return noise_BN, state
 
 

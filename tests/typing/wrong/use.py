@@ -8,7 +8,7 @@ from torch import Tensor
 
 import dno
 from dno.plugin import BuildContext, Optimizer, OptimizerConfig, Reward, Sampler, SamplerConfig
-from dno.registry import OPTIMIZERS, REWARDS, Registry
+from dno.registry.registry import OPTIMIZERS, REWARDS, Registry
 
 sampler_class: type[SamplerConfig] = REWARDS.load("clip")  # wrong: a reward
 sampler_config: SamplerConfig = REWARDS.load("clip")()  # wrong: a reward
@@ -38,7 +38,9 @@ dno.optimize("a frog", reward=brightness)
 dno.optimize("a frog", reward=promptless)  # wrong: takes no prompts
 dno.optimize("a frog", reward=lambda images: images)  # wrong: takes no prompts
 dno.optimize("a frog", reward=brightness, sampler=brightness)  # wrong: a reward is no sampler
-dno.optimize("a frog", reward=brightness, optimizer=OPTIMIZERS.load("adam"))  # wrong: the class, not an object of it
+dno.optimize(
+    "a frog", reward=brightness, optimizer=OPTIMIZERS.load("adam")
+)  # wrong: the class, not an object of it
 dno.optimize("a frog", reward=brightness, iterations="many")  # wrong: a word for a number
 dno.optimize("a frog", reward=brightness, iteration=3)  # wrong: no such option
 dno.optimize("a frog")  # wrong: nothing to climb

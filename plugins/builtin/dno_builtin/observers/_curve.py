@@ -42,12 +42,17 @@ def draw(result: Result) -> Figure:
             axis.set_title(title)
             axis.set_axis_off()
 
-    names = [*result.history[0].rewards, *(["log_p"] if "log_p" in result.history[0].figures else [])]
+    names = [
+        *result.history[0].rewards,
+        *(["log_p"] if "log_p" in result.history[0].figures else []),
+    ]
     curves = lower.subplots(1, len(names), squeeze=False)[0]
     iterations = [record.iteration for record in result.history]
     for axis, name in zip(curves, names, strict=True):
         for sample in range(len(result.items)):
-            rows = [(r.figures if name == "log_p" else r.rewards)[name][sample] for r in result.history]
+            rows = [
+                (r.figures if name == "log_p" else r.rewards)[name][sample] for r in result.history
+            ]
             axis.plot(iterations, rows, linewidth=1.2)
             left = result.crossed_floor(sample)
             if left is not None:

@@ -6,7 +6,8 @@ from dno.plugin import BuildContext, ObserverConfig
 
 
 class Curve(ObserverConfig):
-    """One picture of the whole run: reward and log P by iteration, beside the first and the best sample.
+    """One picture of the whole run: reward and log P by iteration, beside the first and the best
+    sample.
 
     Written as `curve.png` into the run folder when the run ends; a run without a folder gets none.
     """

@@ -6,14 +6,25 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dno.plugin import BuildContext, ConfigError, ObserverConfig, RunError, RunInfo, StepRecord, hookimpl, pictures
+from dno.plugin import (
+    BuildContext,
+    ConfigError,
+    ObserverConfig,
+    RunError,
+    RunInfo,
+    StepRecord,
+    hookimpl,
+    pictures,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Images(ObserverConfig):
-    """Writes the images of every so many iterations to `steps/<iteration>-<sample>.png` in the run folder."""
+    """Writes the images of every so many iterations to `steps/<iteration>-<sample>.png` in the run
+    folder.
+    """
 
     every: int = Field(default=10, ge=1)
     """Iterations from one picture of a sample to its next; the first is of iteration 0."""
@@ -41,7 +52,9 @@ class ImageWriter:
             ConfigError: there is no run folder to write to.
         """
         if run.folder is None:
-            raise ConfigError("the images observer writes to the run folder, and this run has none; give it one")
+            raise ConfigError(
+                "the images observer writes to the run folder, and this run has none; give it one"
+            )
 
     @hookimpl
     def step_done(self, run: RunInfo, record: StepRecord, samples: Tensor) -> None:
@@ -65,4 +78,6 @@ class ImageWriter:
                 part.replace(path)
             except OSError as error:
                 part.unlink(missing_ok=True)
-                raise RunError(f"{path} cannot be written: {error}; make room, or run without images") from error
+                raise RunError(
+                    f"{path} cannot be written: {error}; make room, or run without images"
+                ) from error

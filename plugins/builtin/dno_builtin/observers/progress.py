@@ -13,7 +13,9 @@ from dno.plugin import BuildContext, ObserverConfig, Result, RunInfo, StepRecord
 
 
 class Progress(ObserverConfig):
-    """One line of progress on standard error, kept up to date; where that is no terminal, some ten lines."""
+    """One line of progress on standard error, kept up to date; where that is no terminal, some ten
+    lines.
+    """
 
     def build(self, ctx: BuildContext) -> object:
         """The observer."""
@@ -22,7 +24,9 @@ class Progress(ObserverConfig):
 
 @dataclass
 class ProgressLine:
-    """Writes iteration, rewards, best objective, log P and the time left. Means are over the samples."""
+    """Writes iteration, rewards, best objective, log P and the time left. Means are over the
+    samples.
+    """
 
     stream: TextIO
     _first: StepRecord | None = field(default=None, init=False)
@@ -42,7 +46,8 @@ class ProgressLine:
         self._first = self._first or record
         self._last = record
         if self.stream.isatty():
-            # The last column stays free: a full line would wrap, and \r then return to its second half.
+            # The last column stays free: a full line would wrap, and \r then return to its second
+            # half.
             line = self._line(run, record)[: shutil.get_terminal_size().columns - 1]
             self.stream.write(f"\r{line:<{self._width}}")
             self._width = len(line)

@@ -12,11 +12,12 @@ from dno.plugin import Objective, State
 
 @dataclass(frozen=True)
 class LangevinSteps:
-    """Steps of dz = (-z + grad / temperature) dt / 2 + dW, over a time `step_size` each. State: none.
+    """Steps of dz = (-z + grad / temperature) dt / 2 + dW, over a time `step_size` each. State:
+    none.
 
-    With the gradient held over the step, this is an Ornstein-Uhlenbeck process around grad / temperature, whose
-    transition is Gaussian and known in full: its mean moves there by a factor 1 - a, a = exp(-step_size / 2), and its
-    variance is 1 - a^2.
+    With the gradient held over the step, this is an Ornstein-Uhlenbeck process around grad /
+    temperature, whose transition is Gaussian and known in full: its mean moves there by a factor 1
+    - a, a = exp(-step_size / 2), and its variance is 1 - a^2.
     """
 
     step_size: float

@@ -1,4 +1,6 @@
-"""Methods that look at values alone. Each iteration's noise is a candidate; the engine keeps the best."""
+"""Methods that look at values alone. Each iteration's noise is a candidate; the engine keeps the
+best.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ class BestOf:
 class Nearby:
     """Gaussian proposals around the best so far.
 
-    State: `centre_BN`, the best noise so far; `value_B`, its objective, -inf before the first evaluation.
+    State: `centre_BN`, the best noise so far; `value_B`, its objective, -inf before the first
+    evaluation.
     """
 
     beta: float

@@ -10,8 +10,9 @@ from dno.plugin import BuildContext, Optimizer, OptimizerConfig
 class LocalSearch(OptimizerConfig):
     """A proposal near the best noise so far at each iteration, kept if it is better. No gradient.
 
-    The proposal is sqrt(1 - beta^2) z + beta xi with xi from N(0, I): where z is Gaussian noise of variance one, so is
-    it, however often it is made (the preconditioned Crank-Nicolson proposal, Cotter et al. 2013, arXiv 1202.0709).
+    The proposal is sqrt(1 - beta^2) z + beta xi with xi from N(0, I): where z is Gaussian noise of
+    variance one, so is it, however often it is made (the preconditioned Crank-Nicolson proposal,
+    Cotter et al. 2013, arXiv 1202.0709).
     """
 
     beta: float = Field(default=0.3, gt=0, le=1)

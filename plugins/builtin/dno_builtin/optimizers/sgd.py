@@ -10,8 +10,8 @@ from dno.plugin import BuildContext, Optimizer, OptimizerConfig
 class SGD(OptimizerConfig):
     """Gradient ascent with momentum.
 
-    With gradients clipped to norm g, a sample's whole noise moves by at most lr * g / (1 - momentum)
-    an iteration.
+    With gradients clipped to norm g, a sample's whole noise moves by at most lr * g / (1 -
+    momentum) an iteration.
     """
 
     lr: float = Field(default=0.1, gt=0)

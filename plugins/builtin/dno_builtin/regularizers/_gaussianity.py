@@ -35,23 +35,30 @@ def p_norm(noise_N: Tensor) -> Tensor:
 
 
 def p_covariance(noise_N: Tensor) -> Tensor:
-    """Of the mean outer product of m vectors: its diagonal less 1 has variance 2 / m, the rest 1 / m; 1 without any."""
+    """Of the mean outer product of m vectors: its diagonal less 1 has variance 2 / m, the rest 1 /
+    m; 1 without any.
+    """
     m = noise_N.numel() // _VECTOR
     if not m:
         return torch.ones((), dtype=torch.float64)
     table_mk = noise_N[: m * _VECTOR].view(m, _VECTOR)
     deviation = host(table_mk.T @ table_mk) / m - torch.eye(_VECTOR, dtype=torch.float64)
-    # Both triangles, so that each element beside the diagonal counts twice: the same weight over its variance.
+    # Both triangles, so that each element beside the diagonal counts twice: the same weight over
+    # its variance.
     return chi2_upper(deviation.square().sum() * (m / 2), _VECTOR * (_VECTOR + 1) // 2)
 
 
 def p_spectrum(groups: Sequence[Tensor]) -> Tensor:
     """Bartlett's test that the power is the same in all bands.
 
-    A band's power, summed over frequencies of both signs, is chi-squared under white noise with as many degrees of
-    freedom as there are such frequencies; it is independent of the other bands'. 1 where all is in one band.
+    A band's power, summed over frequencies of both signs, is chi-squared under white noise with as
+    many degrees of freedom as there are such frequencies; it is independent of the other bands'. 1
+    where all is in one band.
     """
-    power, count = torch.zeros(_BANDS, dtype=torch.float64), torch.zeros(_BANDS, dtype=torch.float64)
+    power, count = (
+        torch.zeros(_BANDS, dtype=torch.float64),
+        torch.zeros(_BANDS, dtype=torch.float64),
+    )
     for maps_KChw in groups:
         K, C, h, w = maps_KChw.shape
         band, times = _bands(h, w)
@@ -71,8 +78,12 @@ def p_spectrum(groups: Sequence[Tensor]) -> Tensor:
 
 @functools.cache
 def _bands(h: int, w: int) -> tuple[Tensor, Tensor]:
-    """Of each frequency of a real transform: its band, flat; how often the whole one has it, `h x (w // 2 + 1)`."""
-    radius = torch.fft.fftfreq(h, dtype=torch.float64)[:, None].hypot(torch.fft.rfftfreq(w, dtype=torch.float64))
+    """Of each frequency of a real transform: its band, flat; how often the whole one has it, `h x
+    (w // 2 + 1)`.
+    """
+    radius = torch.fft.fftfreq(h, dtype=torch.float64)[:, None].hypot(
+        torch.fft.rfftfreq(w, dtype=torch.float64)
+    )
     band = (radius * (2 * _BANDS)).long().clamp(max=_BANDS - 1)
     times = torch.full_like(radius, 2)
     times[:, 0] = 1

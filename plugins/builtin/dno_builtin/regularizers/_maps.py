@@ -11,7 +11,8 @@ from torch import Tensor
 
 
 def as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """`C h w` of a draw: its last two axes are a map, those before them (channels, frames) are channels.
+    """`C h w` of a draw: its last two axes are a map, those before them (channels, frames) are
+    channels.
 
     A draw of one axis is a map of one line.
     """
@@ -20,9 +21,13 @@ def as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def maps(noise_N: Tensor, draws: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """The draws of one row, those of one shape together: `K x C x h x w` each; without draws the row is one line."""
+    """The draws of one row, those of one shape together: `K x C x h x w` each; without draws the
+    row is one line.
+    """
     shapes = [as_map(shape) for shape in draws] or [(1, 1, noise_N.numel())]
     groups = defaultdict(list)
-    for shape, draw in zip(shapes, torch.split(noise_N, [math.prod(shape) for shape in shapes]), strict=True):
+    for shape, draw in zip(
+        shapes, torch.split(noise_N, [math.prod(shape) for shape in shapes]), strict=True
+    ):
         groups[shape].append(draw.view(shape))
     return [torch.stack(group) for group in groups.values()]

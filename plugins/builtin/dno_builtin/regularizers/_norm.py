@@ -12,7 +12,8 @@ from dno.plugin import Penalty
 from dno_builtin.regularizers._tails import chi2_rate, chi2_score, host, log_two_sided, wide
 
 _SHORTEST = 1e-12
-"""Square of the norm, next to the most probable one, under which the penalty is level: at 0 its log has no slope."""
+"""Square of the norm, next to the most probable one, under which the penalty is level: at 0 its log
+has no slope."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ Letters, beside those of `dno.protocols`:
 
 Noise entries in some order fill a table of m rows (the vectors) and k columns. For a permutation
 drawn uniformly it does not matter in which order the places of that table are filled, nor do fixed
-rearrangements after it make it less uniform. So one uniform permutation is drawn and its columns are
-cut into L chunks of l entries each; each of the b permutations then rearranges whole chunks. Each
-of them is exactly uniform by itself, which is all that the penalty's mean depends on, and yet
+rearrangements after it make it less uniform. So one uniform permutation is drawn and its columns
+are cut into L chunks of l entries each; each of the b permutations then rearranges whole chunks.
+Each of them is exactly uniform by itself, which is all that the penalty's mean depends on, and yet
 the sums over rows that all of them need are sums of entries of two small tables: the sums of the c
 chunks and their inner products. The gradient goes back the same way: one product with the chunks,
 whatever b is.
@@ -34,10 +34,11 @@ class Shuffle(NamedTuple):
     """b permutations of N entries that differ in where they put whole chunks."""
 
     order: Tensor
-    """`N`: one uniform permutation: first the c chunks, then the columns of r entries, then the N - m k
-    entries that are left out (after the permutation, so that each entry is as likely to be)."""
+    """`N`: one uniform permutation: first the c chunks, then the columns of r entries, then the N -
+    m k entries that are left out (after the permutation, so that each entry is as likely to be)."""
     slots: Tensor
-    """`b x k x L`: which chunk each permutation puts into each place; 0 .. c-1 in some order, b times."""
+    """`b x k x L`: which chunk each permutation puts into each place; 0 .. c-1 in some order, b
+    times."""
     length: int
     """Entries in a chunk, l."""
 
@@ -51,7 +52,11 @@ class Shuffle(NamedTuple):
 
 
 def draw_shuffle(
-    entries: int, vector_length: int, permutations: int, generator: Generator, chunks: int | None = None
+    entries: int,
+    vector_length: int,
+    permutations: int,
+    generator: Generator,
+    chunks: int | None = None,
 ) -> Shuffle:
     """Draw the permutations for one sample's noise.
 
@@ -70,8 +75,9 @@ def draw_shuffle(
 
 
 def _chunks(m: int, k: int) -> int:
-    # Cost grows with k L. Permutations that share chunks are a little alike: with k L = 256 the mean
-    # over b = 100 varies as that over some 70 independent ones (and 60 with half as many chunks).
+    # Cost grows with k L. Permutations that share chunks are a little alike: with k L = 256 the
+    # mean over b = 100 varies as that over some 70 independent ones (and 60 with half as many
+    # chunks).
     low = max(8, 256 // k)
     if m <= 2 * low:
         return m  # Chunks of one entry: nothing is shared.
@@ -105,7 +111,9 @@ class _LogProbs(NamedTuple):
         excess = (root - 1 - math.sqrt(k / m)).clamp(min=0)
         log_p2 = math.log(2) - excess.square() * (m / 2)
         d_mean = mean_bk * torch.where(log_p1 < 0, -m / k, 0.0)[:, None]
-        d_spectral = torch.where(log_p2 < 0, -m * excess / (2 * root), 0.0) * torch.where(low, -1.0, 1.0)
+        d_spectral = torch.where(log_p2 < 0, -m * excess / (2 * root), 0.0) * torch.where(
+            low, -1.0, 1.0
+        )
         d_second = d_spectral[:, None, None] * axis_bk[:, :, None] * axis_bk[:, None, :]
         return cls(log_p1.clamp(max=0), log_p2.clamp(max=0), d_mean, d_second)
 
@@ -136,7 +144,8 @@ def _shuffled(noise_N: Tensor, shuffle: Shuffle, with_grad: bool) -> _Row:
     table = noise_N.index_select(0, places)
     chunks_cl, rest_kr = table[: c * length].view(c, length), table[c * length :].view(k, -1)
 
-    # The two small tables, on the CPU: exact float64 there, and no race of additions in the gradient.
+    # The two small tables, on the CPU: exact float64 there, and no race of additions in the
+    # gradient.
     sums_c, gram_cc = _host(chunks_cl.sum(1)), _host(chunks_cl @ chunks_cl.T)
     pairs_bkkL = slots_bkL[:, :, None] * c + slots_bkL[:, None]
     mean_bk = (sums_c[slots_bkL].sum(2) + _host(rest_kr.sum(1))) / m
@@ -155,8 +164,12 @@ def _shuffled(noise_N: Tensor, shuffle: Shuffle, with_grad: bool) -> _Row:
         d_gram = sums_c.new_zeros(c * c).index_add_(
             0, pairs_bkkL.flatten(), d_second[..., None].expand_as(pairs_bkkL).flatten()
         )
-        d_chunks = torch.addmm(d_sums[:, None].to(table), 2 * d_gram.view(c, c).to(table), chunks_cl)
-        d_rest = torch.addmm(d_mean.sum(0)[:, None].to(table), 2 * d_second.sum(0).to(table), rest_kr)
+        d_chunks = torch.addmm(
+            d_sums[:, None].to(table), 2 * d_gram.view(c, c).to(table), chunks_cl
+        )
+        d_rest = torch.addmm(
+            d_mean.sum(0)[:, None].to(table), 2 * d_second.sum(0).to(table), rest_kr
+        )
         grad_N.scatter_(0, places, torch.cat([d_chunks.flatten(), d_rest.flatten()]))
     return _Row(value, probs.log_p1.min(), probs.log_p2.min(), grad_N)
 
@@ -210,12 +223,15 @@ class PermutationPenalty:
         """
         if noise_BN.shape[1] < self.vector_length:
             raise ConfigError(
-                f"the permutation regularizer cuts noise into vectors of {self.vector_length} entries, but a "
-                f"sample has {noise_BN.shape[1]}; choose a shorter vector_length or no such regularizer"
+                f"the permutation regularizer cuts noise into vectors of {self.vector_length} "
+                "entries, but a "
+                f"sample has {noise_BN.shape[1]}; choose a shorter vector_length or no such "
+                "regularizer"
             )
         with_grad = torch.is_grad_enabled() and noise_BN.requires_grad
         with torch.no_grad():
-            # Next to sampling this is cheap, so it need not lean on the run's precision. MPS has no float64.
+            # Next to sampling this is cheap, so it need not lean on the run's precision. MPS has no
+            # float64.
             wide = torch.float32 if noise_BN.device.type == "mps" else torch.float64
             rows = [
                 self._row(noise_N.to(wide), generator, with_grad)
@@ -226,7 +242,8 @@ class PermutationPenalty:
             log_p2_B = torch.stack([row.log_p2 for row in rows]).to(noise_BN)
             grads = [-row.gradient for row in rows if row.gradient is not None]
         if with_grad:
-            value_B = _Closed.apply(noise_BN, value_B, torch.stack(grads).to(noise_BN))  # type: ignore[no-untyped-call]
+            # Type: ignore[no-untyped-call]
+            value_B = _Closed.apply(noise_BN, value_B, torch.stack(grads).to(noise_BN))
         log_p_B = torch.minimum(log_p1_B, log_p2_B)
         return Penalty(value_B, {"log_p": log_p_B, "log_p1": log_p1_B, "log_p2": log_p2_B})
 
@@ -240,5 +257,7 @@ class PermutationPenalty:
             log_likelihood=row.log_likelihood + own.log_likelihood,
             log_p1=torch.minimum(row.log_p1, own.log_p1),
             log_p2=torch.minimum(row.log_p2, own.log_p2),
-            gradient=None if row.gradient is None or own.gradient is None else row.gradient + own.gradient,
+            gradient=None
+            if row.gradient is None or own.gradient is None
+            else row.gradient + own.gradient,
         )

@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 def wide(noise: Tensor) -> Tensor:
-    """The same noise in float64, for sums over many entries; in float32 where the device has nothing wider."""
+    """The same noise in float64, for sums over many entries; in float32 where the device has
+    nothing wider.
+    """
     return noise if noise.device.type == "mps" else noise.double()
 
 
@@ -39,10 +41,12 @@ def chi2_score(x: Tensor, dof: float) -> Tensor:
 
 
 def chi2_rate(x: Tensor, dof: float) -> Tensor:
-    """(x - dof - dof log(x / dof)) / 2: 0 at x = dof, about (x - dof)^2 / (4 dof) near it, linear in x far above.
+    """(x - dof - dof log(x / dof)) / 2: 0 at x = dof, about (x - dof)^2 / (4 dof) near it, linear
+    in x far above.
 
-    Minus the log of Chernoff's bound of both tails of a chi-squared variable with `dof` degrees of freedom, and what
-    the log density of a chi variable with dof + 1 of them lies under its maximum where its square is x.
+    Minus the log of Chernoff's bound of both tails of a chi-squared variable with `dof` degrees of
+    freedom, and what the log density of a chi variable with dof + 1 of them lies under its maximum
+    where its square is x.
     """
     if dof == 0:
         return x / 2

@@ -20,7 +20,8 @@ from dno_builtin.regularizers._maps import as_map, maps
 from dno_builtin.regularizers._tails import chi2_rate, chi2_score, host, log_upper, wide
 
 SIDE = 4
-"""Least side along which neighbours are compared: around a side of 2 those before and behind are the same."""
+"""Least side along which neighbours are compared: around a side of 2 those before and behind are
+the same."""
 ENTRIES = 128
 """Least entries of a draw at a scale: a sum over fewer is not normal enough for a p-value."""
 
@@ -53,18 +54,22 @@ class Plan(NamedTuple):
 def plan(channels: int, height: int, width: int) -> Plan:
     """The scales for draws of this shape, and the moments of their sums under white noise.
 
-    Take neighbours s at one scale and t at another that is 2^k times coarser along an axis. Two entries that are one
-    apart lie in adjacent blocks with frequency a = 2^-k, else in one and the same. Multiplied over both axes, that is
-    the part f of the finer products that a coarser one contains, and the covariance of the standardised sums is f
-    times the root of the ratio of their numbers of entries: exact where sides are halved without remainder.
+    Take neighbours s at one scale and t at another that is 2^k times coarser along an axis. Two
+    entries that are one apart lie in adjacent blocks with frequency a = 2^-k, else in one and the
+    same. Multiplied over both axes, that is the part f of the finer products that a coarser one
+    contains, and the covariance of the standardised sums is f times the root of the ratio of their
+    numbers of entries: exact where sides are halved without remainder.
 
-    The sums over n entries are nearly normal. Of the squares of two of one scale the fourth cumulant adds 12 / n to the
-    covariance, and 18 / n to the variance of one: 48 tr(A A B B) of their circulant matrices A and B.
+    The sums over n entries are nearly normal. Of the squares of two of one scale the fourth
+    cumulant adds 12 / n to the covariance, and 18 / n to the variance of one: 48 tr(A A B B) of
+    their circulant matrices A and B.
     """
     scales = []
     h, w, down, right = height, width, 0, 0
     while channels * h * w >= ENTRIES:
-        shifts = tuple((y, x) for y, x in _NEIGHBOURS if (not y or h >= SIDE) and (not x or w >= SIDE))
+        shifts = tuple(
+            (y, x) for y, x in _NEIGHBOURS if (not y or h >= SIDE) and (not x or w >= SIDE)
+        )
         if shifts:
             scales.append(Scale(h, w, down, right, shifts))
         halve_h, halve_w = h >= 2 * SIDE, w >= 2 * SIDE
@@ -77,8 +82,14 @@ def plan(channels: int, height: int, width: int) -> Plan:
         for j, (coarse, (block_y, block_x)) in enumerate(sums):
             ratio = coarse.height * coarse.width / (fine.height * fine.width)
             if ratio < 1:
-                tall, wide = coarse.halved_height - fine.halved_height, coarse.halved_width - fine.halved_width
-                part = sum(_lands(y, sign * block_y, tall) * _lands(x, sign * block_x, wide) for sign in (1, -1))
+                tall, wide = (
+                    coarse.halved_height - fine.halved_height,
+                    coarse.halved_width - fine.halved_width,
+                )
+                part = sum(
+                    _lands(y, sign * block_y, tall) * _lands(x, sign * block_x, wide)
+                    for sign in (1, -1)
+                )
                 covariance[i, j] = covariance[j, i] = part * math.sqrt(ratio)
     variance = 0.0
     for scale in scales:
@@ -88,7 +99,9 @@ def plan(channels: int, height: int, width: int) -> Plan:
 
 
 def _lands(shift: int, block_shift: int, halved: int) -> float:
-    """How often two entries that are `shift` apart lie in blocks that are `block_shift` apart, along one axis."""
+    """How often two entries that are `shift` apart lie in blocks that are `block_shift` apart,
+    along one axis.
+    """
     if not shift:
         return float(not block_shift)
     across = 0.5**halved
@@ -138,7 +151,8 @@ class WhitenessPenalty:
         draws = self.draws or ((noise_BN.shape[1],),)
         if not looks_at(draws):
             raise ConfigError(
-                f"the whiteness regularizer needs {ENTRIES} entries, but a sample has {noise_BN.shape[1]}"
+                f"the whiteness regularizer needs {ENTRIES} entries, but a sample has "
+                f"{noise_BN.shape[1]}"
             )
         rows = [self._row(wide(noise_N), draws) for noise_N in noise_BN]
         dof = rows[0].dof

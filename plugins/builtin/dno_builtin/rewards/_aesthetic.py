@@ -46,7 +46,8 @@ def load_aesthetic(
     path = fetch(head, files, at="head")
     if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise ConfigError(
-            f'"{path}" is not the published file: its SHA-256 is another; remove it and try again', at="head"
+            f'"{path}" is not the published file: its SHA-256 is another; remove it and try again',
+            at="head",
         )
     with loading(head, "head", "head"):
         layers = linear_layers(read_weights(path, "head"), "layers.")
@@ -57,7 +58,9 @@ def load_aesthetic(
             at="head",
         )
     layers = [(weight.to(device), bias.to(device)) for weight, bias in layers]
-    return AestheticScore(network.to(device), layers, Preprocess.torchvision(network.config.vision_config.image_size))
+    return AestheticScore(
+        network.to(device), layers, Preprocess.torchvision(network.config.vision_config.image_size)
+    )
 
 
 @dataclass(frozen=True)

@@ -35,18 +35,23 @@ def load_network(model: str, kind: Kind, revision: str | None, dtype: torch.dtyp
         at = commit(model, revision)
         config = AutoConfig.from_pretrained(model, revision=at)
         if config.model_type != kind.lower():
-            raise ConfigError(f'"{model}" is a model of type {config.model_type}; name a {kind} model', at="model")
+            raise ConfigError(
+                f'"{model}" is a model of type {config.model_type}; name a {kind} model', at="model"
+            )
         weights = fetch(model, WEIGHTS, revision)
         if weights.suffix == ".bin":
             source = {"config": config, "state_dict": read_weights(weights)}
-            network, found = cls.from_pretrained(None, **source, dtype=dtype, output_loading_info=True)
+            network, found = cls.from_pretrained(
+                None, **source, dtype=dtype, output_loading_info=True
+            )
         else:
             network, found = cls.from_pretrained(
                 model, revision=at, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
     if missing := sorted(found["missing_keys"]):
         raise ConfigError(
-            f'"{model}" lacks {len(missing)} of a {kind} model\'s weights, such as {missing[0]}', at="model"
+            f'"{model}" lacks {len(missing)} of a {kind} model\'s weights, such as {missing[0]}',
+            at="model",
         )
     return network.eval().requires_grad_(False)
 
@@ -68,7 +73,9 @@ def load_processor(model: str, kind: Kind, revision: str | None, at: str) -> tup
 
 @dataclass(frozen=True)
 class CosineScore:
-    """`(images, prompts) -> scores`. A prompt is embedded the first time it is seen, and remembered."""
+    """`(images, prompts) -> scores`. A prompt is embedded the first time it is seen, and
+    remembered.
+    """
 
     model: Any
     """A `CLIPModel` or `SiglipModel`."""
@@ -95,7 +102,9 @@ class CosineScore:
         if prompt not in self._texts:
             text = self.template.replace("{}", prompt)
             limit = self.model.config.text_config.max_position_embeddings
-            ids = token_ids(self.tokenizer, text, limit, f"{self.kind} model", whole=self.kind == "SigLIP")
+            ids = token_ids(
+                self.tokenizer, text, limit, f"{self.kind} model", whole=self.kind == "SigLIP"
+            )
             with torch.no_grad():
                 found = self.model.get_text_features(input_ids=ids.to(self.model.device))
             self._texts[prompt] = full(features(found))[0]
@@ -115,9 +124,17 @@ def token_ids(tokenizer: Any, text: str, limit: int, who: str, *, whole: bool) -
     shown, text = text, text.lower() if whole else text
     tokens = len(tokenizer(text, verbose=False)["input_ids"])
     if tokens > limit:
-        _log.warning("the %s reads %d tokens; the end of this prompt's %d is not scored: %s", who, limit, tokens, shown)
+        _log.warning(
+            "the %s reads %d tokens; the end of this prompt's %d is not scored: %s",
+            who,
+            limit,
+            tokens,
+            shown,
+        )
     options = {"padding": "max_length"} if whole else {}
-    ids: Tensor = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt", **options)["input_ids"]
+    ids: Tensor = tokenizer(
+        text, truncation=True, max_length=limit, return_tensors="pt", **options
+    )["input_ids"]
     return ids
 
 

@@ -1,4 +1,6 @@
-"""Where the files of a published model are: in a folder, in the hub's cache, or to be downloaded."""
+"""Where the files of a published model are: in a folder, in the hub's cache, or to be
+downloaded.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ PINNED: Final[Mapping[str, str]] = {
     "xswu/HPSv2": "697403c78157020a1ae59d23f111aa58ced35b0a",
     "yuvalkirstain/PickScore_v1": "a4e4367c6dfa7288a00c550414478f865b875800",
 }
-"""Commit of each hub repository that is read where no revision was asked for; others are read at their main branch."""
+"""Commit of each hub repository that is read where no revision was asked for; others are read at
+their main branch."""
 
 WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 """Where transformers keeps a model's weights; the first that is there is read."""
@@ -29,14 +32,16 @@ class ModelReward(RewardConfig):
     """Base of rewards with a published model."""
 
     revision: str | None = None
-    """Branch, tag or commit of a `model` that is a hub id; if not given, a commit that is fixed for the models named in
-    docs/how-to/preference-rewards.md, and the main branch of others."""
+    """Branch, tag or commit of a `model` that is a hub id; if not given, a commit that is fixed for
+    the models named in docs/how-to/preference-rewards.md, and the main branch of others."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the model computes in; preprocessing and scores are float32 in any case."""
 
 
 def locate(model: str, at: str = "model") -> str:
-    """The folder or hub id that `model` stands for; `ConfigError` at the option `at` if there is none."""
+    """The folder or hub id that `model` stands for; `ConfigError` at the option `at` if there is
+    none.
+    """
     try:
         found = find_model(model)
     except ConfigError as error:
@@ -51,8 +56,11 @@ def commit(model: str, revision: str | None = None) -> str | None:
     return revision or PINNED.get(model)
 
 
-def look(model: str, names: Sequence[str], revision: str | None = None, at: str = "model") -> Path | None:
-    """The first of the named files that is on this machine; None where they have yet to be downloaded.
+def look(
+    model: str, names: Sequence[str], revision: str | None = None, at: str = "model"
+) -> Path | None:
+    """The first of the named files that is on this machine; None where they have yet to be
+    downloaded.
 
     Args:
         model: a folder or hub id, see `locate`.
@@ -60,15 +68,17 @@ def look(model: str, names: Sequence[str], revision: str | None = None, at: str 
         revision: see `commit`.
         at: the option that errors are about.
 
-    Raises:
-        ConfigError: a folder has none of them, or the hub's cache has none and downloads are forbidden.
+    Raises: ConfigError: a folder has none of them, or the hub's cache has none and downloads are
+        forbidden.
     """
     wanted = " or ".join(names)
     if Path(model).is_dir():
         for name in names:
             if (path := Path(model, name)).is_file():
                 return path
-        raise ConfigError(f'"{model}" holds no {wanted}; name a folder that does, or a hub id', at=at)
+        raise ConfigError(
+            f'"{model}" holds no {wanted}; name a folder that does, or a hub id', at=at
+        )
     from huggingface_hub import constants, try_to_load_from_cache
 
     for name in names:
@@ -77,7 +87,8 @@ def look(model: str, names: Sequence[str], revision: str | None = None, at: str 
             return Path(path_or_none)
     if constants.HF_HUB_OFFLINE:
         raise ConfigError(
-            f'{wanted} of "{model}" is not on this machine and HF_HUB_OFFLINE forbids downloading it; '
+            f'{wanted} of "{model}" is not on this machine and HF_HUB_OFFLINE forbids downloading '
+            "it; "
             "unset that once, or name a local folder",
             at=at,
         )
@@ -85,7 +96,8 @@ def look(model: str, names: Sequence[str], revision: str | None = None, at: str 
 
 
 def fetch(model: str, names: Sequence[str], revision: str | None = None, at: str = "model") -> Path:
-    """As `look`, but downloads what is not here; `HF_HOME` and `HF_TOKEN` act as they do for `huggingface_hub`.
+    """As `look`, but downloads what is not here; `HF_HOME` and `HF_TOKEN` act as they do for
+    `huggingface_hub`.
 
     Raises:
         ConfigError: none of the files can be had.
@@ -103,13 +115,22 @@ def fetch(model: str, names: Sequence[str], revision: str | None = None, at: str
             raise ConfigError(f'"{model}" could not be downloaded: {reason}', at=at) from None
         except EntryNotFoundError:
             continue
-        except Exception as error:  # No such repository, no permission, a full disk: each has a type of its own.
-            raise ConfigError(f'"{model}" could not be downloaded: {first_line(error)}', at=at) from error
-    raise ConfigError(f'"{model}" holds no {" or ".join(names)}; name another model or revision', at=at)
+        except (
+            Exception
+        ) as error:  # No such repository, no permission, a full disk: each has a type of its own.
+            raise ConfigError(
+                f'"{model}" could not be downloaded: {first_line(error)}', at=at
+            ) from error
+    raise ConfigError(
+        f'"{model}" holds no {" or ".join(names)}; name another model or revision', at=at
+    )
 
 
-def check_model(model: str, kinds: Sequence[str], what: str, revision: str | None = None, at: str = "model") -> None:
-    """Raise `ConfigError` where a folder holds no transformers model of these types, or a hub id is sure to fail.
+def check_model(
+    model: str, kinds: Sequence[str], what: str, revision: str | None = None, at: str = "model"
+) -> None:
+    """Raise `ConfigError` where a folder holds no transformers model of these types, or a hub id is
+    sure to fail.
 
     Args:
         model: a folder or hub id, see `locate`.
@@ -136,12 +157,18 @@ def check_model(model: str, kinds: Sequence[str], what: str, revision: str | Non
 
 def has_processor(model: str) -> bool:
     """Whether a folder holds what preprocesses a model's images."""
-    return any(Path(model, name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
+    return any(
+        Path(model, name).is_file()
+        for name in ("processor_config.json", "preprocessor_config.json")
+    )
 
 
 def has_tokenizer(model: str) -> bool:
     """Whether a folder holds what turns a model's text into tokens."""
-    return any(Path(model, name).is_file() for name in ("tokenizer_config.json", "tokenizer.json", "vocab.txt"))
+    return any(
+        Path(model, name).is_file()
+        for name in ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,6 @@
-"""ImageReward's network: BLIP's image tower and cross-attending text tower of transformers, and a head."""
+"""ImageReward's network: BLIP's image tower and cross-attending text tower of transformers, and a
+head.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ from torch import Tensor
 from dno.plugin import ConfigError
 from dno_builtin.rewards._files import commit, fetch
 from dno_builtin.rewards._preprocess import Preprocess
-from dno_builtin.rewards._weights import apply_layers, build, count, full, linear_layers, loading, read_weights
+from dno_builtin.rewards._weights import (
+    apply_layers,
+    build,
+    count,
+    full,
+    linear_layers,
+    loading,
+    read_weights,
+)
 
 _log = logging.getLogger("dno")
 
@@ -39,7 +49,12 @@ _BLOCK = {
 
 
 def load_imagereward(
-    model: str, files: Sequence[str], revision: str | None, tokenizer: str, dtype: torch.dtype, device: torch.device
+    model: str,
+    files: Sequence[str],
+    revision: str | None,
+    tokenizer: str,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> ImageRewardScore:
     """The scorer, frozen.
 
@@ -62,19 +77,26 @@ def load_imagereward(
         vision_options, text_options = configs(vision_state, text_state)
         vision = build(BlipVisionModel, vision_options, vision_state, dtype)
         text = build(BlipTextModel, text_options, text_state, dtype, add_pooling_layer=False)
-        head = [(weight.to(device), bias.to(device)) for weight, bias in linear_layers(state, "mlp.layers.")]
+        head = [
+            (weight.to(device), bias.to(device))
+            for weight, bias in linear_layers(state, "mlp.layers.")
+        ]
     with loading(tokenizer, "BERT tokenizer", "tokenizer"):
         fetch(tokenizer, ["tokenizer_config.json", "tokenizer.json", "vocab.txt"], at="tokenizer")
         words = AutoTokenizer.from_pretrained(tokenizer, revision=commit(tokenizer))
     if len(words) > text_options.vocab_size:
-        raise ConfigError(f'"{tokenizer}" has {len(words)} tokens, the model fewer; name its own', at="tokenizer")
+        raise ConfigError(
+            f'"{tokenizer}" has {len(words)} tokens, the model fewer; name its own', at="tokenizer"
+        )
     preprocess = Preprocess.torchvision(vision_options.image_size)
     return ImageRewardScore(vision.to(device), text.to(device), head, words, preprocess)
 
 
 @dataclass(frozen=True)
 class ImageRewardScore:
-    """`(images, prompts) -> scores`. A prompt's tokens are made once; its features depend on the image."""
+    """`(images, prompts) -> scores`. A prompt's tokens are made once; its features depend on the
+    image.
+    """
 
     vision: Any
     text: Any
@@ -92,7 +114,9 @@ class ImageRewardScore:
             input_ids=torch.cat(ids),
             attention_mask=torch.cat(masks),
             encoder_hidden_states=seen_BPD,
-            encoder_attention_mask=torch.ones(seen_BPD.shape[:2], dtype=torch.long, device=seen_BPD.device),
+            encoder_attention_mask=torch.ones(
+                seen_BPD.shape[:2], dtype=torch.long, device=seen_BPD.device
+            ),
             use_cache=False,
             is_decoder=False,
         ).last_hidden_state
@@ -104,10 +128,17 @@ class ImageRewardScore:
             tokens = len(self.tokenizer(prompt, verbose=False)["input_ids"])
             if tokens > TOKENS:
                 _log.warning(
-                    "ImageReward reads %d tokens; the end of this prompt's %d is not scored: %s", TOKENS, tokens, prompt
+                    "ImageReward reads %d tokens; the end of this prompt's %d is not scored: %s",
+                    TOKENS,
+                    tokens,
+                    prompt,
                 )
             found = self.tokenizer(
-                prompt, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+                prompt,
+                padding="max_length",
+                truncation=True,
+                max_length=TOKENS,
+                return_tensors="pt",
             ).to(self.text.device)
             self._tokens[prompt] = found["input_ids"], found["attention_mask"]
         return self._tokens[prompt]
@@ -172,4 +203,6 @@ def text_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }

@@ -17,7 +17,8 @@ from dno_builtin.rewards._preprocess import Preprocess
 from dno_builtin.rewards._weights import build, count, loading, read_weights
 
 _HEADS = {1280: 16, 1408: 16, 1664: 16}
-"""Attention heads of open_clip's image towers ViT-H, ViT-g and ViT-bigG; all other towers have one for 64 channels."""
+"""Attention heads of open_clip's image towers ViT-H, ViT-g and ViT-bigG; all other towers have one
+for 64 channels."""
 
 _TOWERS = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
@@ -77,7 +78,9 @@ def load_openclip(
         fetch(tokenizer, ["tokenizer_config.json", "tokenizer.json"], at="tokenizer")
         words = AutoTokenizer.from_pretrained(tokenizer, revision=commit(tokenizer))
     if len(words) > config.text_config.vocab_size:
-        raise ConfigError(f'"{tokenizer}" has {len(words)} tokens, the model fewer; name its own', at="tokenizer")
+        raise ConfigError(
+            f'"{tokenizer}" has {len(words)} tokens, the model fewer; name its own', at="tokenizer"
+        )
     preprocess = Preprocess.whole(config.vision_config.image_size, antialias=antialias)
     return CosineScore(network.to(device), words, preprocess)
 
@@ -102,15 +105,22 @@ def clip_config(state: Mapping[str, Tensor]) -> Any:
             **_tower(state, "transformer.resblocks."),
             "vocab_size": tokens.shape[0],
             "max_position_embeddings": state["positional_embedding"].shape[0],
-            # The last two of CLIP's vocabulary; open_clip takes the embedding where the highest token is.
+            # The last two of CLIP's vocabulary; open_clip takes the embedding where the highest
+            # token is.
             "bos_token_id": tokens.shape[0] - 2,
             "eos_token_id": tokens.shape[0] - 1,
             "pad_token_id": 0,
         }
-        vision["num_attention_heads"] = _HEADS.get(vision["hidden_size"], vision["num_attention_heads"])
-        return CLIPConfig(vision_config=vision, text_config=text, projection_dim=state["text_projection"].shape[1])
+        vision["num_attention_heads"] = _HEADS.get(
+            vision["hidden_size"], vision["num_attention_heads"]
+        )
+        return CLIPConfig(
+            vision_config=vision, text_config=text, projection_dim=state["text_projection"].shape[1]
+        )
     except KeyError as error:
-        raise ConfigError(f"it has no tensor {error} and so is no CLIP model of open_clip") from None
+        raise ConfigError(
+            f"it has no tensor {error} and so is no CLIP model of open_clip"
+        ) from None
 
 
 def _tower(state: Mapping[str, Tensor], blocks: str) -> dict[str, Any]:

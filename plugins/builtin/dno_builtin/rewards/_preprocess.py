@@ -22,14 +22,16 @@ _MODES = {2: "bilinear", 3: "bicubic"}
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, pad, crop at the centre, normalise: `B x 3 x H x W` in [0, 1] to `B x 3 x h x w` for a model.
+    """Resize, pad, crop at the centre, normalise: `B x 3 x H x W` in [0, 1] to `B x 3 x h x w` for
+    a model.
 
-    Resizing is antialiased and clamped to [0, 1], as PIL does it on 8-bit pictures; the two then differ
-    by PIL's rounding: 0.5/255 or less root-mean-square, before normalising.
+    Resizing is antialiased and clamped to [0, 1], as PIL does it on 8-bit pictures; the two then
+    differ by PIL's rounding: 0.5/255 or less root-mean-square, before normalising.
     """
 
     size: tuple[int, int] | int | None
-    """Height and width to resize to; or the length of one edge, see `longest`; None leaves the size."""
+    """Height and width to resize to; or the length of one edge, see `longest`; None leaves the
+    size."""
     mode: str
     """Interpolation: bicubic or bilinear."""
     crop: tuple[int, int] | None
@@ -39,22 +41,36 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     longest: bool = False
-    """Whether an int `size` is the longer edge, after which black makes a square of it, or the shorter one."""
+    """Whether an int `size` is the longer edge, after which black makes a square of it, or the
+    shorter one."""
     antialias: bool = True
     """False where the model's own code resized tensors without; a reduction then skips pixels."""
     clamp: bool = True
     """False where the model's own code resized tensors, in which bicubic overshoots [0, 1]."""
     half_even: bool = False
-    """Which way a crop with an odd pixel to spare goes: torchvision's rounding of halves to even, or down."""
+    """Which way a crop with an odd pixel to spare goes: torchvision's rounding of halves to even,
+    or down."""
 
     @classmethod
     def torchvision(cls, size: int) -> Preprocess:
-        """torchvision's `Resize(size, BICUBIC)`, `CenterCrop(size)` on a PIL picture; OpenAI's mean and deviation."""
-        return cls(size=size, mode="bicubic", crop=(size, size), scale=1.0, mean=MEAN, std=STD, half_even=True)
+        """torchvision's `Resize(size, BICUBIC)`, `CenterCrop(size)` on a PIL picture; OpenAI's mean
+        and deviation.
+        """
+        return cls(
+            size=size,
+            mode="bicubic",
+            crop=(size, size),
+            scale=1.0,
+            mean=MEAN,
+            std=STD,
+            half_even=True,
+        )
 
     @classmethod
     def whole(cls, size: int, *, antialias: bool) -> Preprocess:
-        """The whole picture in a square, as torchvision resizes the longer edge of a *tensor* and pads the other."""
+        """The whole picture in a square, as torchvision resizes the longer edge of a *tensor* and
+        pads the other.
+        """
         return cls(
             size=size,
             mode="bicubic",
@@ -79,7 +95,9 @@ class Preprocess:
         normalise = config.get("do_normalize", True)
         if config.get("do_resize", True):
             if resample not in _MODES:
-                raise ConfigError(f"its image processor resizes with PIL's filter {resample}; {_known()}")
+                raise ConfigError(
+                    f"its image processor resizes with PIL's filter {resample}; {_known()}"
+                )
             if isinstance(size, Mapping):
                 # Keys of other ways to give a size may be there, with None.
                 size = {key: value for key, value in size.items() if value is not None}
@@ -101,14 +119,18 @@ class Preprocess:
             size=size,
             mode=_MODES.get(resample, "bicubic"),
             crop=crop if config.get("do_center_crop", crop is not None) else None,
-            scale=255 * float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 255.0,
+            scale=255 * float(config.get("rescale_factor", 1 / 255))
+            if config.get("do_rescale", True)
+            else 255.0,
             mean=_each(config["image_mean"]) if normalise else (0.0,) * 3,
             std=_each(config["image_std"]) if normalise else (1.0,) * 3,
         )
 
     def __call__(self, images: Tensor) -> Tensor:
         """Preprocess a batch; everything is differentiable."""
-        mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (
+            images.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std)
+        )
         return (self.pixels(images) * self.scale - mean) / std
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -123,10 +145,13 @@ class Preprocess:
                 short = min(height, width)
                 size = (int(size * height / short), int(size * width / short))
         if size is not None:
-            # One way after the other with a limit between, as PIL does it: bicubic overshoots, 8 bits cannot.
+            # One way after the other with a limit between, as PIL does it: bicubic overshoots, 8
+            # bits cannot.
             for step in ((height, size[1]), size) if self.clamp else (size,):
                 if step != images.shape[-2:]:
-                    images = F.interpolate(images, step, mode=self.mode, antialias=self.antialias, align_corners=False)
+                    images = F.interpolate(
+                        images, step, mode=self.mode, antialias=self.antialias, align_corners=False
+                    )
                     images = images.clamp(0, 1) if self.clamp else images
         if self.longest:
             images = _square(images)
@@ -139,7 +164,10 @@ def _each(values: float | Sequence[float]) -> tuple[float, ...]:
 
 
 def _known() -> str:
-    return "only resizing by a bicubic or bilinear filter, to a shortest edge or a height and width, is known"
+    return (
+        "only resizing by a bicubic or bilinear filter, to a shortest edge or a height and "
+        "width, is known"
+    )
 
 
 def _square(images: Tensor) -> Tensor:
@@ -150,7 +178,9 @@ def _square(images: Tensor) -> Tensor:
 
 
 def _centre(images: Tensor, height: int, width: int, half_even: bool) -> Tensor:
-    """The middle `height x width`; where there is less, black with the spare row or column above or left."""
+    """The middle `height x width`; where there is less, black with the spare row or column above or
+    left.
+    """
     have = images.shape[-2:]
     if have[0] < height or have[1] < width:
         down, across = max(height - have[0], 0), max(width - have[1], 0)

@@ -1,4 +1,6 @@
-"""Reading published weights: tensors alone, never code, and pickled files converted once to safetensors."""
+"""Reading published weights: tensors alone, never code, and pickled files converted once to
+safetensors.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _log = logging.getLogger("dno")
 
 
 def cache_folder() -> Path:
-    """Where converted weights are kept: `DNO_CACHE`, or `dno` in the user's cache folder. It may be deleted."""
+    """Where converted weights are kept: `DNO_CACHE`, or `dno` in the user's cache folder. It may be
+    deleted.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("DNO_CACHE") or Path(base, "dno")).expanduser()
 
@@ -35,8 +39,9 @@ def cache_folder() -> Path:
 def read_weights(path: Path, at: str = "model") -> dict[str, Tensor]:
     """The tensors of a checkpoint, by name, on the CPU.
 
-    A `.safetensors` file is read as it is. Any other is unpickled with `torch.load(weights_only=True)`, which makes
-    tensors and plain containers and runs no code, and its tensors are kept as safetensors for the next time.
+    A `.safetensors` file is read as it is. Any other is unpickled with
+    `torch.load(weights_only=True)`, which makes tensors and plain containers and runs no code, and
+    its tensors are kept as safetensors for the next time.
 
     Args:
         path: a file of tensors by name, maybe under a key `state_dict`.
@@ -55,7 +60,9 @@ def read_weights(path: Path, at: str = "model") -> dict[str, Tensor]:
     except ConfigError as error:
         raise error.inside(at) from None
     except Exception as error:
-        raise ConfigError(f'"{path}" cannot be read as weights: {first_line(error)}', at=at) from error
+        raise ConfigError(
+            f'"{path}" cannot be read as weights: {first_line(error)}', at=at
+        ) from error
     _keep(state, converted)
     return state
 
@@ -71,13 +78,15 @@ def _converted_name(path: Path) -> Path:
 def _unpickle(path: Path) -> dict[str, Tensor]:
     try:
         with quiet():
-            # Mapped, a checkpoint is not held in memory twice; files from before torch 1.6 are no zip archives.
+            # Mapped, a checkpoint is not held in memory twice; files from before torch 1.6 are no
+            # zip archives.
             mapped = zipfile.is_zipfile(path)
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
             raise ConfigError(
-                f'"{path}" holds pickled code, which was not run; get the weights as a .safetensors file'
+                f'"{path}" holds pickled code, which was not run; get the weights as a '
+                ".safetensors file"
             ) from None
         raise
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
@@ -107,7 +116,11 @@ def _keep(state: Mapping[str, Tensor], path: Path) -> None:
     except Exception as error:  # safetensors has an error type of its own for a full disk.
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        _log.warning("converted weights could not be kept in %s, set DNO_CACHE: %s", path.parent, first_line(error))
+        _log.warning(
+            "converted weights could not be kept in %s, set DNO_CACHE: %s",
+            path.parent,
+            first_line(error),
+        )
 
 
 @contextlib.contextmanager
@@ -119,20 +132,31 @@ def loading(model: str, what: str, at: str = "model") -> Iterator[None]:
     except ConfigError as error:
         raise error if error.at else ConfigError(f'"{model}": {error.problem}', at=at) from None
     except Exception as error:  # What goes wrong in there has many types, most of them plain ones.
-        raise ConfigError(f'"{model}" could not be loaded as a {what}: {first_line(error)}', at=at) from error
+        raise ConfigError(
+            f'"{model}" could not be loaded as a {what}: {first_line(error)}', at=at
+        ) from error
 
 
-def build(cls: Any, config: Any, state: Mapping[str, Tensor], dtype: torch.dtype, **options: Any) -> Any:
+def build(
+    cls: Any, config: Any, state: Mapping[str, Tensor], dtype: torch.dtype, **options: Any
+) -> Any:
     """A transformers model of class `cls` from tensors by its own names, frozen.
 
     Raises:
         ConfigError: tensors are missing or have other sizes.
     """
     network, found = cls.from_pretrained(
-        None, config=config, state_dict=dict(state), dtype=dtype, output_loading_info=True, **options
+        None,
+        config=config,
+        state_dict=dict(state),
+        dtype=dtype,
+        output_loading_info=True,
+        **options,
     )
     if missing := sorted(found["missing_keys"]):
-        raise ConfigError(f"it lacks {len(missing)} of a {cls.__name__}'s weights, such as {missing[0]}")
+        raise ConfigError(
+            f"it lacks {len(missing)} of a {cls.__name__}'s weights, such as {missing[0]}"
+        )
     return network.eval().requires_grad_(False)
 
 
@@ -142,23 +166,33 @@ def count(state: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def linear_layers(state: Mapping[str, Tensor], prefix: str) -> list[tuple[Tensor, Tensor]]:
-    """Weight and bias of the linear layers of a `Sequential` whose names start with `prefix`, in order, in float32."""
+    """Weight and bias of the linear layers of a `Sequential` whose names start with `prefix`, in
+    order, in float32.
+    """
     numbers = sorted(
         int(key.removeprefix(prefix).removesuffix(".weight"))
         for key in state
         if key.startswith(prefix) and key.endswith(".weight")
     )
-    layers = [(state[f"{prefix}{n}.weight"].float(), state[f"{prefix}{n}.bias"].float()) for n in numbers]
+    layers = [
+        (state[f"{prefix}{n}.weight"].float(), state[f"{prefix}{n}.bias"].float()) for n in numbers
+    ]
     widths = [(weight.shape[1], weight.shape[0]) for weight, _ in layers]
     if not layers or widths[-1][1] != 1 or any(a[1] != b[0] for a, b in pairwise(widths)):
-        raise ConfigError(f'it holds no head: layers that end in one number, named "{prefix}0.weight" and so on')
+        raise ConfigError(
+            f'it holds no head: layers that end in one number, named "{prefix}0.weight" and so on'
+        )
     return layers
 
 
 def apply_layers(layers: list[tuple[Tensor, Tensor]], features_BF: Tensor) -> Tensor:
-    """`B` scores: the layers one after another, with nothing between them (dropout acts in training alone)."""
+    """`B` scores: the layers one after another, with nothing between them (dropout acts in training
+    alone).
+    """
     for weight, bias in layers:
-        features_BF = F.linear(features_BF, weight.to(features_BF.dtype), bias.to(features_BF.dtype))
+        features_BF = F.linear(
+            features_BF, weight.to(features_BF.dtype), bias.to(features_BF.dtype)
+        )
     return features_BF.squeeze(1)
 
 

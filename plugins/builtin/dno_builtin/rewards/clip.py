@@ -13,21 +13,21 @@ from dno_builtin.rewards._files import ModelReward, check_model, has_processor, 
 class Clip(ModelReward):
     """Cosine of the angle between each image's and its prompt's CLIP embedding, in [-1, 1].
 
-    The plain cosine of Radford et al. (ICML 2021, arXiv 2103.00020). A model's own logit is exp(logit_scale), mostly
-    100, times that: `weight` gives it. With `clipscore`, the CLIPScore of Hessel et al. (EMNLP 2021, arXiv
-    2104.08718), whose model is openai/clip-vit-base-patch32: 2.5 max(cos, 0), without a gradient where the cosine is
-    negative.
+    The plain cosine of Radford et al. (ICML 2021, arXiv 2103.00020). A model's own logit is
+    exp(logit_scale), mostly 100, times that: `weight` gives it. With `clipscore`, the CLIPScore of
+    Hessel et al. (EMNLP 2021, arXiv 2104.08718), whose model is openai/clip-vit-base-patch32: 2.5
+    max(cos, 0), without a gradient where the cosine is negative.
 
-    Licences: the embedded emoji-clip: see its README; OpenAI's models MIT, by their repository; others: see the model
-    page.
+    Licences: the embedded emoji-clip: see its README; OpenAI's models MIT, by their repository;
+    others: see the model page.
     """
 
     model: str = Field(default="emoji-clip", min_length=1)
-    """An installed model's name, a folder that holds a `CLIPModel` with its `CLIPProcessor`, or a hub id
-    (owner/name); no code is run to read its weights."""
+    """An installed model's name, a folder that holds a `CLIPModel` with its `CLIPProcessor`, or a
+    hub id (owner/name); no code is run to read its weights."""
     template: str = "{}"
-    """What the model reads for a prompt, with {} in the prompt's place: "a photo of {}". With `clipscore`, "A photo
-    depicts {}" unless given."""
+    """What the model reads for a prompt, with {} in the prompt's place: "a photo of {}". With
+    `clipscore`, "A photo depicts {}" unless given."""
     clipscore: bool = False
     """Score 2.5 max(cos, 0) instead of the cosine."""
 
@@ -39,17 +39,21 @@ class Clip(ModelReward):
         return value
 
     def check(self) -> None:
-        """Raise `ConfigError` where `model` is missing, or is a folder without a CLIP model and processor."""
+        """Raise `ConfigError` where `model` is missing, or is a folder without a CLIP model and
+        processor.
+        """
         model = locate(self.model)
         check_model(model, ["clip"], "CLIP", self.revision)
         if Path(model).is_dir() and not has_processor(model):
-            raise ConfigError(f'"{model}" holds no processor; save the model\'s CLIPProcessor there', at="model")
+            raise ConfigError(
+                f'"{model}" holds no processor; save the model\'s CLIPProcessor there', at="model"
+            )
 
     def build(self, ctx: BuildContext) -> Reward:
         """Load the model onto `ctx.device`.
 
-        Raises:
-            ConfigError: it cannot be loaded, is no CLIP model, or has a processor of an unknown kind.
+        Raises: ConfigError: it cannot be loaded, is no CLIP model, or has a processor of an unknown
+            kind.
         """
         import torch
 

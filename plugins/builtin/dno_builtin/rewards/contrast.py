@@ -16,8 +16,8 @@ def contrast(images: Tensor, prompts: Sequence[str]) -> Tensor:
     """Root-mean-square contrast: `B` values in [0, 0.5] from `B x 3 x H x W`.
 
     The standard deviation over pixels (Peli, "Contrast in complex images", JOSA A 1990) of the luma
-    0.2126 R + 0.7152 G + 0.0722 B (ITU-R BT.709), with R, G and B clamped to the [0, 1] that a screen
-    can show. A flat image has contrast 0 and gradient 0.
+    0.2126 R + 0.7152 G + 0.0722 B (ITU-R BT.709), with R, G and B clamped to the [0, 1] that a
+    screen can show. A flat image has contrast 0 and gradient 0.
     """
     import torch
 
@@ -30,7 +30,9 @@ def contrast(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 class Contrast(RewardConfig):
-    """Standard deviation of each image's luma, in [0, 0.5]: 0 is flat, 0.5 half black and half white."""
+    """Standard deviation of each image's luma, in [0, 0.5]: 0 is flat, 0.5 half black and half
+    white.
+    """
 
     def build(self, ctx: BuildContext) -> Reward:
         """The reward; it has no weights."""

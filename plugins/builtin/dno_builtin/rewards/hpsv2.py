@@ -15,12 +15,14 @@ TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
 class HPSv2(ModelReward):
-    """Human Preference Score v2: a CLIP ViT-H/14 trained on people's rankings of generated images; mostly 0.2 to 0.35.
+    """Human Preference Score v2: a CLIP ViT-H/14 trained on people's rankings of generated images;
+    mostly 0.2 to 0.35.
 
-    Wu et al. (arXiv 2306.09341): the cosine of the image's and the prompt's embedding, 100 times which is in the
-    authors' tables. Only scores of one prompt compare. As in their package, the whole image is shown, with black bars
-    where it is not square, and resized as a tensor: by torchvision's antialiased filter, or with `antialias` off by
-    the plain one of torchvision before 0.17.
+    Wu et al. (arXiv 2306.09341): the cosine of the image's and the prompt's embedding, 100 times
+    which is in the authors' tables. Only scores of one prompt compare. As in their package, the
+    whole image is shown, with black bars where it is not square, and resized as a tensor: by
+    torchvision's antialiased filter, or with `antialias` off by the plain one of torchvision before
+    0.17.
 
     Licence: Apache-2.0, by the authors' package; the tokenizer's repository says MIT.
     """
@@ -28,12 +30,14 @@ class HPSv2(ModelReward):
     files: ClassVar[tuple[str, ...]] = ("HPS_v2_compressed.safetensors", "HPS_v2_compressed.pt")
 
     model: str = Field(default="xswu/HPSv2", min_length=1)
-    """A folder or hub id (owner/name) that holds HPS_v2_compressed.pt, or the same as .safetensors."""
+    """A folder or hub id (owner/name) that holds HPS_v2_compressed.pt, or the same as
+    .safetensors."""
     tokenizer: str | None = None
-    """A folder or hub id that holds a CLIP tokenizer; if not given, the `model` folder where it has one, else
-    laion/CLIP-ViT-H-14-laion2B-s32B-b79K."""
+    """A folder or hub id that holds a CLIP tokenizer; if not given, the `model` folder where it has
+    one, else laion/CLIP-ViT-H-14-laion2B-s32B-b79K."""
     antialias: bool = True
-    """Whether reducing an image averages over pixels; off gives the scores of torchvision before 0.17."""
+    """Whether reducing an image averages over pixels; off gives the scores of torchvision before
+    0.17."""
 
     def check(self) -> None:
         """Raise `ConfigError` where weights or tokenizer are missing."""
@@ -41,7 +45,8 @@ class HPSv2(ModelReward):
         look(self._tokenizer(), ["tokenizer_config.json", "tokenizer.json"], at="tokenizer")
 
     def build(self, ctx: BuildContext) -> Reward:
-        """Load the model onto `ctx.device`; a pickled file is converted to safetensors the first time.
+        """Load the model onto `ctx.device`; a pickled file is converted to safetensors the first
+        time.
 
         Raises:
             ConfigError: the files cannot be had or read, hold code, or hold no such model.
@@ -70,10 +75,11 @@ class HPSv2(ModelReward):
 
 
 class HPSv21(HPSv2):
-    """Human Preference Score v2.1: the model of `hpsv2` trained on more and better rankings; mostly 0.18 to 0.35.
+    """Human Preference Score v2.1: the model of `hpsv2` trained on more and better rankings; mostly
+    0.18 to 0.35.
 
-    Wu et al. (arXiv 2306.09341), released in January 2024. Everything else is as in `hpsv2`; scores of the two do not
-    compare.
+    Wu et al. (arXiv 2306.09341), released in January 2024. Everything else is as in `hpsv2`; scores
+    of the two do not compare.
 
     Licence: Apache-2.0, by the authors' package; the tokenizer's repository says MIT.
     """
@@ -81,4 +87,5 @@ class HPSv21(HPSv2):
     files: ClassVar[tuple[str, ...]] = ("HPS_v2.1_compressed.safetensors", "HPS_v2.1_compressed.pt")
 
     model: str = Field(default="xswu/HPSv2", min_length=1)
-    """A folder or hub id (owner/name) that holds HPS_v2.1_compressed.pt, or the same as .safetensors."""
+    """A folder or hub id (owner/name) that holds HPS_v2.1_compressed.pt, or the same as
+    .safetensors."""

@@ -23,7 +23,9 @@ class JpegSize:
     differentiable: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, prompts: Sequence[str], /) -> Tensor:
-        """`B` values in kB (1000 bytes), <= 0, from `B x 3 x H x W` in [0, 1]; copies go to the CPU."""
+        """`B` values in kB (1000 bytes), <= 0, from `B x 3 x H x W` in [0, 1]; copies go to the
+        CPU.
+        """
         sizes = []
         for picture in pictures(images):
             file = io.BytesIO()

@@ -14,39 +14,47 @@ PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
 class PickScore(ModelReward):
-    """PickScore: a CLIP model trained on people's choices between generated images; mostly 17 to 24.
+    """PickScore: a CLIP model trained on people's choices between generated images; mostly 17 to
+    24.
 
-    Kirstain et al. (NeurIPS 2023, arXiv 2305.01569): exp(logit_scale), which is about 100, times the cosine of the
-    image's and the prompt's embedding. A difference of d means that people prefer the better one with probability
-    1 / (1 + exp(-d)). Only scores of one prompt compare.
+    Kirstain et al. (NeurIPS 2023, arXiv 2305.01569): exp(logit_scale), which is about 100, times
+    the cosine of the image's and the prompt's embedding. A difference of d means that people prefer
+    the better one with probability 1 / (1 + exp(-d)). Only scores of one prompt compare.
 
-    Licence: none is known to us for yuvalkirstain/PickScore_v1, see the model page; the processor's repository says
-    MIT.
+    Licence: none is known to us for yuvalkirstain/PickScore_v1, see the model page; the processor's
+    repository says MIT.
     """
 
     model: str = Field(default="yuvalkirstain/PickScore_v1", min_length=1)
-    """A folder that holds a `CLIPModel`, or a hub id (owner/name); no code is run to read its weights."""
+    """A folder that holds a `CLIPModel`, or a hub id (owner/name); no code is run to read its
+    weights."""
     processor: str | None = None
-    """A folder or hub id that holds a `CLIPProcessor`; if not given, the `model` folder where it has one, else
-    laion/CLIP-ViT-H-14-laion2B-s32B-b79K."""
+    """A folder or hub id that holds a `CLIPProcessor`; if not given, the `model` folder where it
+    has one, else laion/CLIP-ViT-H-14-laion2B-s32B-b79K."""
 
     def check(self) -> None:
-        """Raise `ConfigError` where `model` or `processor` is missing, or a folder holds no CLIP model."""
+        """Raise `ConfigError` where `model` or `processor` is missing, or a folder holds no CLIP
+        model.
+        """
         check_model(locate(self.model), ["clip"], "CLIP", self.revision)
-        look(self._processor(), ["processor_config.json", "preprocessor_config.json"], at="processor")
+        look(
+            self._processor(), ["processor_config.json", "preprocessor_config.json"], at="processor"
+        )
 
     def build(self, ctx: BuildContext) -> Reward:
         """Load the model onto `ctx.device`.
 
-        Raises:
-            ConfigError: it cannot be loaded, is no CLIP model, or has a processor of an unknown kind.
+        Raises: ConfigError: it cannot be loaded, is no CLIP model, or has a processor of an unknown
+            kind.
         """
         import torch
 
         from dno_builtin.rewards._clip import CosineScore, load_network, load_processor
 
         self.check()
-        network = load_network(locate(self.model), "CLIP", self.revision, getattr(torch, self.dtype))
+        network = load_network(
+            locate(self.model), "CLIP", self.revision, getattr(torch, self.dtype)
+        )
         tokenizer, preprocess = load_processor(self._processor(), "CLIP", None, "processor")
         scale = network.logit_scale.float().exp().item()
         return CosineScore(network.to(ctx.device), tokenizer, preprocess, scale=scale)

@@ -21,16 +21,15 @@ from ._schedule import Scheduler
 class DDIMSampler:
     """Text-to-image pipeline of the Stable Diffusion family (1.x, 2.x, XL), sampled by DDIM.
 
-    A `PipelineSampler` with `DDIMScheduler` put in. Latents, noise and scheduler arithmetic are float32
-    (float64 where `dtype` is float64), whatever the networks compute in.
+    A `PipelineSampler` with `DDIMScheduler` put in. Latents, noise and scheduler arithmetic are
+    float32 (float64 where `dtype` is float64), whatever the networks compute in.
 
-    Args:
-        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`.
-        steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps, start_image: see `DDIM`.
+    Args: pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`. steps, eta,
+        guidance_scale, negative_prompt, height, width, memory, last_steps, start_image: see `DDIM`.
         device, dtype: see `PipelineSampler`.
 
-    Raises:
-        ConfigError: the pipeline cannot be sampled by DDIM, or a size or number of steps does not suit it.
+    Raises: ConfigError: the pipeline cannot be sampled by DDIM, or a size or number of steps does
+        not suit it.
     """
 
     def __init__(
@@ -72,7 +71,9 @@ class DDIMSampler:
         self._start_image = start_image
 
     def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> PipelineNoiseMap:
-        """Encode the prompts once and draw the starting noise; sample i is `prompts[i]` from `seeds[i]`."""
+        """Encode the prompts once and draw the starting noise; sample i is `prompts[i]` from
+        `seeds[i]`.
+        """
         bound = self._sampler.bind(prompts, seeds)
         if self._start_image is not None:
             bound.noise_BN = noise_of(self._start_image.expanduser(), bound)
@@ -80,9 +81,12 @@ class DDIMSampler:
 
 
 def _check_pipeline(pipe: Any) -> None:
-    # By name: importing the classes takes seconds, and whoever has such a pipeline has them imported.
+    # By name: importing the classes takes seconds, and whoever has such a pipeline has them
+    # imported.
     if not any(cls.__name__ in PIPELINES for cls in type(pipe).__mro__):
-        raise ConfigError(f"ddim samples {' and '.join(PIPELINES)}, got a {type(pipe).__name__}", at="model")
+        raise ConfigError(
+            f"ddim samples {' and '.join(PIPELINES)}, got a {type(pipe).__name__}", at="model"
+        )
     prediction = pipe.scheduler.config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "sample", "v_prediction"):
         raise ConfigError(f"ddim cannot sample a model that predicts {prediction!r}", at="model")
@@ -94,11 +98,16 @@ def _check_schedule(scheduler: Any, steps: int) -> None:
     scheduler.set_timesteps(steps)
     if int(scheduler.timesteps.max()) >= levels:
         raise ConfigError(
-            f"the model's schedule starts past its last noise level with {steps} steps; use fewer", at="steps"
+            f"the model's schedule starts past its last noise level with {steps} steps; use fewer",
+            at="steps",
         )
-    if scheduler.config.prediction_type == "epsilon" and not scheduler.alphas_cumprod[scheduler.timesteps].all():
+    if (
+        scheduler.config.prediction_type == "epsilon"
+        and not scheduler.alphas_cumprod[scheduler.timesteps].all()
+    ):
         raise ConfigError(
-            "the model predicts noise and its schedule starts without any signal, where noise tells nothing of the "
+            "the model predicts noise and its schedule starts without any signal, where noise "
+            "tells nothing of the "
             "image; such a schedule (rescale_betas_zero_snr) needs v_prediction",
             at="model",
         )

@@ -61,35 +61,56 @@ def check_folder(folder: Path, classes: Sequence[str] | None = None) -> None:
 
 
 def _has_weights(part: object) -> bool:
-    """Whether an entry of `model_index.json`, a pair of library and class, names something with weights."""
-    if not isinstance(part, list) or len(part) != 2 or not isinstance(part[0], str) or not isinstance(part[1], str):
+    """Whether an entry of `model_index.json`, a pair of library and class, names something with
+    weights.
+    """
+    if (
+        not isinstance(part, list)
+        or len(part) != 2
+        or not isinstance(part[0], str)
+        or not isinstance(part[1], str)
+    ):
         return False
     return not re.search("Scheduler|Tokenizer|Processor|Extractor", part[1])
 
 
 def check_index(index: Mapping[str, Any], where: str, classes: Sequence[str] | None = None) -> None:
-    """Raise `ConfigError` unless `model_index.json` names a pipeline class, one of `classes` where they are given."""
+    """Raise `ConfigError` unless `model_index.json` names a pipeline class, one of `classes` where
+    they are given.
+    """
     name = index.get("_class_name")
     if not isinstance(name, str):
-        raise ConfigError(f"{where} names no pipeline class of diffusers, and code of its own is not run", at="model")
+        raise ConfigError(
+            f"{where} names no pipeline class of diffusers, and code of its own is not run",
+            at="model",
+        )
     if classes is not None and name not in classes:
         raise ConfigError(
-            f"{where} is a {name}; ddim samples {' and '.join(classes)}, and the sampler `pipeline` others", at="model"
+            f"{where} is a {name}; ddim samples {' and '.join(classes)}, and the sampler "
+            "`pipeline` others",
+            at="model",
         )
 
 
 def check_size(at: str, size: int | None, scale: int) -> None:
-    """Raise `ConfigError` where an image side does not suit a decoder that enlarges `scale` times."""
+    """Raise `ConfigError` where an image side does not suit a decoder that enlarges `scale`
+    times.
+    """
     unit = math.lcm(8, scale)  # the pipelines themselves ask for multiples of 8
     if size is not None and size % unit:
         near = max(unit, round(size / unit) * unit)
-        raise ConfigError(f"must be a multiple of {unit} for this model, such as {near}, got {size}", at=at)
+        raise ConfigError(
+            f"must be a multiple of {unit} for this model, such as {near}, got {size}", at=at
+        )
 
 
 def check_steps(steps: int, levels: int) -> None:
     """Raise `ConfigError` where there are more steps than the model has noise levels."""
     if steps > levels:
-        raise ConfigError(f"must be at most {levels}, the number of the model's noise levels, got {steps}", at="steps")
+        raise ConfigError(
+            f"must be at most {levels}, the number of the model's noise levels, got {steps}",
+            at="steps",
+        )
 
 
 def _what_it_is(folder: Path) -> str:

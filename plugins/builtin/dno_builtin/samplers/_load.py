@@ -34,12 +34,10 @@ def load_pipeline(
 
     A hub repository is downloaded unless it is cached; `HF_HUB_OFFLINE=1` forbids downloads.
 
-    Args:
-        model: a folder or hub id.
-        revision: branch, tag or commit of a hub id.
-        dtype: of all weights but the decoder's.
-        vae_dtype: of the decoder's, under whichever of its names.
-        classes: names of the pipeline classes that will do; None: any text-to-image pipeline of diffusers.
+    Args: model: a folder or hub id. revision: branch, tag or commit of a hub id. dtype: of all
+        weights but the decoder's. vae_dtype: of the decoder's, under whichever of its names.
+        classes: names of the pipeline classes that will do; None: any text-to-image pipeline of
+        diffusers.
 
     Raises:
         ConfigError: it cannot be loaded, or is no such pipeline.
@@ -74,13 +72,18 @@ def _pipeline_class(name: str) -> type:
 
 
 def _import_own_classes(index: Mapping[str, Any], model: str) -> None:
-    """Import the modules of a pipeline's own classes, if the pipeline comes inside the package they are in.
+    """Import the modules of a pipeline's own classes, if the pipeline comes inside the package they
+    are in.
 
-    diffusers asks for such an import first, since importing a module runs it; a folder that is part of
-    an installed package may name that package's modules.
+    diffusers asks for such an import first, since importing a module runs it; a folder that is part
+    of an installed package may name that package's modules.
     """
     for part in index.values():
-        if not isinstance(part, (list, tuple)) or not isinstance(part[0], str) or "." not in part[0]:
+        if (
+            not isinstance(part, (list, tuple))
+            or not isinstance(part[0], str)
+            or "." not in part[0]
+        ):
             continue
         spec = importlib.util.find_spec(part[0].partition(".")[0])
         homes = (spec and spec.submodule_search_locations) or ()

@@ -35,7 +35,9 @@ def parse(lora: str) -> tuple[str, float]:
 def check(loras: Sequence[str]) -> None:
     """Raise `ConfigError` where LoRA weights are missing, or cannot be loaded here."""
     if loras and importlib.util.find_spec("peft") is None:
-        raise ConfigError('LoRA weights need the package peft; try: pip install "dno[lora]"', at="loras")
+        raise ConfigError(
+            'LoRA weights need the package peft; try: pip install "dno[lora]"', at="loras"
+        )
     for i, lora in enumerate(loras):
         try:
             place = Path(parse(lora)[0]).expanduser()
@@ -45,7 +47,8 @@ def check(loras: Sequence[str]) -> None:
         hub = not place.exists() and HUB_ID.fullmatch(str(place)) and place.suffix != ".safetensors"
         if not (folder or hub or (place.is_file() and place.suffix == ".safetensors")):
             raise ConfigError(
-                f"{place} holds no LoRA weights; name a .safetensors file, a folder with one, or a hub id",
+                f"{place} holds no LoRA weights; name a .safetensors file, a folder with one, or "
+                "a hub id",
                 at=f"loras.{i}",
             )
 
@@ -70,4 +73,6 @@ def merge(pipe: Any, loras: Sequence[str]) -> None:
         # Loading reaches three libraries, each with errors of its own.
         except Exception as error:
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-            raise ConfigError(f"{place} does not fit a {type(pipe).__name__}: {reason}", at=f"loras.{i}") from error
+            raise ConfigError(
+                f"{place} does not fit a {type(pipe).__name__}: {reason}", at=f"loras.{i}"
+            ) from error

@@ -18,14 +18,21 @@ def frozen_view(module: M, device: torch.device, dtype: torch.dtype) -> M:
     """A copy of the module's structure that shares its weights, frozen and in evaluation mode.
 
     Only weights that must change device or dtype take memory. Nothing done to the view (its mode,
-    its methods, a cast) reaches the module it was made from. Weights that the module's class names as
-    too delicate for half precision stay in float32.
+    its methods, a cast) reaches the module it was made from. Weights that the module's class names
+    as too delicate for half precision stay in float32.
     """
-    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    shared: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()
+    }
     shared.update({id(buffer): buffer for buffer in module.buffers()})
     view = copy.deepcopy(module, shared).eval()
-    delicate = {name: weight.data for name, weight in view.named_parameters() if _is_delicate(module, name, dtype)}
-    # The base class's `to`: libraries override it with checks and logs that a private view has no use for.
+    delicate = {
+        name: weight.data
+        for name, weight in view.named_parameters()
+        if _is_delicate(module, name, dtype)
+    }
+    # The base class's `to`: libraries override it with checks and logs that a private view has no
+    # use for.
     nn.Module.to(view, device=device, dtype=dtype)
     for name, data in delicate.items():
         view.get_parameter(name).data = data.to(device, torch.float32)
@@ -35,7 +42,9 @@ def frozen_view(module: M, device: torch.device, dtype: torch.dtype) -> M:
 def _is_delicate(module: nn.Module, weight: str, dtype: torch.dtype) -> bool:
     if dtype not in (torch.float16, torch.bfloat16):
         return False
-    named = (getattr(module, f"_keep_in_fp32_modules{kind}", None) or () for kind in ("", "_strict"))
+    named = (
+        getattr(module, f"_keep_in_fp32_modules{kind}", None) or () for kind in ("", "_strict")
+    )
     return any(part in names for names in named for part in weight.split("."))
 
 
@@ -67,28 +76,36 @@ def cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 def heavy(
-    function: Callable[..., Any], *, inside: torch.dtype, outside: torch.dtype, recompute: bool = False
+    function: Callable[..., Any],
+    *,
+    inside: torch.dtype,
+    outside: torch.dtype,
+    recompute: bool = False,
 ) -> Callable[..., Any]:
     """A network's forward as the hot path runs it.
 
-    Args:
-        function: the forward; it must draw no noise, since it runs out of a noise tape's sight.
-        inside: dtype that its floating-point arguments are cast to.
-        outside: dtype that its result is cast to.
-        recompute: keep nothing but the arguments for the backward pass, which then runs it once more.
+    Args: function: the forward; it must draw no noise, since it runs out of a noise tape's sight.
+        inside: dtype that its floating-point arguments are cast to. outside: dtype that its result
+        is cast to. recompute: keep nothing but the arguments for the backward pass, which then runs
+        it once more.
     """
 
     whole = False
 
     def enter(tensor: Tensor) -> Tensor:
-        # Times and scales, a number a sample, are not narrowed: half precision cannot tell a thousand times apart.
-        exact = tensor.ndim < 2 and not whole and torch.promote_types(tensor.dtype, inside) != inside
+        # Times and scales, a number a sample, are not narrowed: half precision cannot tell a
+        # thousand times apart.
+        exact = (
+            tensor.ndim < 2 and not whole and torch.promote_types(tensor.dtype, inside) != inside
+        )
         return tensor.to(inside) if tensor.is_floating_point() and not exact else tensor
 
     def compute(args: Any, kwargs: Any) -> Any:
         args, kwargs = each(args, enter), each(kwargs, enter)
         if recompute and torch.is_grad_enabled():
-            return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+            return checkpoint(
+                function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+            )
         return function(*args, **kwargs)
 
     @functools.wraps(function)  # pipelines look at the signature

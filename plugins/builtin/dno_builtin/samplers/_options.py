@@ -30,16 +30,18 @@ class DiffusersConfig(SamplerConfig):
     model: Annotated[
         Any,
         AfterValidator(_name_or_pipeline),
-        PlainSerializer(lambda model: model if isinstance(model, str) else f"python:{type(model).__name__}"),
+        PlainSerializer(
+            lambda model: model if isinstance(model, str) else f"python:{type(model).__name__}"
+        ),
         WithJsonSchema({"type": "string"}),
     ] = "emoji"
-    """An installed model's name, a folder that a diffusers pipeline was saved to, or a hub id (owner/name); in Python
-    also a pipeline that is loaded already, which is left as it is."""
+    """An installed model's name, a folder that a diffusers pipeline was saved to, or a hub id
+    (owner/name); in Python also a pipeline that is loaded already, which is left as it is."""
     revision: str | None = None
     """Branch, tag or commit of a hub id; its main branch if not given."""
     loras: tuple[str, ...] = ()
-    """LoRA weights to merge into the model: .safetensors files, folders with one, or hub ids, each with `=STRENGTH`
-    after it where that is not 1. Needs the extra `dno[lora]`."""
+    """LoRA weights to merge into the model: .safetensors files, folders with one, or hub ids, each
+    with `=STRENGTH` after it where that is not 1. Needs the extra `dno[lora]`."""
     negative_prompt: str = ""
     """What to guide away from, the same for every prompt."""
     height: Annotated[int | None, Field(ge=8)] = None
@@ -47,20 +49,24 @@ class DiffusersConfig(SamplerConfig):
     width: Annotated[int | None, Field(ge=8)] = None
     """Width of the images in pixels; the model's own if not given."""
     memory: Literal["keep", "recompute"] = "keep"
-    """What the backward pass finds in memory: `keep` keeps all that the network computed; `recompute` keeps each
-    step's input and computes the step once more: the same gradient, memory of one step, 1.5 to 1.8 times the time."""
+    """What the backward pass finds in memory: `keep` keeps all that the network computed;
+    `recompute` keeps each step's input and computes the step once more: the same gradient, memory
+    of one step, 1.5 to 1.8 times the time."""
     last_steps: Annotated[int | None, Field(ge=1)] = None
-    """Only the noise drawn for that many last steps moves; what comes before is computed once and kept. All steps if
-    not given."""
+    """Only the noise drawn for that many last steps moves; what comes before is computed once and
+    kept. All steps if not given."""
 
     def folder(self) -> Path | None:
-        """The model's folder, checked; None for a loaded pipeline, and where a hub id has yet to be downloaded.
+        """The model's folder, checked; None for a loaded pipeline, and where a hub id has yet to be
+        downloaded.
 
         Raises:
             ConfigError: the model is missing, or is none that the sampler takes.
         """
         if self.loras and not isinstance(self.model, str):
-            raise ConfigError("the pipeline is loaded already; load them into the pipeline itself", at="loras")
+            raise ConfigError(
+                "the pipeline is loaded already; load them into the pipeline itself", at="loras"
+            )
         check_loras(self.loras)
         if not isinstance(self.model, str):
             return None
@@ -69,7 +75,9 @@ class DiffusersConfig(SamplerConfig):
             check_folder(Path(found), self.classes)
             return Path(found)
         if found != self.model:
-            raise ConfigError(f'the weights of "{self.model}" are missing: there is no folder {found}', at="model")
+            raise ConfigError(
+                f'the weights of "{self.model}" are missing: there is no folder {found}', at="model"
+            )
         from huggingface_hub import constants, try_to_load_from_cache
 
         cached = try_to_load_from_cache(found, INDEX, revision=self.revision)
@@ -78,7 +86,8 @@ class DiffusersConfig(SamplerConfig):
             return Path(cached).parent
         if constants.HF_HUB_OFFLINE:
             raise ConfigError(
-                f'"{found}" is not on this machine, and HF_HUB_OFFLINE forbids downloading it', at="model"
+                f'"{found}" is not on this machine, and HF_HUB_OFFLINE forbids downloading it',
+                at="model",
             )
         return None
 
@@ -96,7 +105,11 @@ class DiffusersConfig(SamplerConfig):
 
         vae_dtype = torch.float64 if ctx.dtype == torch.float64 else torch.float32
         pipe = load_pipeline(
-            self._find(), revision=self.revision, dtype=ctx.dtype, vae_dtype=vae_dtype, classes=self.classes
+            self._find(),
+            revision=self.revision,
+            dtype=ctx.dtype,
+            vae_dtype=vae_dtype,
+            classes=self.classes,
         )
         merge_loras(pipe, self.loras)
         return pipe

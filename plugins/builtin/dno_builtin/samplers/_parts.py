@@ -1,4 +1,6 @@
-"""A pipeline's parts: which there are, and private copies of the pipeline in which some are changed."""
+"""A pipeline's parts: which there are, and private copies of the pipeline in which some are
+changed.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,12 @@ def own_dtype(pipe: Any) -> torch.dtype:
     networks: list[nn.Module] = [
         part for own in family(pipe) for part in vars(own).values() if _role(part) == "network"
     ]
-    dtypes = (weight.dtype for network in networks for weight in network.parameters() if weight.is_floating_point())
+    dtypes = (
+        weight.dtype
+        for network in networks
+        for weight in network.parameters()
+        if weight.is_floating_point()
+    )
     return next(dtypes, torch.float32)
 
 
@@ -57,7 +64,9 @@ def family(pipe: Any) -> Iterator[Any]:
 
 
 def _rebuilt(pipe: Any, change: Callable[[str, Any], Any]) -> Any:
-    """A copy of the pipeline, and of the pipelines it is made of, with its parts changed, each part once."""
+    """A copy of the pipeline, and of the pipelines it is made of, with its parts changed, each part
+    once.
+    """
     done: dict[int, Any] = {}
 
     def copied(pipe: Any) -> Any:
@@ -75,9 +84,17 @@ def _rebuilt(pipe: Any, change: Callable[[str, Any], Any]) -> Any:
 
 
 def private_copy(
-    pipe: Any, scheduler: Any, device: torch.device, dtype: torch.dtype, outside: torch.dtype, *, recompute: bool
+    pipe: Any,
+    scheduler: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    outside: torch.dtype,
+    *,
+    recompute: bool,
 ) -> Any:
-    """The pipeline as the sampler calls it, sharing its weights and nothing else that can change."""
+    """The pipeline as the sampler calls it, sharing its weights and nothing else that can
+    change.
+    """
 
     def change(name: str, part: Any) -> Any:
         if name == "safety_checker":
@@ -88,14 +105,16 @@ def private_copy(
             known = scheduler_options(type(chosen))
             with quiet():
                 return chosen.from_config(
-                    chosen.config, **{name: value for name, value in UNCLIPPED.items() if name in known}
+                    chosen.config,
+                    **{name: value for name, value in UNCLIPPED.items() if name in known},
                 )
         view = frozen_view(part, device, outside if role == "decoder" else dtype)
         if role == "decoder":
             view.decode = heavy(view.decode, inside=outside, outside=outside)
         elif role == "network":
             if device.type == "cpu" and all(weight.ndim < 5 for weight in view.parameters()):
-                # oneDNN convolves a tenth faster this way: it need not reorder the weights at each call.
+                # oneDNN convolves a tenth faster this way: it need not reorder the weights at each
+                # call.
                 nn.Module.to(view, memory_format=torch.channels_last)  # type: ignore[call-overload]
             view.forward = heavy(view.forward, inside=dtype, outside=outside, recompute=recompute)
         return view
@@ -103,7 +122,9 @@ def private_copy(
     own = _rebuilt(pipe, change)
     for member in family(own):
         member.set_progress_bar_config(disable=True)
-        if getattr(member, "watermark", None) is not None:  # SDXL's, which would take the image out of torch too
+        if (
+            getattr(member, "watermark", None) is not None
+        ):  # SDXL's, which would take the image out of torch too
             member.watermark = None
     return own
 
@@ -134,14 +155,15 @@ def _casting(function: Function, dtype: torch.dtype) -> Function:
 
 
 def staged(
-    pipe: Any, answer: Callable[[Function, bool, Any, Any], Any], stepped: Callable[[], None] = lambda: None
+    pipe: Any,
+    answer: Callable[[Function, bool, Any, Any], Any],
+    stepped: Callable[[], None] = lambda: None,
 ) -> Any:
     """The pipeline for one call.
 
-    Args:
-        pipe: left as it is, so that no call leaves anything to the next: schedulers keep state.
-        answer: answers for the networks and decoders: given the function, whether it decodes, and its arguments.
-        stepped: called after each step of a scheduler.
+    Args: pipe: left as it is, so that no call leaves anything to the next: schedulers keep state.
+        answer: answers for the networks and decoders: given the function, whether it decodes, and
+        its arguments. stepped: called after each step of a scheduler.
     """
 
     def change(_: str, part: Any) -> Any:
@@ -170,7 +192,9 @@ def _followed(function: Function, then: Callable[[], None]) -> Function:
     return run
 
 
-def _answered(function: Function, answer: Callable[[Function, bool, Any, Any], Any], decodes: bool) -> Function:
+def _answered(
+    function: Function, answer: Callable[[Function, bool, Any, Any], Any], decodes: bool
+) -> Function:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         return answer(function, decodes, args, kwargs)

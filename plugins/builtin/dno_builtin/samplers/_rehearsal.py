@@ -28,25 +28,30 @@ class Found:
     acts: list[bool]
     """Whether each draw can act on the image."""
     step: list[int]
-    """The denoising step for which each was drawn, from 0; the initial noise is the first step's."""
+    """The denoising step for which each was drawn, from 0; the initial noise is the first
+    step's."""
     steps: int
     depends: list[bool]
     """Whether each call of a network or decoder can depend on noise that moves."""
     rows: int
     """Rows that go through the denoising networks in those calls, guidance and batch included."""
     signed: bool
-    """Whether the images come as decoders give them, in [-1, 1] and not clamped: some pipelines leave them so."""
+    """Whether the images come as decoders give them, in [-1, 1] and not clamped: some pipelines
+    leave them so."""
 
 
 class Rehearsal:
     """Calls of the pipeline with cheap stand-ins for its networks, to see which noise goes where.
 
-    Each network runs once for each form of its arguments, for the form of its answer. From then on it
-    answers fixed numbers that have the gradient of a weighted sum of its inputs, so that everything that
-    reaches an input goes on to every entry of the answer, and gradients show what reaches the image.
+    Each network runs once for each form of its arguments, for the form of its answer. From then on
+    it answers fixed numbers that have the gradient of a weighted sum of its inputs, so that
+    everything that reaches an input goes on to every entry of the answer, and gradients show what
+    reaches the image.
     """
 
-    def __init__(self, pipe: Any, options: Mapping[str, Any], samples: int, device: torch.device) -> None:
+    def __init__(
+        self, pipe: Any, options: Mapping[str, Any], samples: int, device: torch.device
+    ) -> None:
         self._pipe, self._options, self._samples, self._device = pipe, options, samples, device
         self._name = type(pipe).__name__
         self._forms: dict[Any, Any] = {}
@@ -62,7 +67,8 @@ class Rehearsal:
         def draw(shape: tuple[int, ...]) -> Tensor:
             if not shape or shape[0] != self._samples:
                 raise ConfigError(
-                    f"{self._name} draws noise of shape {shape} for {self._samples} samples: not a draw of its own for "
+                    f"{self._name} draws noise of shape {shape} for {self._samples} samples: not "
+                    "a draw of its own for "
                     "each, so that they cannot be optimised side by side",
                     at="model",
                 )
@@ -97,7 +103,9 @@ class Rehearsal:
             raise
         except Exception as error:  # whatever a pipeline says to options that do not suit it
             reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-            raise ConfigError(f"{self._name} cannot be sampled with these options: {reason}", at="model") from error
+            raise ConfigError(
+                f"{self._name} cannot be sampled with these options: {reason}", at="model"
+            ) from error
         self._check(images, drew_unseen=not torch.equal(before, _random_state(self._device)))
         weights = torch.rand(images.shape, generator=generator) + 0.5
         with torch.enable_grad():
@@ -106,7 +114,9 @@ class Rehearsal:
         gradients = iter(torch.autograd.grad(total, moving, allow_unused=True))
         # NaN counts as acting: what is wrong with such a model is for the image to show.
         acts = [
-            leaf.requires_grad and (slope := next(gradients)) is not None and bool((slope != 0).any())
+            leaf.requires_grad
+            and (slope := next(gradients)) is not None
+            and bool((slope != 0).any())
             for leaf in leaves
         ]
         if not any(acts):
@@ -117,8 +127,16 @@ class Rehearsal:
         return Found(shapes, acts, step, steps, depends, rows, signed)
 
     def _check(self, images: Any, *, drew_unseen: bool) -> None:
-        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[:2] != (self._samples, 3):
-            made = f"a {tuple(images.shape)} tensor" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        if (
+            not isinstance(images, Tensor)
+            or images.ndim != 4
+            or images.shape[:2] != (self._samples, 3)
+        ):
+            made = (
+                f"a {tuple(images.shape)} tensor"
+                if isinstance(images, Tensor)
+                else f"a {type(images).__name__}"
+            )
             raise ConfigError(
                 f"{self._name} makes {made} of {self._samples} prompts, not one RGB image each; "
                 "only text-to-image pipelines are sampled",
@@ -127,15 +145,21 @@ class Rehearsal:
         sizes = {"height": images.shape[2], "width": images.shape[3]}
         for name, other in (("height", "width"), ("width", "height")):
             # Pipelines may round a size; some pass over one that comes without the other.
-            if name in self._options and other not in self._options and self._options[name] != sizes[name]:
+            if (
+                name in self._options
+                and other not in self._options
+                and self._options[name] != sizes[name]
+            ):
                 raise ConfigError(
-                    f"{self._name} makes images of {sizes['height']} x {sizes['width']} pixels where a {name} of "
+                    f"{self._name} makes images of {sizes['height']} x {sizes['width']} pixels "
+                    f"where a {name} of "
                     f"{self._options[name]} was asked; give a {other} as well",
                     at=name,
                 )
         if drew_unseen:
             raise ConfigError(
-                f"{self._name} has a network that draws noise of its own, which cannot be held", at="model"
+                f"{self._name} has a network that draws noise of its own, which cannot be held",
+                at="model",
             )
         if not images.isfinite().all():
             raise ConfigError(
@@ -145,7 +169,8 @@ class Rehearsal:
             )
         if not images.requires_grad:
             raise ConfigError(
-                f"{self._name} cuts the gradient between its noise and its images, so that nothing can be optimised",
+                f"{self._name} cuts the gradient between its noise and its images, so that "
+                "nothing can be optimised",
                 at="model",
             )
 
@@ -153,7 +178,10 @@ class Rehearsal:
 def run_pipeline(pipe: Any, options: Mapping[str, Any]) -> Any:
     """The pipeline's images."""
     # Copied, because some pipelines write into their list of prompts.
-    own = {name: copy.copy(value) if isinstance(value, list) else value for name, value in options.items()}
+    own = {
+        name: copy.copy(value) if isinstance(value, list) else value
+        for name, value in options.items()
+    }
     with quiet():  # some would say the same thing at every call
         result = pipe(**own)
     return result[0] if isinstance(result, (tuple, list)) else result
@@ -172,7 +200,9 @@ def without_gradient(function: Function, args: Any, kwargs: Any) -> Any:
 
 
 def _rows(arguments: Sequence[Any]) -> int:
-    """Samples that a network is given: rows of its first tensor that depends on the noise, or entries of a list."""
+    """Samples that a network is given: rows of its first tensor that depends on the noise, or
+    entries of a list.
+    """
     for value in arguments:
         if any(tensor.requires_grad for tensor in tensors(value)):
             return len(value) if isinstance(value, (list, tuple)) else len(next(tensors(value)))
@@ -191,15 +221,20 @@ def _form(value: Any) -> Any:
 
 
 def _stand_in(like: Tensor, inputs: Sequence[Tensor], generator: torch.Generator) -> Tensor:
-    """Fixed numbers of that form, every one of which seems to depend a little on every entry of the inputs."""
+    """Fixed numbers of that form, every one of which seems to depend a little on every entry of the
+    inputs.
+    """
     if not like.is_floating_point():
         return like
 
     def random(shape: Sequence[int], low: float) -> Tensor:
         return torch.rand(shape, generator=generator) + low
 
-    # Positive weights, so that nothing cancels; a map whose norm is about a hundredth, so that gradients through a
-    # thousand of them neither overflow nor vanish; and numbers from -2 to 2, so that an image is clamped in part only.
-    seen = torch.stack([(x * random(x.shape, 0.5).to(x)).sum() / math.sqrt(x.numel()) for x in inputs]).sum()
+    # Positive weights, so that nothing cancels; a map whose norm is about a hundredth, so that
+    # gradients through a thousand of them neither overflow nor vanish; and numbers from -2 to 2, so
+    # that an image is clamped in part only.
+    seen = torch.stack(
+        [(x * random(x.shape, 0.5).to(x)).sum() / math.sqrt(x.numel()) for x in inputs]
+    ).sum()
     slope = random(like.shape, 0.5).to(like) * (0.01 / math.sqrt(like.numel()))
     return 4 * random(like.shape, -0.5).to(like) + slope * (seen - seen.detach())

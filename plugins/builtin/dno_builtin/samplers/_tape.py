@@ -1,4 +1,6 @@
-"""The noise tape: any code that draws Gaussian noise, as a differentiable function of what it draws."""
+"""The noise tape: any code that draws Gaussian noise, as a differentiable function of what it
+draws.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ _OTHER_DRAWS = frozenset(
 
 
 class NoiseTape(TorchFunctionMode):
-    """While active, every Gaussian draw comes from `draw`, and nothing can switch gradients off or on.
+    """While active, every Gaussian draw comes from `draw`, and nothing can switch gradients off or
+    on.
 
     It knows no model: it answers `torch.randn` and `torch.randn_like`, and ignores
     `torch._C._set_grad_enabled`, so that `torch.no_grad` inside a library's function has no effect
@@ -69,23 +72,32 @@ class NoiseTape(TorchFunctionMode):
         if func is torch.randn:
             size = kwargs.get("size", args[0] if len(args) == 1 else args)
             shape = (size,) if isinstance(size, int) else tuple(size)
-            return self._answer(shape, kwargs.get("dtype") or torch.get_default_dtype(), kwargs.get("device"))
+            return self._answer(
+                shape, kwargs.get("dtype") or torch.get_default_dtype(), kwargs.get("device")
+            )
         if func is torch.randn_like:
             like: Tensor = kwargs.get("input", args[0] if args else None)
             device = kwargs.get("device")
             return self._answer(
-                tuple(like.shape), kwargs.get("dtype") or like.dtype, like.device if device is None else device
+                tuple(like.shape),
+                kwargs.get("dtype") or like.dtype,
+                like.device if device is None else device,
             )
         if func in _OTHER_DRAWS:
             raise RunError(
-                f"the sampler drew with {func.__name__}, which is not Gaussian noise and cannot be optimised; "
+                f"the sampler drew with {func.__name__}, which is not Gaussian noise and cannot "
+                "be optimised; "
                 "use a scheduler that draws Gaussian noise alone"
             )
         return func(*args, **kwargs)
 
-    def _answer(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
+    def _answer(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None
+    ) -> Tensor:
         noise = self._draw(shape)
         if tuple(noise.shape) != shape:
-            raise RunError(f"the sampler drew noise of shape {shape} where {tuple(noise.shape)} was recorded")
+            raise RunError(
+                f"the sampler drew noise of shape {shape} where {tuple(noise.shape)} was recorded"
+            )
         target = torch.get_default_device() if device is None else device
         return noise.to(device=target, dtype=dtype, copy=True)

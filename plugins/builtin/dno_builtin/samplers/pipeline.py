@@ -13,46 +13,72 @@ from ._options import DiffusersConfig
 if TYPE_CHECKING:
     from ._pipeline import PipelineSampler
 
-_OURS = ("prompt", "negative_prompt", "generator", "latents", "output_type", "return_dict", "height", "width")
+_OURS = (
+    "prompt",
+    "negative_prompt",
+    "generator",
+    "latents",
+    "output_type",
+    "return_dict",
+    "height",
+    "width",
+)
 _NAMES = {"num_inference_steps": "steps", "guidance_scale": "guidance_scale"}
 
 
 class Pipeline(DiffusersConfig):
-    """Any diffusers text-to-image pipeline, sampled as it samples itself, with all its Gaussian noise exposed."""
+    """Any diffusers text-to-image pipeline, sampled as it samples itself, with all its Gaussian
+    noise exposed.
+    """
 
     steps: Annotated[int | None, Field(ge=1)] = None
     """Denoising steps; the pipeline's default if not given."""
     guidance_scale: Annotated[float | None, Field(ge=0)] = None
     """The pipeline's `guidance_scale`; its default if not given."""
     options: dict[str, Any] = Field(default={})
-    """Other arguments of the pipeline's call, such as eta, true_cfg_scale or max_sequence_length."""
+    """Other arguments of the pipeline's call, such as eta, true_cfg_scale or
+    max_sequence_length."""
     scheduler_class: str | None = None
-    """diffusers' scheduler to sample with, such as DPMSolverMultistepScheduler; the pipeline's own if not given."""
+    """diffusers' scheduler to sample with, such as DPMSolverMultistepScheduler; the pipeline's own
+    if not given."""
     scheduler: dict[str, Any] = Field(default={})
-    """Options of the scheduler that differ from the model's, such as algorithm_type = "sde-dpmsolver++", or
-    stochastic_sampling = true for noise at every step of a flow model."""
+    """Options of the scheduler that differ from the model's, such as algorithm_type =
+    "sde-dpmsolver++", or stochastic_sampling = true for noise at every step of a flow model."""
 
     def check(self) -> None:
-        """Raise `ConfigError` where the model is missing, is no pipeline, or an option is in the wrong place."""
+        """Raise `ConfigError` where the model is missing, is no pipeline, or an option is in the
+        wrong place.
+        """
         for name in self.options:
             if name in _NAMES:
-                raise ConfigError(f"`{name}` is the sampler's own `{_NAMES[name]}`; give it there", at="options")
+                raise ConfigError(
+                    f"`{name}` is the sampler's own `{_NAMES[name]}`; give it there", at="options"
+                )
             if name in _OURS:
-                raise ConfigError(f"`{name}` is the sampler's to give, and cannot be among the options", at="options")
+                raise ConfigError(
+                    f"`{name}` is the sampler's to give, and cannot be among the options",
+                    at="options",
+                )
         for name in ("clip_sample", "thresholding"):
             if self.scheduler.get(name):
-                raise ConfigError(f"`{name}` must stay off: where it acts, gradients vanish", at="scheduler")
+                raise ConfigError(
+                    f"`{name}` must stay off: where it acts, gradients vanish", at="scheduler"
+                )
         self.folder()
 
     def build(self, ctx: BuildContext) -> PipelineSampler:
         """Load the pipeline.
 
-        Raises:
-            ConfigError: it cannot be loaded, is no text-to-image pipeline, or does not take one of the options.
+        Raises: ConfigError: it cannot be loaded, is no text-to-image pipeline, or does not take one
+            of the options.
         """
         from ._pipeline import PipelineSampler, make_scheduler
 
         pipe = self.load(ctx)
         scheduler = make_scheduler(pipe, self.scheduler_class, self.scheduler)
-        arguments = self.model_dump(exclude={"model", "revision", "loras", "scheduler", "scheduler_class"})
-        return PipelineSampler(pipe, scheduler=scheduler, device=ctx.device, dtype=ctx.dtype, **arguments)
+        arguments = self.model_dump(
+            exclude={"model", "revision", "loras", "scheduler", "scheduler_class"}
+        )
+        return PipelineSampler(
+            pipe, scheduler=scheduler, device=ctx.device, dtype=ctx.dtype, **arguments
+        )

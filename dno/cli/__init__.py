@@ -1,0 +1,1 @@
+"""The `dno` command: one file per group of commands, all imports of ours inside function bodies."""

@@ -1,0 +1,109 @@
+"""Options of plugins: validated values that build the thing they configure."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from dno.protocols import Optimizer, Regularizer, Reward, Sampler
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a run hands to every component it builds."""
+
+    device: torch.device
+    """Where models and noise live."""
+    dtype: torch.dtype
+    """What large networks compute in; noise, rewards and penalties stay float32."""
+    draws: Sequence[tuple[int, ...]] = ()
+    """Shape of each moving draw in a row of noise, in order; empty while the sampler itself is
+    built."""
+
+
+class PluginConfig(BaseModel):
+    """Options of one plugin. The docstring under a field is its help text.
+
+    Importing the module that defines a config must stay cheap: import torch and the like inside
+    `check` and `build`.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    def check(self) -> None:
+        """Raise `ConfigError` for what is certain to fail in `build` (a missing folder, say).
+
+        Called for every component of a run before any of them is built, so it must be quick.
+        """
+
+
+class SamplerConfig(PluginConfig):
+    """Base of sampler options."""
+
+    @abstractmethod
+    def build(self, ctx: BuildContext) -> Sampler:
+        """The sampler, its weights frozen and on `ctx.device`."""
+
+
+class RewardConfig(PluginConfig):
+    """Base of reward options."""
+
+    differentiable: ClassVar[bool] = True
+    """False where the reward has no gradient; then one is estimated, see `dno.core.gradients`."""
+
+    weight: float = 1.0
+    """Factor of this reward in the objective; 0 reports it without optimising it."""
+
+    @abstractmethod
+    def build(self, ctx: BuildContext) -> Reward:
+        """The reward, ready to be called."""
+
+
+class RegularizerConfig(PluginConfig):
+    """Base of regularizer options."""
+
+    weight: Annotated[float, Field(ge=0)] | Literal["auto"] = 1.0
+    """Factor of this penalty in the objective (gamma); 0 reports its figures without applying it;
+    `auto` starts at 0.01, rises for each sample whose log P is below `log_p_target`, and falls
+    where it is above."""
+    log_p_target: float = Field(default=-3.0, le=0)
+    """What a weight of `auto` holds log P at."""
+
+    @abstractmethod
+    def build(self, ctx: BuildContext) -> Regularizer:
+        """The regularizer, ready to be called."""
+
+
+class OptimizerConfig(PluginConfig):
+    """Base of optimizer options."""
+
+    @abstractmethod
+    def build(self, ctx: BuildContext) -> Optimizer:
+        """The optimizer, ready to be called."""
+
+
+class ObserverConfig(PluginConfig):
+    """Base of observer options."""
+
+    @abstractmethod
+    def build(self, ctx: BuildContext) -> object:
+        """An object whose methods carry `dno.plugin.hookimpl`; see `dno.core.events` for the events."""
+
+
+class ModelConfig(PluginConfig):
+    """Base of models that come with a distribution and so can be asked for by name."""
+
+    @abstractmethod
+    def folder(self) -> Path:
+        """Folder of the weights, in the layout that `from_pretrained` reads."""

@@ -1,0 +1,1 @@
+"""From a configuration to a run in a folder, and back."""

@@ -1,0 +1,280 @@
+"""RunConfig: everything that decides a run, from Python values, TOML or a command line."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+)
+
+from dno.core.budget import Budget
+from dno.core.gradients import GradientConfig
+from dno.errors import ConfigError
+from dno.registry.configs import (
+    ObserverConfig,
+    OptimizerConfig,
+    PluginConfig,
+    RegularizerConfig,
+    RewardConfig,
+    SamplerConfig,
+)
+from dno.registry.objects import live_class
+from dno.registry.registry import OBSERVERS, OPTIMIZERS, REGULARIZERS, REWARDS, SAMPLERS, Registry
+
+C = TypeVar("C", bound=PluginConfig)
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
+    """The first thing that pydantic found wrong, as one sentence with its place."""
+    first = error.errors()[0]
+    inner = first.get("ctx", {}).get("error")
+    # Of a value that may be of several types, pydantic also names the type that it tried:
+    # `constrained-float`.
+    unknown = first["type"] == "extra_forbidden"
+    at = ".".join(part for part in map(str, first["loc"]) if unknown or "-" not in part)
+    if isinstance(inner, ConfigError):
+        return inner.inside(at)
+    if unknown:
+        *path, last = first["loc"]
+        for part in path:
+            kind = model.model_fields[str(part)].annotation
+            model = next(
+                m
+                for m in (kind, *get_args(kind))
+                if isinstance(m, type) and issubclass(m, BaseModel)
+            )
+        key, known = str(last), list(model.model_fields)
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return ConfigError(f"unknown option; {hint}known: {', '.join(known)}", at=at)
+    if first["type"] == "missing":
+        return ConfigError("is required", at=at)
+    message = str(inner) if inner is not None else first["msg"][0].lower() + first["msg"][1:]
+    return ConfigError(f"{message}, got {first['input']!r}", at=at)
+
+
+def build_plugin_config(registry: Registry[C], value: object) -> C:
+    """A validated plugin config from a name, a config, a live object, or a table with one as `use`
+    and options.
+
+    Raises:
+        ConfigError: the table names no plugin, or has options that the plugin does not take.
+    """
+    options = dict(value) if isinstance(value, Mapping) else {"use": value}
+    one, use = registry.kind.removesuffix("s"), options.pop("use", None)
+    if use is None:
+        raise ConfigError(
+            f'needs the name of a plugin of kind {one}, such as use = "NAME"', at="use"
+        )
+    cls: Any
+    if isinstance(use, str):
+        cls = registry.load(use)
+    elif isinstance(use, registry.base):
+        cls, options = type(use), {**dict(use), **options}
+    else:
+        cls, options = live_class(registry.base, use), {"part": use, **options}
+    try:
+        return cls.model_validate(options)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        raise explain(error, cls) from None
+
+
+def _dump(registry: Registry[C], config: C) -> dict[str, Any]:
+    use = registry.name_of(config)
+    if use is None:
+        return {"use": f"python:{registry.label(config)}"}
+    return {"use": use, **config.model_dump(mode="json", exclude_none=True)}
+
+
+def _parser(registry: Registry[C]) -> BeforeValidator:
+    return BeforeValidator(lambda value: build_plugin_config(registry, value))
+
+
+def _dumper(registry: Registry[C]) -> PlainSerializer:
+    # Pydantic's own ways of dumping a subclass lose the name that loads it again.
+    return PlainSerializer(lambda config: _dump(registry, config))
+
+
+def _default(value: Any) -> Any:
+    # Names, which validation turns into configs: importing this module must not import plugins.
+    return Field(value)
+
+
+class WarmStart(BaseModel):
+    """An optimizer that runs before the main one, which then starts at the best noise that was
+    found.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)]
+    """How to search."""
+    iterations: Annotated[int, Field(ge=1)]
+    """Its steps, beside those of the run."""
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class RunConfig(BaseModel):
+    """Everything that decides what a run computes. The docstring under a field is its help text."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    """What to draw; every prompt is drawn from every seed."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Seeds of the starting noise, meaning what `torch.Generator("cpu").manual_seed(seed)` means to
+    diffusers."""
+    iterations: Annotated[int, Field(ge=0)] = 30
+    """Optimizer steps."""
+    budget: Budget = Budget()
+    """What may be spent; the first limit that is met stops the run."""
+    start: Path | None = None
+    """A run folder, or a file such as its `noise.safetensors`, whose best noise is where to start;
+    the seeds' own noise if not given."""
+    warm_start: WarmStart | None = None
+    """A search before the first iteration, such as best-of-n."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient of each sample's whole noise is scaled down to this norm where it is longer."""
+    log_p_floor: Annotated[float, Field(le=0)] = -4.6
+    """Natural log of P(z) (-4.6: 1 %) below which noise counts as having left N(0, I), and cannot
+    be a run's best; -inf lets any be."""
+    gradient: GradientConfig = GradientConfig()
+    """How rewards that have no gradient are climbed."""
+    device: str = "auto"
+    """Where to compute: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the first GPU if there is
+    one."""
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """What the denoising network computes in; noise, decoder and rewards stay float32 or better."""
+    sampler: Annotated[SamplerConfig, _parser(SAMPLERS), _dumper(SAMPLERS)] = _default("ddim")
+    """How noise becomes an image."""
+    rewards: Annotated[
+        tuple[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)], ...], Field(min_length=1)
+    ]
+    """What to climb: the weighted sum of these."""
+    monitors: tuple[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)], ...] = ()
+    """Rewards that are evaluated beside and never optimised: held-out judges of the result."""
+    spread: Annotated[int, Field(ge=0)] = 0
+    """Where 2 or more: each reward is divided by its standard deviation over this many plain
+    samples of its prompt, so that weights compare rewards of different units; 0 leaves them as they
+    are."""
+    regularizers: tuple[
+        Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...
+    ] = _default(("permutation",))
+    """What holds the noise in N(0, I): their weighted sum is taken off the objective."""
+    reports: tuple[
+        Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...
+    ] = _default(("gaussianity",))
+    """Regularizers whose figures are reported at each iteration, whatever holds the noise; their
+    penalties count for nothing."""
+    optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = _default(
+        "adam"
+    )
+    """How to climb."""
+    observers: tuple[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)], ...] = (
+        _default(("curve",))
+    )
+    """What looks on: progress, image dumps, trackers."""
+
+    @field_validator(
+        "prompts",
+        "seeds",
+        "rewards",
+        "monitors",
+        "regularizers",
+        "reports",
+        "observers",
+        mode="before",
+    )
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        one = isinstance(value, (str, int, Mapping, PluginConfig)) and not isinstance(value, bool)
+        return (value,) if one else value
+
+    @field_validator("prompts")
+    @classmethod
+    def _text(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        for prompt in prompts:
+            if not prompt.isprintable() or not prompt.strip():
+                raise ValueError("should be printable text on one line, and not blank")
+        return prompts
+
+    @classmethod
+    def parse(
+        cls, values: Mapping[str, Any], sources: Mapping[str, str] | None = None
+    ) -> RunConfig:
+        """Validate plain values, such as a TOML file's.
+
+        Args: values: the fields by name. sources: where values came from, by their dotted place (""
+            for all others), for messages.
+
+        Raises:
+            ConfigError: one sentence with the value's source and place.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problem = explain(error, cls)
+        places = [
+            p for p in sources or {} if problem.at == p or not p or problem.at.startswith(f"{p}.")
+        ]
+        raise problem.inside("", sources[max(places, key=len)] if sources and places else "")
+
+    def items(self) -> tuple[tuple[str, int], ...]:
+        """The (prompt, seed) of each sample, prompts outermost."""
+        return tuple((prompt, seed) for prompt in self.prompts for seed in self.seeds)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values that `parse` turns into an equal configuration, and that TOML can hold.
+
+        A component that is a Python object, published by no entry point, is only named.
+        """
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", source=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", source=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is not valid TOML: {error}", source=str(path)) from None
+
+
+def put(values: dict[str, Any], place: str, value: Any) -> None:
+    """Set the value at a dotted place such as `rewards.0.weight`, making tables as needed.
+
+    Raises: ConfigError: the place leads through something that is no table or list, or past a
+        list's end.
+    """
+    here: Any = values
+    *path, last = place.split(".")
+    try:
+        for key in path:
+            here = here[int(key)] if isinstance(here, list) else here.setdefault(key, {})
+        here[int(last) if isinstance(here, list) else last] = value
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise ConfigError(
+            f"leads nowhere for {last!r}; lists count from 0, as rewards.0.weight", at=place
+        ) from None
