@@ -11,6 +11,7 @@ Noise is always float32, whatever the model computes in. Images are RGB in [0, 1
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ class NoiseMap(Protocol):
 
     Called once per objective evaluation. It has no randomness of its own and nothing that one call
     leaves changes another's answer; the weights behind it are frozen; sample i depends on row i of
-    the noise alone. One that has an attribute `network_evaluations`, the evaluations of its network
-    that a call makes for each sample, is metered by that; any other counts one a call.
+    the noise alone. Two attributes are optional: `network_evaluations`, the evaluations of its
+    network that a call makes per sample, by which it is metered (1 a call without it); and
+    `medium`, what its samples are (`dno.plugin.IMAGE` and its like; without it, told from their
+    shape).
     """
 
     @property
@@ -71,9 +74,12 @@ class Penalty(NamedTuple):
 
     value_B: Tensor
     """Penalty of each sample, >= 0, and 0 where its noise is typical."""
-    figures: Mapping[str, Tensor]
-    """Named figures, `B` floats each. `log_p`, the natural log of the probability that the noise is
-    Gaussian, decides which evaluations are healthy enough to be a run's best."""
+    log_p_B: Tensor | None = None
+    """Natural log of the probability that noise this unusual is Gaussian, <= 0; None where the
+    regularizer does not know. The least of all terms decides which evaluations are healthy enough
+    to be a run's best."""
+    figures: Mapping[str, Tensor] = MappingProxyType({})
+    """Other figures by name, `B` floats each."""
 
 
 class Regularizer(Protocol):
@@ -88,10 +94,23 @@ class Regularizer(Protocol):
         ...
 
 
-class Objective(Protocol):
-    """What an optimizer climbs: sum of weighted rewards less weighted penalties, per sample.
+class Slopes(NamedTuple):
+    """The objective's two parts, each with its own gradient, unclipped."""
 
-    Every evaluation is recorded and metered by the engine; ask as often as the method needs.
+    reward_B: Tensor
+    """Weighted rewards of each sample."""
+    reward_grad_BN: Tensor
+    penalty_B: Tensor
+    """Weighted penalties of each sample; the objective is the rewards less these."""
+    penalty_grad_BN: Tensor
+
+
+class Objective(Protocol):
+    """What an optimizer climbs: weighted rewards less weighted penalties, per sample.
+
+    Every evaluation is recorded and metered by the engine; ask as often as the method needs. A
+    sample that cannot be evaluated (its value is not finite, say) has a value of -inf and a
+    gradient of 0; it is then kept where it was, and the others go on.
     """
 
     def gaussian(self) -> Tensor:
@@ -99,6 +118,14 @@ class Objective(Protocol):
 
         A function of each sample's seed, of the iteration and of the calls before it in the same
         step, so that a resumed run sees the same.
+        """
+        ...
+
+    def score(self, noise_BN: Tensor, /) -> Tensor:
+        """What candidates are compared by, `B`: the weighted rewards, -inf where noise has left
+        N(0, I).
+
+        Never the penalty, which scatters among ordinary draws by more than most rewards do.
         """
         ...
 
@@ -110,9 +137,23 @@ class Objective(Protocol):
         """Objective `B` and its ascent direction `B x N`, clipped per sample."""
         ...
 
+    def slopes(self, noise_BN: Tensor, /) -> Slopes:
+        """Rewards and penalties apart, each with its own unclipped gradient, `B` and `B x N`.
+
+        It costs what `value_and_grad` costs.
+        """
+        ...
+
 
 class Optimizer(Protocol):
-    """One way of climbing. Pure: all it remembers is in the state it hands back."""
+    """One way of climbing. Pure: all it remembers is in the state it hands back.
+
+    Of one iteration: the engine calls `step` with the noise where the iteration starts; the
+    optimizer asks the objective there or elsewhere, and returns the noise where the next iteration
+    starts. The evaluation at the iteration's own noise is what the run records; the engine makes it
+    where the optimizer did not. Before the first iteration, and again where another optimizer takes
+    over, `init` is called.
+    """
 
     def init(self, noise_BN: Tensor, /) -> State:
         """The state before the first step."""

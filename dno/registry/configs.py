@@ -98,7 +98,7 @@ class ObserverConfig(PluginConfig):
 
     @abstractmethod
     def build(self, ctx: BuildContext) -> object:
-        """An object whose methods carry `dno.plugin.hookimpl`; see `dno.core.events` for the events."""
+        """An object with methods marked by `dno.plugin.hookimpl`; events: `dno.core.events`."""
 
 
 class ModelConfig(PluginConfig):
