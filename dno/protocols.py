@@ -94,6 +94,24 @@ class Regularizer(Protocol):
         ...
 
 
+class Constraint(Protocol):
+    """Puts noise back where N(0, I) puts it, whichever rule moved it away.
+
+    A regularizer answers with a number that is taken off the objective; a constraint answers with
+    noise, and has no weight and no gradient. It is asked after every step, every few steps, or once
+    after the last, and what it puts back is where the next iteration starts. Pure: all it remembers
+    is the state that `init` made of the noise that its phase starts at.
+    """
+
+    def init(self, noise_BN: Tensor, /) -> State:
+        """What it keeps of the noise where the climb starts."""
+        ...
+
+    def retract(self, noise_BN: Tensor, state: State, /) -> Tensor:
+        """The noise put back, `B x N`; row i from row i alone. The start itself stays as it is."""
+        ...
+
+
 class Slopes(NamedTuple):
     """The objective's two parts, each with its own gradient, unclipped."""
 

@@ -36,6 +36,8 @@ class Phase:
     iterations: int
     from_best: bool = False
     """Whether it starts at the best noise found before it; else where the phase before it ended."""
+    constrained: bool = True
+    """Whether the problem's constraints put its noise back."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class LoopState:
     """Where the next iteration starts."""
     optimizer: State
     """Memory of the phase's optimizer."""
+    constraints: State = field(default_factory=dict)
+    """What the problem's constraints keep of the noise that the phase started at."""
     initial: Snapshot | None = None
     """None before the first evaluation."""
     best: Snapshot | None = None
@@ -61,11 +65,14 @@ class LoopState:
 class _Recorder:
     """The objective that an optimizer sees during one iteration; keeps the best evaluations."""
 
-    def __init__(self, problem: Problem, state: LoopState, gamma_B: Tensor | None) -> None:
+    def __init__(
+        self, problem: Problem, state: LoopState, gamma_B: Tensor | None, *, put_back: bool
+    ) -> None:
         self._problem = problem
         self._iteration = state.iteration
         self._start_BN = state.noise_BN
         self._gamma_B = gamma_B
+        self._put_back = put_back
         self._calls = 0
         self._draws = 0
         self._at_start: Evaluation | None = None
@@ -128,8 +135,13 @@ class _Recorder:
         self.reward_calls += evaluation.reward_calls
         for row, why in evaluation.failures.items():
             self.failures.setdefault(row, why)
-        self.best = _better(self.best, snapshot(self._problem, evaluation, self._iteration))
-        if self._at_start is None and torch.equal(evaluation.noise_BN, self._start_BN):
+        at_start = torch.equal(evaluation.noise_BN, self._start_BN)
+        new = snapshot(self._problem, evaluation, self._iteration)
+        if not (self._put_back and at_start):
+            # Noise that a constraint has yet to put back is nobody's result.
+            new = replace(new, score_B=torch.full_like(new.score_B, -math.inf))
+        self.best = _better(self.best, new)
+        if self._at_start is None and at_start:
             self._at_start = evaluation
         return evaluation
 
@@ -216,7 +228,18 @@ def begin(problem: Problem, phases: Sequence[Phase]) -> LoopState:
     noise_BN = problem.sample.noise_BN
     if problem.start_BN is not None:
         noise_BN = problem.start_BN.to(noise_BN)
-    return LoopState(0, noise_BN, phases[0].optimizer.init(noise_BN))
+    return _entered(LoopState(0, noise_BN, {}), problem, phases[0])
+
+
+def _entered(state: LoopState, problem: Problem, phase: Phase) -> LoopState:
+    """The state with the memory of a phase that begins at its noise."""
+    kept: dict[str, Tensor] = {}
+    if phase.constrained:
+        for term in problem.constraints:
+            memory = term.call.init(state.noise_BN)
+            kept |= {f"{term.name}.{name}": value for name, value in memory.items()}
+    optimizer = phase.optimizer.init(state.noise_BN)
+    return replace(state, optimizer=optimizer, constraints=kept)
 
 
 def optimize(
@@ -309,12 +332,16 @@ class _Loop:
     def _iterate(self, state: LoopState, *, final: bool) -> bool:
         """One iteration: step, record, tell; True if an observer asks to stop."""
         state = self._enter_phase(state)
-        asked = _Recorder(self.problem, state, self._gamma(state))
+        asked = _Recorder(
+            self.problem, state, self._gamma(state), put_back=self._is_put_back(state.iteration)
+        )
         moved_BN = state.noise_BN
         memory = state.optimizer
         if not final:
-            step = self._phase(state.iteration).optimizer.step
-            moved_BN, memory = _checked_step(step(asked, state.noise_BN, memory), state.noise_BN)
+            phase, steps = self._place(state.iteration)
+            answer = phase.optimizer.step(asked, state.noise_BN, memory)
+            moved_BN, memory = _checked_step(answer, state.noise_BN)
+            moved_BN = self._put_back(moved_BN, state, phase, steps + 1)
 
         evaluation = asked.at_start()
         self.last = snapshot(self.problem, evaluation, state.iteration)
@@ -324,6 +351,7 @@ class _Loop:
             iteration=state.iteration + (not final),
             noise_BN=moved_BN,
             optimizer=memory,
+            constraints=state.constraints,
             initial=state.initial or self.last,
             best=asked.best,
             history=(*state.history, record),
@@ -336,13 +364,37 @@ class _Loop:
             raise RunError("; ".join(dict.fromkeys(new.failures.values())))
         return stop
 
-    def _phase(self, iteration: int) -> Phase:
-        """The phase of an iteration's step."""
-        for phase in self.phases:
+    def _place(self, iteration: int) -> tuple[Phase, int]:
+        """The phase of an iteration's step, and the steps done in it."""
+        for phase in self.phases[:-1]:
             if iteration < phase.iterations:
-                return phase
+                return phase, iteration
             iteration -= phase.iterations
-        return self.phases[-1]
+        return self.phases[-1], iteration
+
+    def _is_put_back(self, iteration: int) -> bool:
+        """Whether an iteration starts at noise that no constraint has yet to put back."""
+        phase, steps = self._place(iteration)
+        if not phase.constrained or not steps:
+            return True
+        return all(term.acts_after(steps, of=phase.iterations) for term in self.problem.constraints)
+
+    def _put_back(self, noise_BN: Tensor, state: LoopState, phase: Phase, steps: int) -> Tensor:
+        """The noise after the constraints that act after so many steps of a phase."""
+        if not phase.constrained:
+            return noise_BN
+        for term in self.problem.constraints:
+            if not term.acts_after(steps, of=phase.iterations):
+                continue
+            kept = _under(f"{term.name}.", state.constraints)
+            moved_BN = term.call.retract(noise_BN, kept)
+            if moved_BN.shape != noise_BN.shape:
+                raise RunError(
+                    f'constraint "{term.name}" must return noise of shape {tuple(noise_BN.shape)}, '
+                    f"got {tuple(moved_BN.shape)}"
+                )
+            noise_BN = moved_BN.detach().to(noise_BN)
+        return noise_BN
 
     def _enter_phase(self, state: LoopState) -> LoopState:
         """The state, made ready for another optimizer where its phase begins here."""
@@ -359,7 +411,7 @@ class _Loop:
         if entered.from_best and state.best is not None:
             found_B = state.best.score_B > -math.inf
             noise_BN = _rows_where(found_B, state.best.noise_BN.to(noise_BN), noise_BN)
-        return replace(state, noise_BN=noise_BN, optimizer=entered.optimizer.init(noise_BN))
+        return _entered(replace(state, noise_BN=noise_BN), self.problem, entered)
 
     def _gamma(self, state: LoopState) -> Tensor | None:
         if not state.history:
@@ -414,6 +466,13 @@ def _with_failed_frozen(state: LoopState) -> LoopState:
     rest_BN = _rows_where(found_B, state.best.noise_BN, state.initial.noise_BN)
     noise_BN = _rows_where(failed_B, rest_BN.to(state.noise_BN), state.noise_BN)
     return replace(state, noise_BN=noise_BN)
+
+
+def _under(prefix: str, state: State) -> dict[str, Tensor]:
+    """The tensors of one part of a state, by their names there."""
+    return {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
 
 
 def _checked_step(answer: object, noise_BN: Tensor) -> tuple[Tensor, State]:

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from dno.core.gradients import GradientConfig
 from dno.core.noise import evaluation_generators
 from dno.errors import DNOError, RunError
-from dno.protocols import NoiseMap, Penalty, Regularizer, Reward
+from dno.protocols import Constraint, NoiseMap, Penalty, Regularizer, Reward
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,6 +57,20 @@ class RegularizerTerm(Term[Regularizer]):
     """0: reported, and not taken off."""
     log_p_target: float | None = None
     """Where set, `gamma_B` is another factor of the weight, which holds log P there."""
+
+
+@dataclass(frozen=True)
+class ConstraintTerm(Term[Constraint]):
+    """What puts noise back after steps."""
+
+    every: int = 1
+    """Steps from one time to the next; 0: once, after the last."""
+
+    def acts_after(self, steps: int, of: int) -> bool:
+        """Whether noise is put back when so many of the steps of a phase are done."""
+        if not self.every:
+            return steps == of
+        return steps % self.every == 0 or steps == of
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,8 @@ class Problem:
     regularizers: Sequence[RegularizerTerm] = ()
     reports: Sequence[Term[Regularizer]] = ()
     """Regularizers whose figures are reported and whose penalties count for nothing."""
+    constraints: Sequence[ConstraintTerm] = ()
+    """What puts noise back after steps, one after the other."""
     start_BN: Tensor | None = None
     """Where to start; None: at the sampler's own noise."""
     copies: Callable[[int], NoiseMap] | None = None

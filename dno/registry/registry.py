@@ -171,6 +171,7 @@ class Registry(Generic[C_co]):
 SAMPLERS = Registry("samplers", bases.SamplerConfig)
 REWARDS = Registry("rewards", bases.RewardConfig)
 REGULARIZERS = Registry("regularizers", bases.RegularizerConfig)
+CONSTRAINTS = Registry("constraints", bases.ConstraintConfig)
 OPTIMIZERS = Registry("optimizers", bases.OptimizerConfig)
 OBSERVERS = Registry("observers", bases.ObserverConfig)
 MODELS = Registry("models", bases.ModelConfig)
@@ -179,6 +180,7 @@ REGISTRIES: Final[tuple[Registry[PluginConfig], ...]] = (
     SAMPLERS,
     REWARDS,
     REGULARIZERS,
+    CONSTRAINTS,
     OPTIMIZERS,
     OBSERVERS,
     MODELS,

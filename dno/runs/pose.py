@@ -13,9 +13,9 @@ from typing import Final
 from torch import Tensor
 
 from dno.core.engine import Phase
-from dno.core.problem import Problem, RegularizerTerm, RewardTerm, Term
+from dno.core.problem import ConstraintTerm, Problem, RegularizerTerm, RewardTerm, Term
 from dno.core.weights import scaled_by_spread
-from dno.protocols import NoiseMap, Regularizer
+from dno.protocols import Constraint, NoiseMap, Regularizer
 from dno.registry.configs import BuildContext
 from dno.registry.registry import REGULARIZERS
 from dno.runs.load import Loaded, check
@@ -71,6 +71,7 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         monitors=[Term(part.name, loaded.rewards[part.name]) for part in parts.monitors],
         regularizers=_regularizers(parts, context),
         reports=_reports(parts, context, config),
+        constraints=_constraints(parts, context),
         start_BN=_start(config, sample) if fresh else None,
         copies=bind,
         gradient=config.gradient,
@@ -132,6 +133,14 @@ def _reports(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence
     return reports
 
 
+def _constraints(parts: Parts, context: BuildContext) -> Sequence[ConstraintTerm]:
+    terms = []
+    for part in parts.constraints:
+        constraint: Constraint = at(part.place, partial(part.config.build, context))
+        terms.append(ConstraintTerm(part.name, constraint, part.config.every))
+    return terms
+
+
 def _start(config: RunConfig, sample: NoiseMap) -> Tensor | None:
     if config.start is None:
         return None
@@ -143,10 +152,11 @@ def _start(config: RunConfig, sample: NoiseMap) -> Tensor | None:
 def _phases(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence[Phase]:
     main = at("optimizer", partial(parts.optimizer.config.build, context))
     if parts.warm_start is None or config.warm_start is None:
-        return [Phase(main, config.iterations)]
+        return [Phase(main, config.iterations, constrained=config.optimizer.constrained)]
 
     first = at(parts.warm_start.place, partial(parts.warm_start.config.build, context))
+    searching = config.warm_start.optimizer.constrained
     return [
-        Phase(first, config.warm_start.iterations),
-        Phase(main, config.iterations, from_best=True),
+        Phase(first, config.warm_start.iterations, constrained=searching),
+        Phase(main, config.iterations, from_best=True, constrained=config.optimizer.constrained),
     ]

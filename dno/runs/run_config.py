@@ -22,6 +22,7 @@ from dno.core.budget import Budget
 from dno.core.gradients import GradientConfig
 from dno.errors import ConfigError
 from dno.registry.configs import (
+    ConstraintConfig,
     ObserverConfig,
     OptimizerConfig,
     PluginConfig,
@@ -30,7 +31,15 @@ from dno.registry.configs import (
     SamplerConfig,
 )
 from dno.registry.objects import live_class
-from dno.registry.registry import OBSERVERS, OPTIMIZERS, REGULARIZERS, REWARDS, SAMPLERS, Registry
+from dno.registry.registry import (
+    CONSTRAINTS,
+    OBSERVERS,
+    OPTIMIZERS,
+    REGULARIZERS,
+    REWARDS,
+    SAMPLERS,
+    Registry,
+)
 
 C = TypeVar("C", bound=PluginConfig)
 
@@ -181,6 +190,10 @@ class RunConfig(BaseModel):
     ] = _default(("gaussianity",))
     """Regularizers whose figures are reported at each iteration, whatever holds the noise; their
     penalties count for nothing."""
+    constraints: tuple[
+        Annotated[ConstraintConfig, _parser(CONSTRAINTS), _dumper(CONSTRAINTS)], ...
+    ] = ()
+    """What puts noise back where N(0, I) puts it, one after the other."""
     optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = _default(
         "adam"
     )
@@ -196,6 +209,7 @@ class RunConfig(BaseModel):
         "rewards",
         "monitors",
         "regularizers",
+        "constraints",
         "reports",
         "observers",
         mode="before",

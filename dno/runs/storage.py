@@ -148,6 +148,7 @@ class RunFolder:
             return
         tensors = {"noise": state.noise_BN}
         tensors |= {f"optimizer.{key}": value for key, value in state.optimizer.items()}
+        tensors |= {f"constraints.{key}": value for key, value in state.constraints.items()}
         for name, snapshot in {"initial": state.initial, "best": state.best}.items():
             assert snapshot is not None, "a state is saved after its first evaluation"
             tensors |= {f"{name}.{key}": value for key, value in snapshot.tensors().items()}
@@ -193,6 +194,7 @@ class RunFolder:
             iteration=about["iteration"],
             noise_BN=tensors["noise"],
             optimizer=under("optimizer."),
+            constraints=under("constraints."),
             initial=Snapshot.of(under("initial.")),
             best=Snapshot.of(under("best.")),
             history=history,
