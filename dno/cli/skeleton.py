@@ -27,8 +27,9 @@ def write_reward(name: str, out: Path | None = None) -> list[Path]:
     Returns:
         The files, all of them in one new folder, whose path comes first.
 
-    Raises: ConfigError: the name cannot be used, or the folder cannot be made; then nothing is left
-        behind.
+    Raises:
+        ConfigError: the name cannot be used, or the folder cannot be made; then nothing is left
+            behind.
     """
     names = _names(name)
     folder = out or Path(names["distribution"])

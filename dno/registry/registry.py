@@ -109,8 +109,10 @@ class Registry(Generic[C_co]):
     def load(self, use: str) -> type[C_co]:
         """Import one plugin's config class.
 
-        Raises: UnknownPluginError: see `info`. PluginLoadError: the import failed, or the target is
-            no config class of this kind or lacks a method.
+        Raises:
+            UnknownPluginError: see `info`.
+            PluginLoadError: the import failed, or the target is no config class of this kind or
+                lacks a method.
         """
         info = self.info(use)
         if info not in self._loaded:

@@ -253,8 +253,10 @@ class RunConfig(BaseModel):
     ) -> RunConfig:
         """Validate plain values, such as a TOML file's.
 
-        Args: values: the fields by name. sources: where values came from, by their dotted place (""
-            for all others), for messages.
+        Args:
+            values: the fields by name.
+            sources: where values came from, by their dotted place ("" for all others), for
+                messages.
 
         Raises:
             ConfigError: one sentence with the value's source and place.
@@ -299,8 +301,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 def put(values: dict[str, Any], place: str, value: Any) -> None:
     """Set the value at a dotted place such as `rewards.0.weight`, making tables as needed.
 
-    Raises: ConfigError: the place leads through something that is no table or list, or past a
-        list's end.
+    Raises:
+        ConfigError: the place leads through something that is no table or list, or past a list's
+            end.
     """
     here: Any = values
     *path, last = place.split(".")

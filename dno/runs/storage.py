@@ -65,8 +65,9 @@ def read_noise(path: Path, draws: Sequence[tuple[int, ...]], samples: int) -> Te
     """The best noise in a run folder or in its `noise.safetensors`, `samples x N`; one row serves
     all samples.
 
-    Raises: ConfigError: it is not there, cannot be read, or was made for other draws or another
-        number of samples.
+    Raises:
+        ConfigError: it is not there, cannot be read, or was made for other draws or another number
+            of samples.
     """
     file_path = noise_file(path)
     try:
@@ -96,8 +97,9 @@ class RunFolder:
         path: the folder; made if it is not there.
         new: whether it must hold nothing yet.
 
-    Raises: RunFolderError: the folder cannot be made, holds something, or another process is
-        working in it.
+    Raises:
+        RunFolderError: the folder cannot be made, holds something, or another process is working in
+            it.
     """
 
     def __init__(self, path: Path, *, new: bool = False) -> None:
