@@ -538,7 +538,7 @@ def test_check_finds_an_installed_model_without_its_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        "dno_builtin.samplers._options.find_model", lambda name: str(tmp_path / "gone")
+        "dno_builtin.samplers._diffusers.options.find_model", lambda name: str(tmp_path / "gone")
     )
     error = refusal(DDIM(model="emoji"))
     assert error.at == "model"

@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from dno_builtin.samplers._tape import NoiseTape
+from dno_builtin.samplers._diffusers.tape import NoiseTape
 from torch import Tensor
 
 from dno.plugin import RunError

@@ -11,11 +11,11 @@ import torch
 from dno.plugin import ConfigError
 from dno_builtin._quiet import quiet
 
-from ._folder import PIPELINES, check_size, check_steps
-from ._invert import noise_of
-from ._parts import UNCLIPPED
+from ._diffusers.folder import PIPELINES, check_size, check_steps
+from ._diffusers.invert import noise_of
+from ._diffusers.parts import UNCLIPPED
+from ._diffusers.schedule import Scheduler
 from ._pipeline import PipelineNoiseMap, PipelineSampler
-from ._schedule import Scheduler
 
 
 class DDIMSampler:

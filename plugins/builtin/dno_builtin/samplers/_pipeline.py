@@ -18,10 +18,17 @@ from torch import Tensor
 from dno.plugin import ConfigError, RunError, gaussian_noise
 from dno_builtin._quiet import quiet
 
-from ._modules import each
-from ._parts import Function, own_dtype, private_copy, remembering, scheduler_options, staged
-from ._rehearsal import Found, Rehearsal, run_pipeline, without_gradient
-from ._tape import NoiseTape
+from ._diffusers.modules import each
+from ._diffusers.parts import (
+    Function,
+    own_dtype,
+    private_copy,
+    remembering,
+    scheduler_options,
+    staged,
+)
+from ._diffusers.rehearsal import Found, Rehearsal, run_pipeline, without_gradient
+from ._diffusers.tape import NoiseTape
 
 
 class PipelineSampler:

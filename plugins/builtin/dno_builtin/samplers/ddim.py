@@ -10,8 +10,8 @@ from pydantic import Field
 
 from dno.plugin import BuildContext, ConfigError
 
-from ._folder import PIPELINES, check_size, check_steps, read_json
-from ._options import DiffusersConfig
+from ._diffusers.folder import PIPELINES, check_size, check_steps, read_json
+from ._diffusers.options import DiffusersConfig
 
 if TYPE_CHECKING:
     from ._ddim import DDIMSampler

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dno.plugin import BuildContext, ConfigError
 
-from ._options import DiffusersConfig
+from ._diffusers.options import DiffusersConfig
 
 if TYPE_CHECKING:
     from ._pipeline import PipelineSampler

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dno_builtin._quiet import quiet
 
-from ._pipeline import PipelineNoiseMap
-from ._schedule import Scheduler
+from .._pipeline import PipelineNoiseMap
+from .schedule import Scheduler
 
 
 class _Recording(Scheduler):

@@ -15,8 +15,8 @@ from diffusers import DiffusionPipeline
 from dno.plugin import ConfigError
 from dno_builtin._quiet import quiet
 
-from ._folder import check_index
-from ._pipeline import check_class
+from .._pipeline import check_class
+from .folder import check_index
 
 _DECODERS = ("movq", "vqgan")
 """What pipelines call a decoder that they do not call `vae`."""

@@ -14,9 +14,9 @@ from torch import Tensor
 from dno.plugin import ConfigError, RunError
 from dno_builtin._quiet import quiet
 
-from ._modules import each, tensors
-from ._parts import Function, staged
-from ._tape import NoiseTape
+from .modules import each, tensors
+from .parts import Function, staged
+from .tape import NoiseTape
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pydantic import AfterValidator, Field, PlainSerializer, WithJsonSchema
 
 from dno.plugin import BuildContext, ConfigError, SamplerConfig, find_model
 
-from ._folder import INDEX, check_folder, check_index, read_json
-from ._lora import check as check_loras
-from ._lora import merge as merge_loras
+from .folder import INDEX, check_folder, check_index, read_json
+from .lora import check as check_loras
+from .lora import merge as merge_loras
 
 
 def _name_or_pipeline(model: object) -> object:
@@ -101,7 +101,7 @@ class DiffusersConfig(SamplerConfig):
             return self.model
         import torch
 
-        from ._load import load_pipeline
+        from .load import load_pipeline
 
         vae_dtype = torch.float64 if ctx.dtype == torch.float64 else torch.float32
         pipe = load_pipeline(

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from dno_builtin._quiet import quiet
 
-from ._modules import cast, frozen_view, heavy, remember
+from .modules import cast, frozen_view, heavy, remember
 
 Function = Callable[..., Any]
 
