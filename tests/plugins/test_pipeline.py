@@ -13,7 +13,9 @@ import diffusers
 import pytest
 import torch
 from dno_builtin.samplers._ddim import DDIMSampler
-from dno_builtin.samplers._pipeline import PipelineNoiseMap, PipelineSampler, make_scheduler
+from dno_builtin.samplers._diffusers.noise_map import PipelineNoiseMap
+from dno_builtin.samplers._diffusers.schedule import make_scheduler
+from dno_builtin.samplers._pipeline import PipelineSampler
 from dno_builtin.samplers.pipeline import Pipeline
 from torch import Tensor
 

@@ -15,8 +15,10 @@ from diffusers import DiffusionPipeline
 from dno.plugin import ConfigError
 from dno_builtin._quiet import quiet
 
-from .._pipeline import check_class
+from .call import check_class
+from .errors import first_line
 from .folder import check_index
+from .modules import wide_dtype
 
 _DECODERS = ("movq", "vqgan")
 """What pipelines call a decoder that they do not call `vae`."""
@@ -27,41 +29,61 @@ def load_pipeline(
     *,
     revision: str | None,
     dtype: torch.dtype,
-    vae_dtype: torch.dtype,
     classes: Sequence[str] | None = None,
 ) -> Any:
     """The pipeline in a folder or hub repository, on the CPU, without its safety checker.
 
     A hub repository is downloaded unless it is cached; `HF_HUB_OFFLINE=1` forbids downloads.
 
-    Args: model: a folder or hub id. revision: branch, tag or commit of a hub id. dtype: of all
-        weights but the decoder's. vae_dtype: of the decoder's, under whichever of its names.
+    Args:
+        model: a folder or hub id.
+        revision: branch, tag or commit of a hub id.
+        dtype: of all weights but the decoders', which are loaded in `wide_dtype` of it.
         classes: names of the pipeline classes that will do; None: any text-to-image pipeline of
-        diffusers.
+            diffusers.
 
     Raises:
-        ConfigError: it cannot be loaded, or is no such pipeline.
+        ConfigError: it cannot be loaded, or is not such a pipeline.
     """
     with quiet():
         try:
-            index = DiffusionPipeline.load_config(model, revision=revision)
-            check_index(index, model, classes)
-            check_class(_pipeline_class(index["_class_name"]))
-            _import_own_classes(index, model)
-            decoders = {name: vae_dtype for name in index if "vae" in name or name in _DECODERS}
-            return DiffusionPipeline.from_pretrained(
-                model,
-                revision=revision,
-                use_safetensors=True,
-                torch_dtype={**decoders, "default": dtype},
-                **({"safety_checker": None} if "safety_checker" in index else {}),
-            )
+            return _loaded(model, revision, dtype, classes)
         except ConfigError:
             raise
         # Loading reaches four libraries, each with errors of its own.
         except Exception as error:
-            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-            raise ConfigError(f'"{model}" cannot be loaded: {reason}', at="model") from error
+            raise ConfigError(
+                f'"{model}" cannot be loaded: {first_line(error)}', at="model"
+            ) from error
+
+
+def _loaded(
+    model: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    classes: Sequence[str] | None,
+) -> Any:
+    index = DiffusionPipeline.load_config(model, revision=revision)
+    check_index(index, model, classes)
+    check_class(_pipeline_class(index["_class_name"]))
+    _import_own_classes(index, model)
+
+    dtypes = {"default": dtype}
+    for name in index:
+        if "vae" in name or name in _DECODERS:
+            dtypes[name] = wide_dtype(dtype)
+
+    # Only pipelines that may have one take the argument.
+    left_out: dict[str, None] = {}
+    if "safety_checker" in index:
+        left_out["safety_checker"] = None
+    return DiffusionPipeline.from_pretrained(
+        model,
+        revision=revision,
+        use_safetensors=True,
+        torch_dtype=dtypes,
+        **left_out,
+    )
 
 
 def _pipeline_class(name: str) -> type:
@@ -72,20 +94,27 @@ def _pipeline_class(name: str) -> type:
 
 
 def _import_own_classes(index: Mapping[str, Any], model: str) -> None:
-    """Import the modules of a pipeline's own classes, if the pipeline comes inside the package they
-    are in.
+    """Import the modules of a pipeline's own classes, where the pipeline is in their package.
 
     diffusers asks for such an import first, since importing a module runs it; a folder that is part
     of an installed package may name that package's modules.
     """
     for part in index.values():
-        if (
-            not isinstance(part, (list, tuple))
-            or not isinstance(part[0], str)
-            or "." not in part[0]
-        ):
+        if not isinstance(part, (list, tuple)):
             continue
-        spec = importlib.util.find_spec(part[0].partition(".")[0])
-        homes = (spec and spec.submodule_search_locations) or ()
-        if any(Path(home).resolve() in Path(model).resolve().parents for home in homes):
-            importlib.import_module(part[0])
+        module = part[0]
+        # Names without a dot are of a library, or of one of diffusers' own modules.
+        if isinstance(module, str) and "." in module and _is_inside(model, module):
+            importlib.import_module(module)
+
+
+def _is_inside(model: str, module: str) -> bool:
+    """Whether a folder lies in the package that a module is in."""
+    package = module.partition(".")[0]
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        return False
+
+    above = Path(model).resolve().parents
+    homes = spec.submodule_search_locations or ()
+    return any(Path(home).resolve() in above for home in homes)

@@ -1,12 +1,9 @@
-"""A pipeline's parts: which there are, and private copies of the pipeline in which some are
-changed.
-"""
+"""A pipeline's parts: which there are, and private pipelines in which some are changed."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -15,44 +12,30 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import nn
 from transformers import PreTrainedModel
 
-from dno_builtin._quiet import quiet
+from .memory import Memory, with_memory
+from .modules import Function, frozen_view, heavy, remember, wide_dtype
+from .nests import cast
+from .schedule import unclipped
 
-from .modules import cast, frozen_view, heavy, remember
+Role = Literal["scheduler", "encoder", "decoder", "network"]
 
-Function = Callable[..., Any]
-
-UNCLIPPED = {"clip_sample": False, "thresholding": False}
-"""Scheduler options that are always put in: gradients vanish where either acts."""
-
-
-def scheduler_options(cls: Any) -> list[str]:
-    """Names of the options of a scheduler class."""
-    return list(inspect.signature(cls.__init__).parameters)[1:]
+Answer = Callable[[Function, bool, Any, Any], Any]
+"""Answers for a network or decoder: from its function, whether it decodes, and its arguments."""
 
 
-def _role(part: Any) -> Literal["scheduler", "encoder", "decoder", "network"] | None:
+def _role(part: Any) -> Role | None:
     """What a pipeline does with one of its parts, told from the part alone."""
     if isinstance(part, SchedulerMixin):
         return "scheduler"
     if not isinstance(part, nn.Module):
         return None
+
+    # Prompts are encoded by models of transformers; those of diffusers decode or denoise.
     if isinstance(part, PreTrainedModel):
         return "encoder"
-    return "decoder" if callable(getattr(part, "decode", None)) else "network"
-
-
-def own_dtype(pipe: Any) -> torch.dtype:
-    """What the pipeline's denoising networks compute in as it stands."""
-    networks: list[nn.Module] = [
-        part for own in family(pipe) for part in vars(own).values() if _role(part) == "network"
-    ]
-    dtypes = (
-        weight.dtype
-        for network in networks
-        for weight in network.parameters()
-        if weight.is_floating_point()
-    )
-    return next(dtypes, torch.float32)
+    if callable(getattr(part, "decode", None)):
+        return "decoder"
+    return "network"
 
 
 def family(pipe: Any) -> Iterator[Any]:
@@ -63,74 +46,113 @@ def family(pipe: Any) -> Iterator[Any]:
             yield from family(part)
 
 
+def own_dtype(pipe: Any) -> torch.dtype:
+    """What the pipeline's denoising networks compute in as it stands."""
+    for member in family(pipe):
+        for part in vars(member).values():
+            if _role(part) != "network":
+                continue
+            for weight in part.parameters():
+                if weight.is_floating_point():
+                    dtype: torch.dtype = weight.dtype
+                    return dtype
+    return torch.float32
+
+
 def _rebuilt(pipe: Any, change: Callable[[str, Any], Any]) -> Any:
-    """A copy of the pipeline, and of the pipelines it is made of, with its parts changed, each part
-    once.
-    """
+    """A pipeline like this, of pipelines like its own, whose parts are changed, each part once."""
     done: dict[int, Any] = {}
 
-    def copied(pipe: Any) -> Any:
+    def rebuilt(pipe: Any) -> Any:
         own = copy.copy(pipe)
         for name, part in vars(pipe).items():
             if isinstance(part, DiffusionPipeline):
-                vars(own)[name] = copied(part)
+                vars(own)[name] = rebuilt(part)
             elif _role(part):
+                # The pipelines of a combined one share parts.
                 if id(part) not in done:
                     done[id(part)] = change(name, part)
                 vars(own)[name] = done[id(part)]
         return own
 
-    return copied(pipe)
+    return rebuilt(pipe)
 
 
-def private_copy(
+# A pipeline of the sampler's own, made once.
+
+
+def private_pipeline(
     pipe: Any,
+    *,
     scheduler: Any,
     device: torch.device,
     dtype: torch.dtype,
-    outside: torch.dtype,
-    *,
-    recompute: bool,
+    memory: Memory,
 ) -> Any:
-    """The pipeline as the sampler calls it, sharing its weights and nothing else that can
-    change.
+    """The pipeline as the sampler calls it: it shares weights, and nothing else that can change.
+
+    Args:
+        pipe: left as it is.
+        scheduler: what takes the place of the pipeline's own `scheduler`; None: that one.
+        device: where to compute.
+        dtype: what networks and encoders compute in; decoders compute in `wide_dtype` of it.
+        memory: what the networks keep for the backward pass.
     """
 
     def change(name: str, part: Any) -> Any:
+        # It would take the image out of torch.
         if name == "safety_checker":
-            return None  # it would take the image out of torch
-        role = _role(part)
-        if role == "scheduler":
-            chosen: Any = scheduler if scheduler is not None and part is pipe.scheduler else part
-            known = scheduler_options(type(chosen))
-            with quiet():
-                return chosen.from_config(
-                    chosen.config,
-                    **{name: value for name, value in UNCLIPPED.items() if name in known},
-                )
-        view = frozen_view(part, device, outside if role == "decoder" else dtype)
-        if role == "decoder":
-            view.decode = heavy(view.decode, inside=outside, outside=outside)
-        elif role == "network":
-            if device.type == "cpu" and all(weight.ndim < 5 for weight in view.parameters()):
-                # oneDNN convolves a tenth faster this way: it need not reorder the weights at each
-                # call.
-                nn.Module.to(view, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            view.forward = heavy(view.forward, inside=dtype, outside=outside, recompute=recompute)
-        return view
+            return None
+
+        match _role(part):
+            case "scheduler":
+                if scheduler is not None and part is pipe.scheduler:
+                    return unclipped(scheduler)
+                return unclipped(part)
+            case "decoder":
+                return _private_decoder(part, device, dtype)
+            case "network":
+                return _private_network(part, device, dtype, memory)
+            case _:
+                return frozen_view(part, device, dtype)
 
     own = _rebuilt(pipe, change)
     for member in family(own):
         member.set_progress_bar_config(disable=True)
-        if (
-            getattr(member, "watermark", None) is not None
-        ):  # SDXL's, which would take the image out of torch too
+        # Stable Diffusion XL's, which would take the image out of torch too.
+        if getattr(member, "watermark", None) is not None:
             member.watermark = None
     return own
 
 
+def _private_decoder(part: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    wide = wide_dtype(dtype)
+    view = frozen_view(part, device, wide)
+    view.decode = heavy(view.decode, inside=wide, outside=wide)
+    return view
+
+
+def _private_network(part: Any, device: torch.device, dtype: torch.dtype, memory: Memory) -> Any:
+    view = frozen_view(part, device, dtype)
+    if device.type == "cpu" and all(weight.ndim < 5 for weight in view.parameters()):
+        # oneDNN convolves a tenth faster this way: it need not reorder the weights at each call.
+        nn.Module.to(view, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    forward = with_memory(memory, view.forward)
+    view.forward = heavy(forward, inside=dtype, outside=wide_dtype(dtype))
+    return view
+
+
+# A pipeline for one set of prompts.
+
+
 def remembering(pipe: Any, dtype: torch.dtype) -> Any:
-    """The pipeline for one set of prompts: it encodes each but once."""
+    """The pipeline for one set of prompts, which encodes each but once.
+
+    Args:
+        pipe: left as it is.
+        dtype: what the encoded prompts are cast to.
+    """
 
     def change(_: str, part: Any) -> Any:
         if _role(part) != "encoder":
@@ -147,56 +169,63 @@ def remembering(pipe: Any, dtype: torch.dtype) -> Any:
 
 
 def _casting(function: Function, dtype: torch.dtype) -> Function:
+    # Pipelines look at the signature, here and below.
     @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def casting(*args: Any, **kwargs: Any) -> Any:
         return cast(function(*args, **kwargs), dtype)
 
-    return run
+    return casting
 
 
-def staged(
+# A pipeline for one call.
+
+
+def for_one_call(
     pipe: Any,
-    answer: Callable[[Function, bool, Any, Any], Any],
+    answer: Answer,
     stepped: Callable[[], None] = lambda: None,
 ) -> Any:
-    """The pipeline for one call.
+    """The pipeline for one call, with somebody else answering for its networks and decoders.
 
-    Args: pipe: left as it is, so that no call leaves anything to the next: schedulers keep state.
-        answer: answers for the networks and decoders: given the function, whether it decodes, and
-        its arguments. stepped: called after each step of a scheduler.
+    Args:
+        pipe: left as it is, so that no call leaves anything to the next: schedulers keep state.
+        answer: answers for the networks and decoders.
+        stepped: called after each step of a scheduler.
     """
 
     def change(_: str, part: Any) -> Any:
         role = _role(part)
+        if role == "encoder":
+            return part
+
         if role == "scheduler":
             own = copy.deepcopy(part)
             own.step = _followed(own.step, stepped)
             return own
-        if role == "encoder":
-            return part
+
         own = copy.copy(part)
-        method = "decode" if role == "decoder" else "forward"
-        setattr(own, method, _answered(getattr(part, method), answer, role == "decoder"))
+        if role == "decoder":
+            own.decode = _answered(part.decode, answer, decodes=True)
+        else:
+            own.forward = _answered(part.forward, answer, decodes=False)
         return own
 
     return _rebuilt(pipe, change)
 
 
 def _followed(function: Function, then: Callable[[], None]) -> Function:
-    @functools.wraps(function)  # pipelines look at the signature
-    def run(*args: Any, **kwargs: Any) -> Any:
+    @functools.wraps(function)
+    def followed(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
         then()
         return result
 
-    return run
+    return followed
 
 
-def _answered(
-    function: Function, answer: Callable[[Function, bool, Any, Any], Any], decodes: bool
-) -> Function:
+def _answered(function: Function, answer: Answer, *, decodes: bool) -> Function:
     @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def answered(*args: Any, **kwargs: Any) -> Any:
         return answer(function, decodes, args, kwargs)
 
-    return run
+    return answered
