@@ -24,7 +24,7 @@ _OUR_NAMES = {
 """Arguments of the call that the sampler has options of its own for, and what it calls them."""
 
 
-def run_pipeline(pipe: Any, options: Mapping[str, Any]) -> Any:
+def call_pipeline(pipe: Any, options: Mapping[str, Any]) -> Any:
     """The pipeline's images."""
     # Lists are given away, because some pipelines write into their list of prompts.
     own = dict(options)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dno.plugin import ConfigError, RunError, gaussian_noise
 
-from .call import run_pipeline
+from .call import call_pipeline
 from .modules import Function, without_gradient
 from .nests import each
 from .parts import Answer, for_one_call
@@ -50,11 +50,11 @@ class PipelineNoiseMap:
         """What it is called with."""
 
         rehearsal = Rehearsal(pipe, options, len(seeds), device)
-        found = rehearsal.run()
+        found = rehearsal.rehearse()
         moves = found.acts
         if last_steps is not None:
             moves = _in_last_steps(found, last_steps)
-            found = rehearsal.run(moves)
+            found = rehearsal.rehearse(moves)
 
         self._shapes = found.shapes
         self._depends = found.depends
@@ -95,7 +95,7 @@ class PipelineNoiseMap:
 
         pipe = for_one_call(self.pipe, self._answerer())
         with NoiseTape(self._drawer(noise_BN)):
-            images: Tensor = run_pipeline(pipe, self.options)
+            images: Tensor = call_pipeline(pipe, self.options)
         if self._signed:
             images = (images / 2 + 0.5).clamp(0, 1)
         return images.to(noise_BN)

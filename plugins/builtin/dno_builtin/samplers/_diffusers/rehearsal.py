@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,11 @@ from torch import Tensor
 
 from dno.plugin import ConfigError, RunError
 
-from .call import run_pipeline
+from .call import call_pipeline
 from .errors import first_line
-from .modules import Function, without_gradient
-from .nests import each, tensors
 from .parts import for_one_call
 from .tape import NoiseTape
+from .watch import Watch
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,8 @@ class Rehearsal:
         self._name = type(pipe).__name__
         self._forms: dict[Any, Any] = {}
 
-    def run(self, moves: Sequence[bool] | None = None) -> Found:
-        """Rehearse one call.
+    def rehearse(self, moves: Sequence[bool] | None = None) -> Found:
+        """What one call of the pipeline turns out to do.
 
         Args:
             moves: whether each draw moves; None where that is not yet known: all move.
@@ -82,7 +80,7 @@ class Rehearsal:
             ConfigError: the call fails, or is not a differentiable map from noise to images.
             RunError: it draws noise that is not Gaussian.
         """
-        watch = _Watch(self._name, self._items, moves, self._forms)
+        watch = Watch(self._name, self._items, moves, self._forms)
         before = _random_state(self._device)
         images = self._called(watch)
         after = _random_state(self._device)
@@ -112,12 +110,12 @@ class Rehearsal:
             signed=bool(images.min() < 0) or bool(images.max() > 1),
         )
 
-    def _called(self, watch: _Watch) -> Any:
+    def _called(self, watch: Watch) -> Any:
         """What the pipeline makes, watched."""
         pipe = for_one_call(self._pipe, watch.answer, watch.stepped)
         try:
             with torch.enable_grad(), NoiseTape(watch.draw):
-                return run_pipeline(pipe, self._options)
+                return call_pipeline(pipe, self._options)
         except (ConfigError, RunError, torch.OutOfMemoryError):
             raise
         # Whatever a pipeline says to options that do not suit it.
@@ -172,157 +170,9 @@ class Rehearsal:
             )
 
 
-class _Watch:
-    """One rehearsed call: what it has drawn and asked of its networks so far.
-
-    Args:
-        name: the pipeline's class, for messages.
-        items: rows that each draw must have.
-        moves: whether each draw moves; None: all do.
-        forms: an answer of each network for each form of its arguments; added to.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        items: int,
-        moves: Sequence[bool] | None,
-        forms: dict[Any, Any],
-    ) -> None:
-        self._name = name
-        self._items = items
-        self._moves = moves
-        self._forms = forms
-        self._generator = torch.Generator().manual_seed(0)
-
-        self.leaves: list[Tensor] = []
-        """The draws; those that move require a gradient."""
-        self.step: list[int] = []
-        """Steps that came before each draw."""
-        self.steps = 0
-        self.depends: list[bool] = []
-        self.rows = 0
-
-    def stepped(self) -> None:
-        """Note that the scheduler has taken a step."""
-        self.steps += 1
-
-    def draw(self, shape: tuple[int, ...]) -> Tensor:
-        """Gaussian noise for the next draw, a leaf of its own."""
-        if not shape or shape[0] != self._items:
-            raise ConfigError(
-                f"{self._name} draws noise of shape {shape} for {self._items} samples: not "
-                "a draw of its own for each, so that they cannot be optimised side by side",
-                at="model",
-            )
-
-        leaf = torch.randn(shape, generator=self._generator)
-        leaf.requires_grad_(self._next_moves())
-        self.leaves.append(leaf)
-        self.step.append(self.steps)
-        return leaf
-
-    def _next_moves(self) -> bool:
-        if self._moves is None:
-            return True
-        index = len(self.leaves)
-        return index < len(self._moves) and self._moves[index]
-
-    def answer(self, function: Function, decodes: bool, args: Any, kwargs: Any) -> Any:
-        """Answer for a network or decoder."""
-        inputs = [tensor for tensor in tensors((args, kwargs)) if tensor.requires_grad]
-        self.depends.append(bool(inputs))
-        if inputs and not decodes:
-            self.rows += _rows((*args, *kwargs.values()))
-
-        form = id(function), repr(_form(args)), repr(_form(kwargs))
-        if form not in self._forms:
-            self._forms[form] = without_gradient(function, args, kwargs)
-        if not inputs:
-            return each(self._forms[form], Tensor.clone)
-
-        def stand_in(like: Tensor) -> Tensor:
-            return _stand_in(like, inputs, self._generator)
-
-        # Out of the tape's sight: its numbers are not draws of the sampler.
-        with torch._C.DisableTorchFunction():
-            return each(self._forms[form], stand_in)
-
-    def acting_on(self, images: Tensor) -> list[bool]:
-        """Whether each draw can act on the images."""
-        weights = torch.rand(images.shape, generator=self._generator) + 0.5
-        with torch.enable_grad():
-            total = (images * weights.to(images)).sum()
-
-        moving = [leaf for leaf in self.leaves if leaf.requires_grad]
-        slopes = iter(torch.autograd.grad(total, moving, allow_unused=True))
-        acts = []
-        for leaf in self.leaves:
-            slope = None
-            if leaf.requires_grad:
-                slope = next(slopes)
-            # NaN counts as acting: what is wrong with such a model is for the image to show.
-            acts.append(slope is not None and bool((slope != 0).any()))
-        return acts
-
-
 def _random_state(device: torch.device) -> Tensor:
     """The states of torch's global generators that code on the device could draw from."""
     state = torch.get_rng_state()
     if device.type == "cuda":
         return torch.cat([state, torch.cuda.get_rng_state(device)])
     return state
-
-
-def _rows(arguments: Sequence[Any]) -> int:
-    """Rows of a network's batch: of its first tensor that depends on the noise, or of a list."""
-    for value in arguments:
-        if not any(tensor.requires_grad for tensor in tensors(value)):
-            continue
-        if isinstance(value, (list, tuple)):
-            return len(value)
-        return len(next(tensors(value)))
-    return 0
-
-
-def _form(value: Any) -> Any:
-    """What of a network's argument can decide the form of its answer."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape), value.dtype
-    if isinstance(value, dict):
-        return {key: _form(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_form(inner) for inner in value]
-    if isinstance(value, (bool, int, str, type(None))):
-        return value
-    return type(value)
-
-
-def _stand_in(like: Tensor, inputs: Sequence[Tensor], generator: torch.Generator) -> Tensor:
-    """Fixed numbers of that form, each of which seems to depend a little on every entry of inputs.
-
-    Args:
-        like: an answer of the network, for its shape, dtype and device.
-        inputs: what went into the network and has a gradient.
-        generator: where the numbers come from.
-    """
-    if not like.is_floating_point():
-        return like
-
-    def random(shape: Sequence[int], low: float) -> Tensor:
-        return torch.rand(shape, generator=generator) + low
-
-    # Positive weights, so that nothing cancels.
-    sums = []
-    for tensor in inputs:
-        weights = random(tensor.shape, 0.5).to(tensor)
-        sums.append((tensor * weights).sum() / math.sqrt(tensor.numel()))
-    seen = torch.stack(sums).sum()
-
-    # A map whose norm is about a hundredth, so that gradients through a thousand of them neither
-    # overflow nor vanish.
-    slope = random(like.shape, 0.5).to(like) * (0.01 / math.sqrt(like.numel()))
-
-    # Numbers from -2 to 2, so that an image is clamped in part only.
-    values = 4 * random(like.shape, -0.5).to(like)
-    return values + slope * (seen - seen.detach())
