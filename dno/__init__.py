@@ -12,45 +12,52 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from dno.api import optimize
+    from dno.api import Comparison, Session, compare, load, optimize, resume, run
     from dno.core.function import FunctionSampler
-    from dno.core.result import Result, Status, StepRecord
+    from dno.core.result import Outcome, Snapshot, Status, StepRecord
     from dno.errors import ConfigError, DNOError, RunError
-    from dno.runs.run import resume, run
+    from dno.report.result import Result
     from dno.runs.run_config import RunConfig
+    from dno.runs.saved import SavedRun, list_runs, open_run
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "ConfigError",
     "DNOError",
     "FunctionSampler",
+    "Outcome",
     "Result",
     "RunConfig",
     "RunError",
+    "SavedRun",
+    "Session",
+    "Snapshot",
     "Status",
     "StepRecord",
+    "compare",
+    "list_runs",
+    "load",
+    "open_run",
     "optimize",
     "resume",
     "run",
 ]
 
 _HOMES: Final = {
-    "ConfigError": "errors",
-    "DNOError": "errors",
-    "FunctionSampler": "core.function",
-    "Result": "core.result",
-    "RunConfig": "runs.run_config",
-    "RunError": "errors",
-    "Status": "core.result",
-    "StepRecord": "core.result",
-    "optimize": "api",
-    "resume": "runs.run",
-    "run": "runs.run",
+    "api": ("Comparison", "Session", "compare", "load", "optimize", "resume", "run"),
+    "core.function": ("FunctionSampler",),
+    "core.result": ("Outcome", "Snapshot", "Status", "StepRecord"),
+    "errors": ("ConfigError", "DNOError", "RunError"),
+    "report.result": ("Result",),
+    "runs.run_config": ("RunConfig",),
+    "runs.saved": ("SavedRun", "list_runs", "open_run"),
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dno' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dno.{_HOMES[name]}"), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"dno.{home}"), name)
+    raise AttributeError(f"module 'dno' has no attribute {name!r}")

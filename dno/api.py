@@ -1,12 +1,12 @@
-"""`dno.optimize`: the command line's job for Python, with names or live objects for every part."""
+"""The command line's jobs for Python, with names or live objects for every part."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
-from dno.core.result import Result
 from dno.protocols import Optimizer, Regularizer, Reward, Sampler
 from dno.registry.configs import (
     ObserverConfig,
@@ -15,34 +15,39 @@ from dno.registry.configs import (
     RewardConfig,
     SamplerConfig,
 )
-from dno.runs.run import run
+from dno.report.result import Result
+from dno.runs import compare as comparing
+from dno.runs import run as running
+from dno.runs.load import Loaded
+from dno.runs.load import load as load_models
+from dno.runs.run_config import RunConfig
+from dno.runs.saved import SavedRun as SavedRun
+from dno.runs.saved import list_runs as list_runs
+from dno.runs.saved import open_run as open_run
 from dno.runs.shorthands import Options, assemble
 
 Named: TypeAlias = str | Mapping[str, Any]
 """A plugin's name, or a table with `use` and its options."""
+AnyReward: TypeAlias = Named | RewardConfig | Reward | tuple[Any, float] | list[Any]
+AnyMonitor: TypeAlias = Named | RewardConfig | Reward | list[Any]
+AnySampler: TypeAlias = Named | SamplerConfig | Sampler
+AnyRegularizer: TypeAlias = Named | RegularizerConfig | Regularizer | tuple[Any, float] | list[Any]
+AnyOptimizer: TypeAlias = Named | OptimizerConfig | Optimizer
+AnyObserver: TypeAlias = Named | ObserverConfig | list[Any] | object
 
-
-def _table(part: object) -> Mapping[str, Any]:
-    """A part, or a (part, weight) pair, as a table."""
-    if isinstance(part, tuple) and len(part) == 2:
-        return {**_table(part[0]), "weight": part[1]}
-    return part if isinstance(part, Mapping) else {"use": part}
+_ALWAYS_WATCHING = "curve"
+"""The observer that every run from Python has: it draws into the run folder, if there is one."""
 
 
 def optimize(
     prompt: str | Sequence[str],
     *,
-    reward: Named | RewardConfig | Reward | tuple[Any, float] | list[Any],
-    sampler: Named | SamplerConfig | Sampler | None = None,
-    monitor: Named | RewardConfig | Reward | list[Any] | None = None,
-    regularizer: Named
-    | RegularizerConfig
-    | Regularizer
-    | tuple[Any, float]
-    | list[Any]
-    | None = None,
-    optimizer: Named | OptimizerConfig | Optimizer | None = None,
-    observer: Named | ObserverConfig | list[Any] | object | None = None,
+    reward: AnyReward,
+    sampler: AnySampler | None = None,
+    monitor: AnyMonitor | None = None,
+    regularizer: AnyRegularizer | None = None,
+    optimizer: AnyOptimizer | None = None,
+    observer: AnyObserver | None = None,
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     **options: Unpack[Options],
@@ -50,8 +55,7 @@ def optimize(
     """Optimise the noise from which a model draws `prompt`, so that `reward` rises.
 
         >>> result = dno.optimize("a black cat", reward="brightness", seed=1)  # doctest: +SKIP
-        >>> result.best.samples.shape  # doctest: +SKIP
-        torch.Size([1, 3, 32, 32])
+        >>> result.images[0].save("cat.png")  # doctest: +SKIP
 
     Each part is a plugin's name, a table such as `{"use": "clip", "weight": 2}`, a config object,
     or a live object of the matching protocol: a reward is any callable `(images B x 3 x H x W in
@@ -61,11 +65,11 @@ def optimize(
     Args:
         prompt: what to draw, or several.
         reward: what to climb.
-        monitor: rewards that are evaluated beside and never optimised.
         sampler: how noise becomes an image.
+        monitor: rewards that are evaluated besides and never optimised.
         regularizer: what keeps noise Gaussian; `[]` for nothing.
         optimizer: how to climb.
-        observer: what looks on, beside the `curve` that a run folder gets.
+        observer: what looks on, besides the `curve` that a run folder gets.
         out: run folder to make; None keeps nothing on disk.
         settings: anything else by its dotted place, such as `{"sampler.memory": "recompute"}`.
         options: see `dno.runs.shorthands.Options`.
@@ -74,24 +78,224 @@ def optimize(
         ConfigError: the request is wrong; nothing was run.
         RunError: the run failed before its first evaluation. Later failures are in `Result.status`.
     """
-    values: dict[str, Any] = {"prompts": prompt}
-    values |= {
-        name: _table(part)
-        for name, part in (("sampler", sampler), ("optimizer", optimizer))
-        if part is not None
-    }
-    many = {
-        "rewards": reward,
-        "monitors": monitor,
-        "regularizers": regularizer,
-        "observers": observer,
-    }
-    for name, parts in many.items():
-        if parts is not None:
-            values[name] = [
-                _table(part) for part in (parts if isinstance(parts, list) else [parts])
-            ]
+    values = _values(
+        sampler=sampler,
+        rewards=reward,
+        monitors=monitor,
+        regularizers=regularizer,
+        optimizer=optimizer,
+        observers=observer,
+    )
+    config = assemble({**values, "prompts": prompt}, options, _placed(settings))
+    return run(config, out)
+
+
+def run(config: RunConfig, out: str | Path | None = None) -> Result:
+    """Run a configuration, and keep the outcome in a run folder.
+
+    Args:
+        config: what to run.
+        out: the folder to make; None keeps nothing on disk.
+
+    Raises:
+        ConfigError: the configuration cannot be built, or the folder is in use.
+        RunError: the run failed before its first evaluation. Later failures are in `Result.status`.
+    """
+    return Result.of(running.run(config, _path(out)))
+
+
+def resume(
+    path: str | Path,
+    *,
+    iterations: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Result:
+    """Go on with a run that was stopped, killed or failed, or that should have more iterations.
+
+    On a CPU it ends with the same bits as a run that was never interrupted.
+
+    Args:
+        path: the run folder.
+        iterations: optimizer steps in all, in place of the run's own number.
+        settings: what else to change by its dotted place, such as `{"budget.seconds": 600}`; only
+            what decides when to stop, where to compute and who looks on may change.
+
+    Raises:
+        ConfigError: the folder holds no run, or a run with parts that only its Python script can
+            build.
+        RunError: see `run`.
+    """
+    return Result.of(running.resume(path, iterations=iterations, settings=settings))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two optimizers on one problem for as many seconds, each judged by its best healthy noise."""
+
+    ours: Result
+    rival: Result
+    against: str
+    """What the rival is called."""
+
+    def verdict(self) -> str:
+        """Both verdicts, the rival's below."""
+        return f"{self.ours.verdict()}\n\n{self.against}:\n{self.rival.verdict()}"
+
+
+def compare(
+    config: RunConfig, against: Named | OptimizerConfig | Optimizer, out: str | Path | None = None
+) -> Comparison:
+    """Run a configuration, then another optimizer for as many seconds, on models loaded once.
+
+    Args:
+        config: what to run.
+        against: the other optimizer.
+        out: folder of the run; the other's has its name behind it. None keeps nothing on disk.
+
+    Raises:
+        ConfigError: the configuration or the rival is wrong; nothing was run.
+        RunError: see `run`.
+    """
+    found = comparing.compare(config, against, _path(out))
+    return Comparison(Result.of(found.ours), Result.of(found.rival), found.against)
+
+
+def load(
+    *,
+    reward: AnyReward,
+    sampler: AnySampler | None = None,
+    monitor: AnyMonitor | None = None,
+    regularizer: AnyRegularizer | None = None,
+    optimizer: AnyOptimizer | None = None,
+    observer: AnyObserver | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
+) -> Session:
+    """Load models once, to optimise many prompts on them.
+
+        >>> session = dno.load(reward="clip", steps=20)  # doctest: +SKIP
+        >>> for prompt in prompts:  # doctest: +SKIP
+        ...     session.optimize(prompt, seed=1, out=f"runs/{prompt}")
+
+    Args:
+        reward, sampler, monitor, regularizer, optimizer, observer, settings, options: as
+            `dno.optimize` takes them; what does not decide the models may differ for each prompt.
+
+    Raises:
+        ConfigError: the request is wrong, or a model cannot be loaded.
+    """
+    values = _values(
+        sampler=sampler,
+        rewards=reward,
+        monitors=monitor,
+        regularizers=regularizer,
+        optimizer=optimizer,
+        observers=observer,
+    )
+    # A configuration needs a prompt; what is loaded does not depend on it.
+    config = assemble({**values, "prompts": "any"}, options, _placed(settings))
+    return Session(values, options, settings or {}, load_models(config))
+
+
+class Session:
+    """Loaded models on which problems are posed; `dno.load` makes one."""
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        options: Options,
+        settings: Mapping[str, Any],
+        loaded: Loaded,
+    ) -> None:
+        self._values = values
+        self._options = options
+        self._settings = settings
+        self._loaded = loaded
+
+    def config(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        regularizer: AnyRegularizer | None = None,
+        optimizer: AnyOptimizer | None = None,
+        observer: AnyObserver | None = None,
+        settings: Mapping[str, Any] | None = None,
+        **options: Unpack[Options],
+    ) -> RunConfig:
+        """The configuration of one prompt: the session's, with what is given here over it."""
+        values = _values(regularizers=regularizer, optimizer=optimizer, observers=observer)
+        merged: Options = {**self._options, **options}
+        placed = _placed({**self._settings, **(settings or {})})
+        return assemble({**self._values, **values, "prompts": prompt}, merged, placed)
+
+    def optimize(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        regularizer: AnyRegularizer | None = None,
+        optimizer: AnyOptimizer | None = None,
+        observer: AnyObserver | None = None,
+        out: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Optimise the noise of a prompt on the loaded models; see `dno.optimize`.
+
+        Raises:
+            ConfigError: the request is wrong, or needs other models than were loaded.
+            RunError: see `dno.optimize`.
+        """
+        config = self.config(
+            prompt,
+            regularizer=regularizer,
+            optimizer=optimizer,
+            observer=observer,
+            settings=settings,
+            **options,
+        )
+        return Result.of(running.run(config, _path(out), loaded=self._loaded))
+
+    def compare(
+        self,
+        prompt: str | Sequence[str],
+        against: Named | OptimizerConfig | Optimizer,
+        *,
+        out: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        **options: Unpack[Options],
+    ) -> Comparison:
+        """The session's optimizer and another one on a prompt; see `dno.compare`."""
+        config = self.config(prompt, settings=settings, **options)
+        found = comparing.compare(config, against, _path(out), loaded=self._loaded)
+        return Comparison(Result.of(found.ours), Result.of(found.rival), found.against)
+
+
+def _path(out: str | Path | None) -> Path | None:
+    return None if out is None else Path(out).expanduser()
+
+
+def _placed(settings: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    return list((settings or {}).items())
+
+
+def _values(**parts: object) -> dict[str, Any]:
+    """Parts by their field in a configuration, as tables; those that are None left out."""
+    values: dict[str, Any] = {}
+    for name, given in parts.items():
+        if given is None:
+            continue
+        if name in ("sampler", "optimizer"):
+            values[name] = _table(given)
+        else:
+            several = given if isinstance(given, list) else [given]
+            values[name] = [_table(part) for part in several]
     if "observers" in values:
-        values["observers"].append({"use": "curve"})
-    config = assemble(values, options, list((settings or {}).items()))
-    return run(config, Path(out).expanduser() if out is not None else None)
+        values["observers"].append({"use": _ALWAYS_WATCHING})
+    return values
+
+
+def _table(part: object) -> Mapping[str, Any]:
+    """A part, or a (part, weight) pair, as a table."""
+    if isinstance(part, tuple) and len(part) == 2:
+        return {**_table(part[0]), "weight": part[1]}
+    return part if isinstance(part, Mapping) else {"use": part}

@@ -6,14 +6,22 @@ A plugin is a config class (`RewardConfig` or another base below) that an entry 
 
 from __future__ import annotations
 
+from dno.core.events import RunFinished as RunFinished
 from dno.core.events import RunInfo as RunInfo
+from dno.core.events import RunStarted as RunStarted
+from dno.core.events import StepDone as StepDone
 from dno.core.events import hookimpl as hookimpl
 from dno.core.noise import gaussian_noise as gaussian_noise
-from dno.core.result import Result as Result
+from dno.core.result import Outcome as Outcome
 from dno.core.result import StepRecord as StepRecord
 from dno.errors import ConfigError as ConfigError
 from dno.errors import RunError as RunError
+from dno.files import write_file as write_file
+from dno.media import IMAGE as IMAGE
+from dno.media import Medium as Medium
 from dno.media import pictures as pictures
+from dno.media import thumbnails as thumbnails
+from dno.protocols import Constraint as Constraint
 from dno.protocols import NoiseMap as NoiseMap
 from dno.protocols import Objective as Objective
 from dno.protocols import Optimizer as Optimizer
@@ -21,8 +29,10 @@ from dno.protocols import Penalty as Penalty
 from dno.protocols import Regularizer as Regularizer
 from dno.protocols import Reward as Reward
 from dno.protocols import Sampler as Sampler
+from dno.protocols import Slopes as Slopes
 from dno.protocols import State as State
 from dno.registry.configs import BuildContext as BuildContext
+from dno.registry.configs import ConstraintConfig as ConstraintConfig
 from dno.registry.configs import ModelConfig as ModelConfig
 from dno.registry.configs import ObserverConfig as ObserverConfig
 from dno.registry.configs import OptimizerConfig as OptimizerConfig
@@ -30,4 +40,7 @@ from dno.registry.configs import PluginConfig as PluginConfig
 from dno.registry.configs import RegularizerConfig as RegularizerConfig
 from dno.registry.configs import RewardConfig as RewardConfig
 from dno.registry.configs import SamplerConfig as SamplerConfig
+from dno.registry.loading import first_line as first_line
+from dno.registry.loading import hub_is_offline as hub_is_offline
+from dno.registry.loading import quiet as quiet
 from dno.registry.models import find_model as find_model

@@ -11,6 +11,7 @@ Noise is always float32, whatever the model computes in. Images are RGB in [0, 1
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ class NoiseMap(Protocol):
 
     Called once per objective evaluation. It has no randomness of its own and nothing that one call
     leaves changes another's answer; the weights behind it are frozen; sample i depends on row i of
-    the noise alone. One that has an attribute `network_evaluations`, the evaluations of its network
-    that a call makes for each sample, is metered by that; any other counts one a call.
+    the noise alone. Three attributes are optional: `network_evaluations`, the evaluations of its
+    network that a call makes per sample, by which it is metered (1 a call without it); and
+    `medium`, what its samples are (`dno.plugin.IMAGE` and its like; without it, told from their
+    shape); and `coarser(steps)`, a `CoarseMap` of so many steps, or a `ConfigError` that says why
+    there is none.
     """
 
     @property
@@ -41,6 +45,30 @@ class NoiseMap(Protocol):
 
     def __call__(self, noise_BN: Tensor, /) -> Tensor:
         """Samples for this noise; images are `B x 3 x H x W`, RGB in [0, 1], float32."""
+        ...
+
+
+class CoarseMap(Protocol):
+    """A bound sampler on fewer of its own timesteps, its draws on the same Brownian path.
+
+    With W the map from fine draws to coarse ones, whose rows are orthonormal, fine noise z from
+    N(0, I) gives coarse noise W z from N(0, I), and both give nearly the same samples.
+    """
+
+    @property
+    def sample(self) -> NoiseMap:
+        """The coarse map itself; its noise is `B x M`."""
+        ...
+
+    def coarsen(self, noise_BN: Tensor, /) -> Tensor:
+        """The coarse noise of fine noise, `B x M`: W z."""
+        ...
+
+    def refine(self, noise_BN: Tensor, coarse_BM: Tensor, /) -> Tensor:
+        """Fine noise whose coarse noise is `coarse_BM`, `B x N`: z + W^T (coarse - W z).
+
+        What the coarse map cannot see stays as it is in `noise_BN`.
+        """
         ...
 
 
@@ -71,9 +99,12 @@ class Penalty(NamedTuple):
 
     value_B: Tensor
     """Penalty of each sample, >= 0, and 0 where its noise is typical."""
-    figures: Mapping[str, Tensor]
-    """Named figures, `B` floats each. `log_p`, the natural log of the probability that the noise is
-    Gaussian, decides which evaluations are healthy enough to be a run's best."""
+    log_p_B: Tensor | None = None
+    """Natural log of the probability that noise this unusual is Gaussian, <= 0; None where the
+    regularizer does not know. The least of all terms decides which evaluations are healthy enough
+    to be a run's best."""
+    figures: Mapping[str, Tensor] = MappingProxyType({})
+    """Other figures by name, `B` floats each."""
 
 
 class Regularizer(Protocol):
@@ -88,10 +119,41 @@ class Regularizer(Protocol):
         ...
 
 
-class Objective(Protocol):
-    """What an optimizer climbs: sum of weighted rewards less weighted penalties, per sample.
+class Constraint(Protocol):
+    """Puts noise back where N(0, I) puts it, whichever rule moved it away.
 
-    Every evaluation is recorded and metered by the engine; ask as often as the method needs.
+    A regularizer answers with a number that is taken off the objective; a constraint answers with
+    noise, and has no weight and no gradient. It is asked after every step, every few steps, or once
+    after the last, and what it puts back is where the next iteration starts. Pure: all it remembers
+    is the state that `init` made of the noise that its phase starts at.
+    """
+
+    def init(self, noise_BN: Tensor, /) -> State:
+        """What it keeps of the noise where the climb starts."""
+        ...
+
+    def retract(self, noise_BN: Tensor, state: State, /) -> Tensor:
+        """The noise put back, `B x N`; row i from row i alone. The start itself stays as it is."""
+        ...
+
+
+class Slopes(NamedTuple):
+    """The objective's two parts, each with its own gradient, unclipped."""
+
+    reward_B: Tensor
+    """Weighted rewards of each sample."""
+    reward_grad_BN: Tensor
+    penalty_B: Tensor
+    """Weighted penalties of each sample; the objective is the rewards less these."""
+    penalty_grad_BN: Tensor
+
+
+class Objective(Protocol):
+    """What an optimizer climbs: weighted rewards less weighted penalties, per sample.
+
+    Every evaluation is recorded and metered by the engine; ask as often as the method needs. A
+    sample that cannot be evaluated (its value is not finite, say) has a value of -inf and a
+    gradient of 0; it is then kept where it was, and the others go on.
     """
 
     def gaussian(self) -> Tensor:
@@ -99,6 +161,14 @@ class Objective(Protocol):
 
         A function of each sample's seed, of the iteration and of the calls before it in the same
         step, so that a resumed run sees the same.
+        """
+        ...
+
+    def score(self, noise_BN: Tensor, /) -> Tensor:
+        """What candidates are compared by, `B`: the weighted rewards, -inf where noise has left
+        N(0, I).
+
+        Never the penalty, which scatters among ordinary draws by more than most rewards do.
         """
         ...
 
@@ -110,9 +180,23 @@ class Objective(Protocol):
         """Objective `B` and its ascent direction `B x N`, clipped per sample."""
         ...
 
+    def slopes(self, noise_BN: Tensor, /) -> Slopes:
+        """Rewards and penalties apart, each with its own unclipped gradient, `B` and `B x N`.
+
+        It costs what `value_and_grad` costs.
+        """
+        ...
+
 
 class Optimizer(Protocol):
-    """One way of climbing. Pure: all it remembers is in the state it hands back."""
+    """One way of climbing. Pure: all it remembers is in the state it hands back.
+
+    Of one iteration: the engine calls `step` with the noise where the iteration starts; the
+    optimizer asks the objective there or elsewhere, and returns the noise where the next iteration
+    starts. The evaluation at the iteration's own noise is what the run records; the engine makes it
+    where the optimizer did not. Before the first iteration, and again where another optimizer takes
+    over, `init` is called.
+    """
 
     def init(self, noise_BN: Tensor, /) -> State:
         """The state before the first step."""

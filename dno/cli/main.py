@@ -16,7 +16,7 @@ from dno import __version__
 from dno.cli.plugins import list_plugins, plugins
 
 if TYPE_CHECKING:
-    from dno.core.result import Result
+    from dno.report.result import Result
     from dno.runs.shorthands import CommandLine
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "pluggy", "pydantic", "importlib")
@@ -130,7 +130,6 @@ def optimize(
 
     Example: dno optimize "a black cat" --reward brightness
     """
-    from dno.core.budget import Budget
     from dno.errors import ConfigError
     from dno.runs.folders import default_folder
     from dno.runs.run_config import read_toml
@@ -174,21 +173,18 @@ def optimize(
         values, chosen, _placed(settings), source=str(config or ""), command_line=True
     )
 
-    from dno.runs.run import run
+    from dno.api import compare as compare_runs
+    from dno.api import run
     from dno.runs.storage import free_folder
 
     folder = free_folder(out or default_folder(run_config.prompts[0]))
-    rival = None
-    if compare is not None:
-        parts = {"optimizer": compare, "iterations": 10**6, "warm_start": None}
-        rival = assemble(run_config.dump() | parts, {}, source="--compare")
-        beside = free_folder(folder.with_name(f"{folder.name}-{compare}"))
-    result = run(run_config, folder)
-    _finish(result)
-    if rival is not None:
-        typer.echo(f"\n{compare} in the same {result.meter()['seconds']:.0f} s:")
-        rival = rival.model_copy(update={"budget": Budget(seconds=result.meter()["seconds"])})
-        _finish(run(rival, beside))
+    if compare is None:
+        _finish(run(run_config, folder))
+        return
+    both = compare_runs(run_config, compare, folder)
+    _finish(both.ours)
+    typer.echo(f"\n{both.against} in the same {both.ours.meter()['seconds']:.0f} s:")
+    _finish(both.rival)
 
 
 @app.command()
@@ -201,7 +197,7 @@ def resume(
     ] = None,
 ) -> None:
     """Go on with a run that was stopped or killed, or give a finished one more iterations."""
-    from dno.runs.run import resume as go_on
+    from dno.api import resume as go_on
 
     _finish(go_on(folder, iterations=iterations, settings=dict(_placed(settings))))
 

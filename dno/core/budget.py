@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,11 +13,17 @@ if TYPE_CHECKING:
 
     from dno.core.result import StepRecord
 
+_UNITS: Final = {
+    "seconds": "s",
+    "network_evaluations": "network evaluations",
+    "reward_calls": "calls",
+}
+
 Count = Annotated[int | None, Field(ge=1)]
 
 
 class Budget(BaseModel):
-    """What a run may spend beside its iterations; the first limit that is met stops it, after the
+    """What a run may spend besides its iterations; the first limit that is met stops it, after the
     iteration in hand.
     """
 
@@ -36,31 +42,30 @@ class Budget(BaseModel):
     log_p: Annotated[float | None, Field(le=0)] = None
     """Stop when log P of every sample has fallen below this."""
 
-    def met(self, record: StepRecord, reward_B: Tensor, log_p_B: Tensor | None) -> str | None:
+    def met(self, record: StepRecord, score_B: Tensor) -> str | None:
         """Which limit an iteration has met, as a clause; None to go on.
 
-        Args: record: the iteration's. reward_B: the weighted rewards of each sample's best image so
-            far; -inf before the first healthy one. log_p_B: the iteration's log P, where a
-            regularizer reports one.
+        Args:
+            record: the iteration's.
+            score_B: the weighted rewards of each sample's best evaluation so far; -inf before the
+                first healthy one.
         """
-        for name, unit in (
-            ("seconds", "s"),
-            ("network_evaluations", "network evaluations"),
-            ("reward_calls", "calls"),
-        ):
+        for name, unit in _UNITS.items():
             limit = getattr(self, name)
             if limit is not None and getattr(record, name) >= limit:
                 return f"its budget of {limit:g} {unit} is spent"
-        if self.target is not None and bool((reward_B >= self.target).all()):
+        if self.target is not None and bool((score_B >= self.target).all()):
             return f"the rewards reached {self.target:g}"
-        if self.log_p is not None and log_p_B is not None and bool((log_p_B < self.log_p).all()):
+        log_p = record.least_log_p
+        if self.log_p is not None and log_p is not None and max(log_p) < self.log_p:
             return f"log P fell below {self.log_p:g}"
         return None
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes that this process has held at once, on the device if it is a CUDA one; 0 where
-    nobody can tell.
+    """Most bytes that this process has held at once, on the device if it is a CUDA one.
+
+    0 where nobody can tell.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The loop: an optimizer climbs the objective, every evaluation is recorded, the best is kept.
+"""The loop: optimizers climb the objective, every evaluation is recorded, the best is kept.
 
 Works on objects only: it knows no names, no files and no plugin.
 """
@@ -9,308 +9,338 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dno.core.budget import Budget, peak_memory
 from dno.core.events import Bus
-from dno.core.noise import evaluation_generators
-from dno.core.problem import Evaluation, Problem, lowest_log_p
-from dno.core.result import PerSample, Result, Snapshot, Status, StepRecord
+from dno.core.problem import Problem
+from dno.core.recorder import Recorder, rows_where, snapshot
+from dno.core.result import Outcome, PerSample, Snapshot, Status, StepRecord
+from dno.core.stages import (
+    LoopState,
+    Phase,
+    begin,
+    is_put_back,
+    lost_B,
+    next_phase,
+    problem_of,
+    put_back,
+)
+from dno.core.weights import first_gamma, next_gamma
 from dno.errors import DNOError, RunError
-from dno.protocols import Optimizer, State
+from dno.media import OTHER, Medium, medium_of
+from dno.protocols import State
 
 _log = logging.getLogger("dno")
-
-
-@dataclass(frozen=True)
-class LoopState:
-    """Everything that the rest of a run depends on, as it is between two iterations."""
-
-    iteration: int
-    """Iterations done."""
-    noise_BN: Tensor
-    """Where the next iteration starts."""
-    optimizer: State
-    initial: Snapshot
-    best: Snapshot
-    history: Sequence[StepRecord]
-    seconds: float
-    """Wall-clock time spent so far."""
-
-
-class _Recorder:
-    """The objective that an optimizer sees during one iteration; keeps the best of all
-    evaluations.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        iteration: int,
-        start_BN: Tensor,
-        best: Snapshot | None,
-        gamma_B: Tensor | float,
-    ) -> None:
-        self._problem, self._iteration, self._start_BN, self._gamma_B = (
-            problem,
-            iteration,
-            start_BN,
-            gamma_B,
-        )
-        self._calls = self._draws = self.network_evaluations = self.reward_calls = 0
-        self.best = best
-        self._at_start: Evaluation | None = None
-
-    def value(self, noise_BN: Tensor) -> Tensor:
-        return self._ask(noise_BN, with_grad=False).objective_B
-
-    def value_and_grad(self, noise_BN: Tensor) -> tuple[Tensor, Tensor]:
-        evaluation = self._ask(noise_BN, with_grad=True)
-        assert evaluation.grad_BN is not None
-        return evaluation.objective_B, evaluation.grad_BN
-
-    def gaussian(self) -> Tensor:
-        # Evaluations count from below, draws of the optimizer's own from above: no number is used
-        # for both.
-        self._draws += 1
-        number = ((self._iteration + 1) << 20) - self._draws
-        generators = evaluation_generators([seed for _, seed in self._problem.items], number)
-        shape = self._start_BN.shape[1:]
-        return torch.stack(
-            [torch.randn(shape, generator=generator) for generator in generators]
-        ).to(self._start_BN)
-
-    def at_start(self) -> Evaluation:
-        """The evaluation at the iteration's own noise, made now if the optimizer did not ask for
-        it.
-        """
-        if self._at_start is None:
-            self._ask(self._start_BN, with_grad=False)
-        assert self._at_start is not None
-        return self._at_start
-
-    def _ask(self, noise_BN: Tensor, *, with_grad: bool) -> Evaluation:
-        # Numbered by iteration, so that a run that was stopped and resumed, or extended, sees the
-        # same randomness.
-        number = (self._iteration << 20) + self._calls
-        self._calls += 1
-        evaluation = self._problem.evaluate(
-            noise_BN, number, with_grad=with_grad, gamma_B=self._gamma_B
-        )
-        self.network_evaluations += evaluation.network_evaluations
-        self.reward_calls += evaluation.reward_calls
-        new, healthy_B = (
-            snapshot(evaluation, self._iteration),
-            _healthy(evaluation, self._problem.log_p_floor),
-        )
-        self.best = _better(self.best, new, healthy_B)
-        if self._at_start is None and torch.equal(evaluation.noise_BN, self._start_BN):
-            self._at_start = evaluation
-        return evaluation
-
-
-def snapshot(evaluation: Evaluation, iteration: int) -> Snapshot:
-    """What a result keeps of an evaluation."""
-    return Snapshot(
-        noise_BN=evaluation.noise_BN.clone(),
-        samples=evaluation.samples,
-        objective_B=evaluation.score_B,
-        iteration_B=torch.full_like(evaluation.score_B, iteration),
-        rewards=evaluation.rewards,
-        figures=evaluation.figures,
-    )
-
-
-def _healthy(evaluation: Evaluation, floor: float) -> Tensor:
-    log_p_B = evaluation.log_p_B
-    return (
-        torch.ones_like(evaluation.objective_B, dtype=torch.bool)
-        if log_p_B is None
-        else log_p_B >= floor
-    )
-
-
-def _better(best: Snapshot | None, new: Snapshot, healthy_B: Tensor) -> Snapshot:
-    """Per sample the better of two, all its values together."""
-    new = replace(new, objective_B=new.objective_B.where(healthy_B, -math.inf))
-    if best is None:
-        return new
-    wins_B, ours, theirs = new.objective_B > best.objective_B, new.tensors(), best.tensors()
-    return Snapshot.of(
-        {
-            k: torch.where(wins_B.view(-1, *[1] * (v.dim() - 1)), v, theirs[k].to(v))
-            for k, v in ours.items()
-        }
-    )
 
 
 def _floats(values: Tensor) -> PerSample:
     return tuple(values.tolist())
 
 
+def _by_name(values: Mapping[str, Tensor]) -> dict[str, PerSample]:
+    return {name: _floats(value) for name, value in values.items()}
+
+
 def _record(
-    iteration: int,
-    evaluation: Evaluation,
-    spent: tuple[int, int],
-    best: Snapshot,
-    floor: float,
-    seconds: float,
+    phase: Phase, asked: Recorder, problem: Problem, state: LoopState, seconds: float
 ) -> StepRecord:
+    """What an iteration leaves in the history."""
+    evaluation = asked.at_start()
+    assert asked.best is not None
+    grad_norm_B = torch.full_like(evaluation.reward_B, math.nan)
+    if evaluation.reward_grad_BN is not None:
+        _, grad_norm_B = problem.clipped(evaluation.grad_BN())
+
+    spent_evaluations = asked.network_evaluations
+    spent_calls = asked.reward_calls
+    if state.history:
+        spent_evaluations += state.history[-1].network_evaluations
+        spent_calls += state.history[-1].reward_calls
     return StepRecord(
-        iteration=iteration,
+        iteration=state.iteration,
+        grid=phase.coarse.steps if phase.coarse else None,
+        reward=_floats(evaluation.reward_B),
         objective=_floats(evaluation.objective_B),
-        rewards={k: _floats(v) for k, v in evaluation.rewards.items()},
-        penalties={k: _floats(v) for k, v in evaluation.penalties.items()},
-        figures={k: _floats(v) for k, v in evaluation.figures.items()},
-        healthy=tuple(_healthy(evaluation, floor).tolist()),
-        best=_floats(best.objective_B),
-        grad_norm=_floats(evaluation.grad_norm_B),
+        rewards=_by_name(evaluation.rewards),
+        monitors=_by_name(evaluation.monitors),
+        penalties=_by_name(evaluation.penalties),
+        log_p=_by_name(evaluation.log_p),
+        gamma=None if evaluation.gamma_B is None else _floats(evaluation.gamma_B),
+        figures=_by_name(evaluation.figures),
+        healthy=tuple(problem.healthy_B(evaluation).tolist()),
+        best=_floats(asked.best.score_B),
+        grad_norm=_floats(grad_norm_B),
         seconds=seconds,
-        network_evaluations=spent[0],
-        reward_calls=spent[1],
+        network_evaluations=spent_evaluations,
+        reward_calls=spent_calls,
     )
 
 
 def optimize(
     problem: Problem,
-    optimizer: Optimizer,
-    iterations: int,
+    phases: Sequence[Phase],
     *,
     bus: Bus,
-    warm_start: tuple[Optimizer, int] | None = None,
     budget: Budget | None = None,
     state: LoopState | None = None,
-    checkpoint: Callable[[LoopState], None] = lambda _: None,
-) -> Result:
-    """Climb for a number of iterations and evaluate once more where they end.
+    checkpoint: Callable[[LoopState], None] = lambda state: None,
+) -> Outcome:
+    """Run the phases one after the other, until they are done or a budget is spent.
 
-    Args: problem: what to climb. optimizer: how. iterations: steps of the optimizer in all, those
-        before `state` included. bus: whom to tell of the start and of each iteration; the end is
-        the caller's to tell. warm_start: an optimizer and its iterations, which come first;
-        `optimizer` starts at the best noise that it found.
+    Each iteration is one `step` of the phase's optimizer; one evaluation follows the last.
+
+    Args:
+        problem: what to climb.
+        phases: how, at least one.
+        bus: whom to tell of the start and of each iteration; the end is the caller's to tell.
         budget: what may be spent.
         state: where to go on from; None starts afresh.
         checkpoint: called with the loop's state after each iteration.
 
     Raises:
         RunError: the very first evaluation failed, so there is nothing to hand back. Later failures
-            are a `Result` with status `failed`.
+            are an `Outcome` with status `failed`.
     """
-    began = time.perf_counter() - (state.seconds if state else 0.0)
-    noise_BN = state.noise_BN if state else problem.sample.noise_BN
-    if problem.start_BN is not None and not state:
-        noise_BN = problem.start_BN.to(noise_BN)
-    initial, best = (state.initial, state.best) if state else (None, None)
-    history = list(state.history) if state else []
-    last: Snapshot | None = None
-    status, failure, reason = Status.FINISHED, None, ""
-    first, warm = warm_start or (optimizer, 0)
-    iterations += warm
+    loop = _Loop(problem, phases, bus, budget or Budget(), checkpoint, state)
+    status = Status.FINISHED
+    error: DNOError | None = None
     try:
         bus.started()
-        memory = state.optimizer if state else first.init(noise_BN)
-        for iteration in range(state.iteration if state else 0, iterations + 1):
-            if warm and iteration == warm:
-                assert best is not None
-                found_B = best.objective_B > -math.inf
-                noise_BN = torch.where(
-                    found_B[:, None].to(noise_BN.device), best.noise_BN.to(noise_BN), noise_BN
-                )
-                memory = optimizer.init(noise_BN)
-            gamma_B = _gamma(problem, history, noise_BN)
-            objective = _Recorder(problem, iteration, noise_BN, best, gamma_B)
-            moved_BN = noise_BN
-            if iteration < iterations:
-                step = first.step if iteration < warm else optimizer.step
-                moved_BN, memory = _checked_step(step(objective, noise_BN, memory), noise_BN)
-            evaluation = objective.at_start()
-            best, last = objective.best, snapshot(evaluation, iteration)
-            assert best is not None
-            initial = initial or last
-            seconds = time.perf_counter() - began
-            before = (
-                (history[-1].network_evaluations, history[-1].reward_calls) if history else (0, 0)
-            )
-            spent = (before[0] + objective.network_evaluations, before[1] + objective.reward_calls)
-            history.append(
-                _record(iteration, evaluation, spent, best, problem.log_p_floor, seconds)
-            )
-            stop = bus.step(history[-1], evaluation.samples)
-            noise_BN = moved_BN
-            if iteration < iterations:
-                checkpoint(
-                    LoopState(
-                        iteration + 1, noise_BN, memory, initial, best, tuple(history), seconds
-                    )
-                )
-                reached_B = problem.reward_B(best.rewards).where(
-                    best.objective_B > -math.inf, -math.inf
-                )
-                met = budget.met(history[-1], reached_B, evaluation.log_p_B) if budget else None
-                if met or stop:
-                    status, reason = Status.STOPPED, met or "an observer asked to stop"
-                    break
+        loop.run()
+        if loop.reason:
+            status = Status.STOPPED
     except KeyboardInterrupt:
-        if initial is None:
+        if loop.state is None or loop.state.initial is None:
             raise
         status = Status.INTERRUPTED
-    except Exception as error:
-        _log.debug("run failed", exc_info=error)
-        status, failure = Status.FAILED, _as_run_error(error)
-    if initial is None or best is None:
-        assert failure is not None
-        raise failure
-    return Result(
-        status=status,
-        items=tuple(problem.items),
-        initial=initial,
-        best=best,
-        last=last or best,
-        history=tuple(history),
-        error=failure,
-        folder=bus.run.folder,
-        reason=reason,
-        held_out=tuple(term.name for term in problem.rewards if not term.weight),
-        peak_memory=peak_memory(noise_BN.device),
-    )
+    except Exception as unforeseen:
+        _log.debug("run failed", exc_info=unforeseen)
+        error = _as_run_error(unforeseen)
+        status = Status.FAILED
+    return loop.outcome(status, error)
 
 
-def _gamma(problem: Problem, history: Sequence[StepRecord], noise_BN: Tensor) -> Tensor | float:
-    """The adapted weight of each sample: a function of the last record, so that a resumed run goes
-    on with it.
-    """
-    targets = [t.log_p_target for t in problem.regularizers if t.log_p_target is not None]
-    if not targets or not history:
-        # From below: a penalty that is large at first would stay in Adam's memory of squared
-        # gradients for long.
-        return noise_BN.new_full((len(noise_BN),), 0.01) if targets else 1.0
-    figures = {name: torch.tensor(value) for name, value in history[-1].figures.items()}
-    if (log_p_B := lowest_log_p(figures)) is None:
-        raise RunError('a weight of "auto" needs a regularizer that reports log_p')
-    # Bounded, because log P of noise that has gone far is in the thousands.
-    missing_B = (max(targets) - log_p_B).clamp(-5, 5)
-    return (figures["gamma"] * torch.exp(0.1 * missing_B)).clamp(1e-3, 1e3).to(noise_BN)
+class _Loop:
+    """A run under way."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        phases: Sequence[Phase],
+        bus: Bus,
+        budget: Budget,
+        checkpoint: Callable[[LoopState], None],
+        state: LoopState | None,
+    ) -> None:
+        self.problem = problem
+        self.phases = phases
+        self.bus = bus
+        self.budget = budget
+        self.checkpoint = checkpoint
+        self.state = state
+        self.began = time.perf_counter() - (state.seconds if state else 0.0)
+        self.last: Snapshot | None = None
+        """The newest evaluation of this process on the run's own grid."""
+        self.reason = ""
+        """Why the run stopped early."""
+
+    def run(self) -> None:
+        """Iterate until all is done or something asks to stop."""
+        state = self.state or begin(self.problem, self.phases)
+        self.state = state
+        while True:
+            state = self._enter_due_phase(state)
+            final = self._is_last(state)
+            state, asked_to_stop, healed = self._iterate(state, final=final)
+            if final or healed:
+                return
+            self.checkpoint(state)
+
+            limit = self._limit_met(state)
+            if limit or asked_to_stop:
+                self.reason = limit or "an observer asked to stop"
+                self._hand_over(state)
+                return
+
+    def _enter_due_phase(self, state: LoopState) -> LoopState:
+        """The state in the phase that the next step belongs to."""
+        while state.steps >= self.phases[state.phase].iterations and state.phase + 1 < len(
+            self.phases
+        ):
+            state = next_phase(state, self.problem, self.phases)
+        return state
+
+    def _is_last(self, state: LoopState) -> bool:
+        """Whether all steps are done, so that the noise is looked at once more."""
+        last_phase = state.phase + 1 == len(self.phases)
+        return last_phase and state.steps >= self.phases[-1].iterations
+
+    def _limit_met(self, state: LoopState) -> str | None:
+        coarse = self.phases[state.phase].coarse is not None
+        best = state.coarse_best if coarse else state.best
+        assert best is not None
+        return self.budget.met(state.history[-1], best.score_B)
+
+    def _hand_over(self, state: LoopState) -> None:
+        """Look on the run's own grid at what a coarse phase reached, or it would not count."""
+        if self.phases[state.phase].coarse is None:
+            return
+        while self.phases[state.phase].coarse is not None:
+            state = next_phase(state, self.problem, self.phases)
+        self._iterate(state, final=True)
+
+    def _iterate(self, state: LoopState, *, final: bool) -> tuple[LoopState, bool, bool]:
+        """One iteration: step, record, tell.
+
+        Returns:
+            The new state, whether an observer asks to stop, and whether a repair is done.
+        """
+        phase = self.phases[state.phase]
+        problem = problem_of(phase, self.problem)
+        coarse = phase.coarse is not None
+        asked = Recorder(
+            problem,
+            state.iteration,
+            state.noise_BN,
+            best=state.coarse_best if coarse else state.best,
+            failures=dict(state.failures),
+            gamma_B=self._gamma(state, problem),
+            eligible=is_put_back(state, phase, self.problem),
+        )
+
+        repair_B = self._still_lost(state, phase, problem, asked)
+        healed = repair_B is not None and not repair_B.any()
+        moves = not final and not healed
+        moved_BN = state.noise_BN
+        memory = state.optimizer
+        if moves:
+            answer = phase.optimizer.step(asked, state.noise_BN, memory)
+            moved_BN, memory = _checked_step(answer, state.noise_BN)
+            moved_BN = put_back(moved_BN, state, phase, self.problem, state.steps + 1)
+            if repair_B is not None:
+                moved_BN = rows_where(repair_B, moved_BN, state.noise_BN)
+
+        evaluation = asked.at_start()
+        here = snapshot(problem, evaluation, state.iteration)
+        if not coarse:
+            self.last = here
+        seconds = time.perf_counter() - self.began
+        record = _record(phase, asked, problem, state, seconds)
+        new = replace(
+            state,
+            iteration=state.iteration + moves,
+            steps=state.steps + moves,
+            noise_BN=moved_BN,
+            optimizer=memory,
+            initial=state.initial or here,
+            best=state.best if coarse else asked.best,
+            coarse_best=asked.best if coarse else state.coarse_best,
+            repair_B=repair_B,
+            history=(*state.history, record),
+            failures=asked.failures,
+            seconds=seconds,
+        )
+        new = _with_failed_frozen(new, coarse=coarse)
+        self.state = new
+        stop = self.bus.step(record, evaluation.samples)
+        if len(new.failures) == len(moved_BN):
+            raise RunError("; ".join(dict.fromkeys(new.failures.values())))
+        return new, stop, healed
+
+    def _still_lost(
+        self, state: LoopState, phase: Phase, problem: Problem, asked: Recorder
+    ) -> Tensor | None:
+        """The samples that a repairing phase still has to move; None in any other phase."""
+        if not phase.repairs or state.coarse_best is None:
+            return None
+        lost = lost_B(state, problem.score_B(asked.at_start()))
+        if state.repair_B is None:
+            return lost
+        return lost & state.repair_B.to(lost.device)
+
+    def _gamma(self, state: LoopState, problem: Problem) -> Tensor | None:
+        if not state.history:
+            return first_gamma(problem, state.noise_BN)
+        return next_gamma(problem, state.history[-1], state.noise_BN)
+
+    def outcome(self, status: Status, error: DNOError | None) -> Outcome:
+        """What was reached.
+
+        Raises:
+            DNOError: nothing was.
+        """
+        state = self.state
+        if state is None or state.initial is None or state.best is None:
+            assert error is not None
+            raise error
+        ended = status in (Status.FINISHED, Status.STOPPED)
+        if ended and state.failures:
+            status = Status.PARTIAL
+        return Outcome(
+            status=status,
+            items=tuple(self.problem.items),
+            initial=state.initial,
+            best=state.best,
+            last=self.last or state.best,
+            history=tuple(state.history),
+            climbed=tuple(reward.name for reward in self.problem.optimised),
+            medium=self._medium(state.best),
+            error=error,
+            failures=dict(state.failures),
+            folder=self.bus.run.folder,
+            reason=self.reason,
+            peak_memory=peak_memory(state.noise_BN.device),
+        )
+
+    def _medium(self, best: Snapshot) -> Medium:
+        try:
+            return medium_of(self.problem.sample, best.samples)
+        except RunError:
+            return OTHER
+
+
+def _with_failed_frozen(state: LoopState, *, coarse: bool) -> LoopState:
+    """The state with failed samples back at noise at which they could be evaluated."""
+    if not state.failures:
+        return state
+    assert state.initial is not None
+    failed_B = torch.zeros(len(state.noise_BN), dtype=torch.bool)
+    failed_B[list(state.failures)] = True
+    best = state.coarse_best if coarse else state.best
+    assert best is not None
+    # Where nothing was found, the start will do: such a sample has no result.
+    instead_BN = state.noise_BN.nan_to_num() if coarse else state.initial.noise_BN
+    found_B = best.score_B > -math.inf
+    rest_BN = rows_where(found_B, best.noise_BN, instead_BN.to(best.noise_BN))
+    noise_BN = rows_where(failed_B, rest_BN.to(state.noise_BN), state.noise_BN)
+    return replace(state, noise_BN=noise_BN)
 
 
 def _checked_step(answer: object, noise_BN: Tensor) -> tuple[Tensor, State]:
     """What an optimizer's step returned, if it may be."""
-    moved_BN, memory = answer if isinstance(answer, tuple) and len(answer) == 2 else (None, None)
+    moved_BN: object = None
+    memory: object = None
+    if isinstance(answer, tuple) and len(answer) == 2:
+        moved_BN, memory = answer
     if not isinstance(moved_BN, Tensor) or moved_BN.shape != noise_BN.shape:
         raise RunError(
             f"the optimizer must return noise of shape {tuple(noise_BN.shape)} and its state; "
             f"got {answer!r}"
         )
-    if not isinstance(memory, Mapping) or not all(
-        isinstance(value, Tensor) for value in memory.values()
-    ):
+    if not isinstance(memory, Mapping) or not _all_tensors(memory):
         raise RunError(
-            "the optimizer's state must be tensors by name, so that it can be saved; got "
-            f"{memory!r}"
+            "the optimizer's state must be tensors by name, so that it can be saved; "
+            f"got {memory!r}"
         )
     return moved_BN.detach().to(noise_BN), memory
+
+
+def _all_tensors(state: Mapping[object, object]) -> bool:
+    return all(isinstance(value, Tensor) for value in state.values())
 
 
 def _as_run_error(error: Exception) -> DNOError:

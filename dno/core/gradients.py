@@ -1,19 +1,37 @@
 """Directions of ascent for rewards that have no gradient (paper, section 4; here maximising).
 
-Each method asks the reward about `samples` perturbed copies and says which way to go: in the noise
-itself (`zo`), or in the samples, from where the exact gradient leads on to the noise (`hybrid-1`,
-`hybrid-2`).
+With M the sampler, z the noise, x = M(z), q copies, xi ~ N(0, I) and mu the perturbation's size:
+
+    zo         g = mean of (r(M(z + mu xi)) - r(x)) xi / mu                        in the noise
+    hybrid-1   g = mean of (r(x + mu xi) - r(x)) xi / mu                           in the samples
+    hybrid-2   g = mean of (r(M(z + mu xi)) - r(x)) (M(z + mu xi) - x)             in the samples
+
+An estimate in the samples goes on to the noise by the exact gradient of M. What is climbed is
+g / (|g| + 1e-3), as in the authors' code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
+
+Estimate = Literal["hybrid-2", "hybrid-1", "zo"]
+
+_ESTIMATES: Final[dict[str, Estimate]] = {
+    "auto": "hybrid-2",
+    "hybrid-2": "hybrid-2",
+    "hybrid-1": "hybrid-1",
+    "zo": "zo",
+    # Rewards without a gradient are refused before this is asked for them.
+    "exact": "hybrid-2",
+}
 
 
 class GradientConfig(BaseModel):
@@ -37,9 +55,14 @@ class GradientConfig(BaseModel):
     if not given. Where they do not fit in memory, half as many are tried."""
 
     @property
+    def estimate(self) -> Estimate:
+        """Which of the three formulas stands for the gradient of a reward that has none."""
+        return _ESTIMATES[self.method]
+
+    @property
     def through_samples(self) -> bool:
         """Whether an estimate goes back through the sampler."""
-        return self.method != "zo"
+        return self.estimate != "zo"
 
     def ascent(
         self,
@@ -50,11 +73,9 @@ class GradientConfig(BaseModel):
         value_B: Tensor,
         generators: Sequence[Generator],
     ) -> Tensor:
-        """`B` numbers whose gradient in the noise is the estimated direction of ascent; their
-        values mean nothing.
+        """`B` numbers whose gradient in the noise is the estimated direction of ascent.
 
-        The direction, in the noise for `zo` and in the samples for the hybrids, is g / (|g| + 1e-3)
-        of the estimate g, as in the authors' code.
+        Their values mean nothing.
 
         Args:
             sample: M for c copies of the batch, `(c B) x N -> (c B) x ...`; called without a graph.
@@ -66,38 +87,68 @@ class GradientConfig(BaseModel):
         """
         import torch
 
-        batch, hybrid_1, zeroth = len(noise_BN), self.method == "hybrid-1", self.method == "zo"
-        moved = samples if hybrid_1 else noise_BN
-        total = torch.zeros_like(noise_BN if zeroth else samples)
-
-        def gained(steps: Tensor) -> tuple[Tensor, Tensor]:
-            """Where each of these copies is, and what the reward gained there."""
-            try:
-                others = (moved + steps).flatten(0, 1)
-                others = others if hybrid_1 else sample(others)
-                gain = (reward(others).view(-1, batch) - value_B).to(steps.device)
-                return others.reshape(-1, batch, *others.shape[1:]), gain
-            except torch.OutOfMemoryError:
-                if len(steps) == 1:
-                    raise
-            halves = [gained(half) for half in steps.chunk(2)]
-            return torch.cat([others for others, _ in halves]), torch.cat(
-                [gain for _, gain in halves]
-            )
+        estimate = self.estimate
+        perturbed = samples if estimate == "hybrid-1" else noise_BN
+        estimated = noise_BN if estimate == "zo" else samples
+        asked = _Copies(sample, reward, perturbed, value_B, draws_again=estimate != "hybrid-1")
 
         with torch.no_grad():
-            # A generator's draws come copy by copy, so that the size of a chunk changes nothing.
-            drawn = [
-                torch.stack([torch.randn(moved.shape[1:], generator=g) for g in generators])
-                for _ in range(self.samples)
-            ]
-            for part in torch.split(torch.stack(drawn), self.chunk or self.samples):
-                steps = self.size * part.to(moved)
-                others, gain = gained(steps)
-                towards = steps / self.size**2 if hybrid_1 or zeroth else others - samples
-                total += (gain.view(*gain.shape, *[1] * (total.dim() - 1)) * towards).sum(
-                    0
-                ) / self.samples
-            flat = total.flatten(1)
-            flat /= torch.linalg.vector_norm(flat, dim=1, keepdim=True) + 1e-3
-        return (flat * (noise_BN if zeroth else samples).flatten(1)).sum(1)
+            total = torch.zeros_like(estimated)
+            steps = self.size * _perturbations(perturbed, generators, self.samples)
+            for part in torch.split(steps, self.chunk or self.samples):
+                copies, gain = asked.gained(part)
+                if estimate == "hybrid-2":
+                    towards = copies - samples
+                else:
+                    towards = part / self.size**2
+                gain = gain.view(*gain.shape, *[1] * (total.dim() - 1))
+                total += (gain * towards).sum(0) / self.samples
+
+            direction = total.flatten(1)
+            direction /= torch.linalg.vector_norm(direction, dim=1, keepdim=True) + 1e-3
+        return (direction * estimated.flatten(1)).sum(1)
+
+
+def _perturbations(like: Tensor, generators: Sequence[Generator], count: int) -> Tensor:
+    """`count x B x ...` draws from N(0, I), those of sample i from generator i."""
+    import torch
+
+    shape = like.shape[1:]
+    # Copy by copy, so that the size of a chunk changes nothing.
+    copies = [
+        torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        for _ in range(count)
+    ]
+    return torch.stack(copies).to(like)
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """Perturbed copies of one evaluation, and what the reward says of them."""
+
+    sample: Callable[[Tensor], Tensor]
+    reward: Callable[[Tensor], Tensor]
+    perturbed: Tensor
+    """What is perturbed: noise or samples, `B x ...`."""
+    value_B: Tensor
+    draws_again: bool
+    """Whether the copies go through the sampler."""
+
+    def gained(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """The samples of these copies, `c x B x ...`, and what the reward gained, `c x B`."""
+        import torch
+
+        try:
+            copies = (self.perturbed + steps).flatten(0, 1)
+            if self.draws_again:
+                copies = self.sample(copies)
+            batch = len(self.value_B)
+            gain = (self.reward(copies).view(-1, batch) - self.value_B).to(steps.device)
+            return copies.reshape(-1, batch, *copies.shape[1:]), gain
+        except torch.OutOfMemoryError:
+            if len(steps) == 1:
+                raise
+        # Outside of the handler, whose traceback would hold on to what did not fit.
+        halves = [self.gained(half) for half in steps.chunk(2)]
+        copies = torch.cat([copies for copies, _ in halves])
+        return copies, torch.cat([gain for _, gain in halves])

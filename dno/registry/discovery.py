@@ -12,7 +12,15 @@ from typing import Final
 
 CONTRACT: Final = "v1"
 """Version of the plugin contract; part of every entry-point group's name."""
-KINDS: Final = ("samplers", "rewards", "regularizers", "optimizers", "observers", "models")
+KINDS: Final = (
+    "samplers",
+    "rewards",
+    "regularizers",
+    "constraints",
+    "optimizers",
+    "observers",
+    "models",
+)
 """Last part of every entry-point group's name."""
 NAME: Final = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 """What a plugin may be called."""

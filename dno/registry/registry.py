@@ -31,7 +31,8 @@ def _why(error: BaseException, info: PluginInfo, module: str) -> str:
     name = re.compile(re.sub(r"[\W_]+", "[-_.]+", missing) + r"(?![\w.-])", re.IGNORECASE)
     for dist in importlib.metadata.distributions(name=info.distribution):
         for required in filter(name.match, dist.requires or ()):
-            return f'needs the module {missing}; try: pip install "{required.partition(";")[0].strip()}"'
+            distribution = required.partition(";")[0].strip()
+            return f'needs the module {missing}; try: pip install "{distribution}"'
     return (
         f"needs the module {missing}, which is not installed; install what provides it, or "
         "update the plugin"
@@ -117,7 +118,9 @@ class Registry(Generic[C_co]):
         return self._loaded[info]
 
     def _import(self, info: PluginInfo) -> type[C_co]:
-        who = f'{self.kind.removesuffix("s")} "{info.name}" of {info.distribution} {info.version} ({info.target})'
+        one = self.kind.removesuffix("s")
+        owner = f"{info.distribution} {info.version} ({info.target})"
+        who = f'{one} "{info.name}" of {owner}'
         if not NAME.fullmatch(info.name):
             raise PluginLoadError(
                 f"{who} has a bad name; use lower case letters, digits, '-', '_' and '.'"
@@ -168,6 +171,7 @@ class Registry(Generic[C_co]):
 SAMPLERS = Registry("samplers", bases.SamplerConfig)
 REWARDS = Registry("rewards", bases.RewardConfig)
 REGULARIZERS = Registry("regularizers", bases.RegularizerConfig)
+CONSTRAINTS = Registry("constraints", bases.ConstraintConfig)
 OPTIMIZERS = Registry("optimizers", bases.OptimizerConfig)
 OBSERVERS = Registry("observers", bases.ObserverConfig)
 MODELS = Registry("models", bases.ModelConfig)
@@ -176,6 +180,7 @@ REGISTRIES: Final[tuple[Registry[PluginConfig], ...]] = (
     SAMPLERS,
     REWARDS,
     REGULARIZERS,
+    CONSTRAINTS,
     OPTIMIZERS,
     OBSERVERS,
     MODELS,

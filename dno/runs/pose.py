@@ -1,220 +1,243 @@
-"""Make what a RunConfig names. Everything is checked before anything is built."""
+"""One problem on loaded models: prompts, seeds, and how to climb."""
 
 from __future__ import annotations
 
 import functools
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Final
 
-import torch
 from torch import Tensor
 
-from dno.core.noise import gaussian_noise
-from dno.core.problem import Problem, Term
-from dno.errors import ConfigError
-from dno.protocols import NoiseMap, Optimizer, Regularizer, Reward, Sampler
-from dno.registry.configs import BuildContext, PluginConfig
-from dno.registry.registry import REGULARIZERS, REWARDS, Registry
-from dno.runs.run_config import RunConfig
-from dno.runs.storage import noise_file, read_noise
+from dno.core.problem import ConstraintTerm, Problem, RegularizerTerm, RewardTerm, Term
+from dno.core.stages import Coarse, Phase, Stay
+from dno.core.weights import scaled_by_spread
+from dno.protocols import Constraint, NoiseMap, Optimizer, Regularizer
+from dno.registry.configs import BuildContext, OptimizerConfig
+from dno.registry.registry import REGULARIZERS
+from dno.runs.coarse import coarse_steps, coarser
+from dno.runs.load import Loaded, check
+from dno.runs.parts import Part, Parts, at
+from dno.runs.run_config import RunConfig, build_plugin_config
+from dno.runs.storage import read_noise
 
-T = TypeVar("T")
-C = TypeVar("C", bound=PluginConfig)
+HEALTH: Final = "permutation"
+"""The regularizer that reports log P where a configuration names none like it."""
+_LEAST_ENTRIES: Final = 64
+"""Fewer entries of noise tell nothing of the law that they were drawn from."""
 
 
 @dataclass(frozen=True)
-class Built:
-    """The parts of one run."""
+class Posed:
+    """What the engine needs for one run."""
 
+    config: RunConfig
+    """What was posed, with nothing left to be found out."""
     problem: Problem
-    optimizer: Optimizer
-    warm_start: tuple[Optimizer, int] | None
+    phases: Sequence[Phase]
     observers: Sequence[object]
 
 
-def find_device(name: str) -> torch.device:
-    """The device that `RunConfig.device` names.
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + [
-        "mps"
-    ] * torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device(gpus[0] if gpus else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except Exception:
-        have = ", ".join([*gpus, "cpu"])
-        raise ConfigError(
-            f'there is no device "{name}" here; use one of: {have}', at="device"
-        ) from None
-    return device
-
-
-def build(config: RunConfig, *, fresh: bool = True) -> Built:
-    """The problem, the optimizers and the observers that a configuration names.
-
-    All that can be checked without loading a model is checked first.
+def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
+    """The problem, the phases and the observers of a configuration.
 
     Args:
-        config: what to build.
+        loaded: models that were loaded for it, or for one with the same sampler and rewards.
+        config: what to run.
         fresh: whether the run is at its start, and so needs the noise to start from.
 
     Raises:
         ConfigError: with the place of what cannot be built.
     """
-    ctx = BuildContext(device=find_device(config.device), dtype=getattr(torch, config.dtype))
-    _check(config, fresh)
-    for place, part in _parts(config):
-        _at(place, part.check)
+    if config is not loaded.config:
+        loaded.check_fits(config)
+        check(config, fresh=fresh)
+
     items = config.items()
-    sampler: Sampler = _at("sampler", lambda: config.sampler.build(ctx))
-    # Bound to copies it may run out of memory, which the estimates then try with fewer.
-    bind = functools.cache(lambda count: sampler.bind(*zip(*items * count, strict=True)))
-    sample: NoiseMap = _at("sampler", lambda: bind(1))
-    ctx = replace(ctx, draws=tuple(sample.draws))
-    parts: dict[str, Any] = {
-        place: _at(place, partial(part.build, ctx)) for place, part in _parts(config)[1:]
-    }
-    rewards = [*config.rewards, *config.monitors]
-    places = _places("rewards", config.rewards) + _places("monitors", config.monitors)
-    reward_terms = [
-        Term[Reward](
-            name,
-            parts[place],
-            part.weight if place.startswith("rewards") else 0.0,
-            part.differentiable,
+
+    @functools.cache
+    def bind(copies: int) -> NoiseMap:
+        """The sampler, bound to so many copies of the items, one after the other."""
+        prompts, seeds = zip(*items * copies, strict=True)
+        return loaded.sampler.bind(prompts, seeds)
+
+    sample = at("sampler", partial(bind, 1))
+    parts = Parts.of(config)
+    rewards = _rewards(loaded, parts, config)
+    monitors = [Term(part.name, loaded.rewards[part.name]) for part in parts.monitors]
+    start_BN = _start(config, sample) if fresh else None
+
+    def on(sample: NoiseMap, copies: Callable[[int], NoiseMap]) -> tuple[Problem, BuildContext]:
+        """The problem on one time grid, and what its other parts are built with."""
+        context = replace(loaded.context, draws=tuple(sample.draws))
+        problem = Problem(
+            items=items,
+            sample=sample,
+            rewards=rewards,
+            monitors=monitors,
+            regularizers=_regularizers(parts, context),
+            reports=_reports(parts, context, config),
+            constraints=_constraints(parts, context),
+            copies=copies,
+            gradient=config.gradient,
+            max_grad_norm=config.max_grad_norm,
+            log_p_floor=config.log_p_floor,
         )
-        for (name, part), place in zip(_named(REWARDS, rewards), places, strict=True)
-    ]
-    if config.spread:
-        reward_terms = _scaled(reward_terms, sampler, config)
-    start = None
-    if fresh and (path := config.start) is not None:
-        start = _at("start", lambda: read_noise(path.expanduser(), sample.draws, len(items)))
-    warm = (
-        (parts["warm_start.optimizer"], config.warm_start.iterations) if config.warm_start else None
-    )
-    problem = Problem(
-        items=items,
-        sample=sample,
-        rewards=reward_terms,
-        regularizers=_regularizer_terms(config, parts),
-        start_BN=start,
-        copies=bind,
-        gradient=config.gradient,
-        max_grad_norm=config.max_grad_norm,
-        log_p_floor=config.log_p_floor,
-    )
-    return Built(
-        problem,
-        parts["optimizer"],
-        warm,
-        [parts[place] for place in _places("observers", config.observers)],
-    )
+        return problem, context
+
+    problem, context = on(sample, bind)
+    problem = replace(problem, start_BN=start_BN)
+    # Found once: a run that is resumed must climb on the same grids.
+    coarse_grids = coarse_steps(config, sample)
+    config = config.model_copy(update={"coarse": coarse_grids})
+    grids = []
+    for steps in coarse_grids:
+        coarse_map = coarser(sample, steps)
+        coarse, inner = on(coarse_map.sample, _coarse_copies(bind, steps))
+        grids.append((Coarse(coarse_map, coarse, steps), inner))
+
+    phases = _phases(parts, context, config)
+    if grids:
+        phases = _coarse_phases(parts, context, config, grids)
+    observers = [at(part.place, partial(part.config.build, context)) for part in parts.observers]
+    return Posed(config, problem, phases, observers)
 
 
-def _at(place: str, call: Callable[[], T]) -> T:
-    """What `call` returns; what goes wrong in it is told with its place."""
-    try:
-        return call()
-    except ConfigError as error:
-        raise error.inside(place) from error
-    except Exception as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(f"could not be made: {told}", at=place) from error
+def _coarse_copies(bind: Callable[[int], NoiseMap], steps: int) -> Callable[[int], NoiseMap]:
+    """The coarse map of the sampler bound to so many copies of the items."""
+
+    @functools.cache
+    def copies(count: int) -> NoiseMap:
+        return coarser(bind(count), steps).sample
+
+    return copies
 
 
-def _places(kind: str, parts: Sequence[PluginConfig]) -> list[str]:
-    return [f"{kind}.{i}" for i in range(len(parts))]
-
-
-def _parts(config: RunConfig) -> list[tuple[str, Any]]:
-    """Every component's configuration with its place, the sampler first."""
-    single: list[tuple[str, Any]] = [("sampler", config.sampler), ("optimizer", config.optimizer)]
-    if config.warm_start:
-        single.append(("warm_start.optimizer", config.warm_start.optimizer))
-    kinds = ("rewards", "monitors", "regularizers", "reports", "observers")
-    return single + [
-        pair
-        for kind in kinds
-        for pair in zip(_places(kind, getattr(config, kind)), getattr(config, kind), strict=True)
-    ]
-
-
-def _check(config: RunConfig, fresh: bool) -> None:
-    if fresh and (path := config.start) is not None and not noise_file(path.expanduser()).is_file():
-        raise ConfigError(f"there is no file {noise_file(path)}", at="start")
-    if config.spread == 1:
-        raise ConfigError("should be 0, or at least 2: one sample has no spread", at="spread")
-    if not any(reward.weight for reward in config.rewards) and not any(
-        r.weight for r in config.regularizers
-    ):
-        raise ConfigError(
-            "every weight is 0, so there is nothing to optimise; give one a weight", at="rewards"
+def _rewards(loaded: Loaded, parts: Parts, config: RunConfig) -> Sequence[RewardTerm]:
+    terms = [
+        RewardTerm(
+            part.name,
+            loaded.rewards[part.name],
+            weight=part.config.weight,
+            differentiable=part.config.differentiable,
         )
-    for i, (name, reward) in enumerate(_named(REWARDS, config.rewards)):
-        if config.gradient.method == "exact" and reward.weight and not reward.differentiable:
-            raise ConfigError(
-                f'"{name}" has no exact gradient; choose another gradient.method to estimate one, '
-                "or give it weight 0",
-                at=f"rewards.{i}",
-            )
-
-
-def _named(registry: Registry[C], parts: Sequence[C]) -> list[tuple[str, C]]:
-    names = [registry.label(part) for part in parts]
-    return [
-        (f"{name}-{names[:i].count(name) + 1}" if name in names[:i] else name, part)
-        for i, (name, part) in enumerate(zip(names, parts, strict=True))
+        for part in parts.rewards
     ]
+    if not config.spread:
+        return terms
+
+    groups = []
+    for prompt in config.prompts:
+        # Seeds of the prompt alone, so that a sample's path does not depend on what it is
+        # optimised beside.
+        seeds = [zlib.crc32(f"{prompt} {i}".encode()) for i in range(config.spread)]
+        groups.append([(prompt, seed) for seed in seeds])
+    return scaled_by_spread(terms, loaded.sampler, groups, repeats=len(config.seeds))
 
 
-def _regularizer_terms(config: RunConfig, parts: dict[str, Any]) -> list[Term[Regularizer]]:
-    named = _named(REGULARIZERS, [*config.regularizers, *config.reports])
-    places = _places("regularizers", config.regularizers) + _places("reports", config.reports)
+def _regularizers(parts: Parts, context: BuildContext) -> Sequence[RegularizerTerm]:
     terms = []
-    for (name, part), place in zip(named, places, strict=True):
-        auto = part.weight == "auto"
-        weight = 0.0 if place.startswith("reports") else 1.0 if auto else float(part.weight)
-        terms.append(
-            Term[Regularizer](
-                name, parts[place], weight, log_p_target=part.log_p_target if auto else None
-            )
-        )
+    for part in parts.regularizers:
+        regularizer: Regularizer = at(part.place, partial(part.config.build, context))
+        if part.config.weight == "auto":
+            target = part.config.log_p_target
+            terms.append(RegularizerTerm(part.name, regularizer, log_p_target=target))
+        else:
+            terms.append(RegularizerTerm(part.name, regularizer, float(part.config.weight)))
     return terms
 
 
-def _scaled(
-    terms: Sequence[Term[Reward]], sampler: Sampler, config: RunConfig
-) -> list[Term[Reward]]:
-    """The terms, each divided by its spread over plain samples of each prompt."""
-    spreads: list[Tensor] = []
-    for prompt in config.prompts:
-        # Of the prompt alone, so that a sample's path does not depend on what it is optimised
-        # beside.
-        items = [(prompt, zlib.crc32(f"{prompt} {i}".encode())) for i in range(config.spread)]
-        sample = sampler.bind(*zip(*items, strict=True))
-        # The seeds' own noise, which is not where a sampler that starts elsewhere would start.
-        noise_BN = gaussian_noise(sample.draws, [seed for _, seed in items]).to(sample.noise_BN)
-        found = Problem(items, sample, terms).evaluate(noise_BN, 0, with_grad=False)
-        spreads.append(torch.stack([found.rewards[term.name].std() for term in terms]))
-    spread_BR = torch.stack(spreads).repeat_interleave(len(config.seeds), dim=0)
-    for i, term in enumerate(terms):
-        if term.weight and not (spread_BR[:, i] > 0).all():
-            raise ConfigError(
-                f'"{term.name}" is the same for all {config.spread} plain samples of a prompt, so '
-                "that it has no "
-                "spread to be divided by; leave spread at 0",
-                at="spread",
-            )
-    return [
-        replace(term, scale=1 / spread_BR[:, i]) if term.weight else term
-        for i, term in enumerate(terms)
+def _reports(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence[Term[Regularizer]]:
+    """The reports asked for, and one of log P, on which a run's best depends."""
+    reports: list[Term[Regularizer]] = [
+        Term(part.name, at(part.place, partial(part.config.build, context)))
+        for part in parts.reports
     ]
+    entries = sum(map(math.prod, context.draws))
+    if config.log_p_floor == -math.inf or entries < _LEAST_ENTRIES:
+        return reports
+
+    health = build_plugin_config(REGULARIZERS, HEALTH)
+    measured = [part.config for part in (*parts.regularizers, *parts.reports)]
+    if not any(isinstance(config, type(health)) for config in measured):
+        reports.append(Term(HEALTH, health.build(context)))
+    return reports
+
+
+def _constraints(parts: Parts, context: BuildContext) -> Sequence[ConstraintTerm]:
+    terms = []
+    for part in parts.constraints:
+        constraint: Constraint = at(part.place, partial(part.config.build, context))
+        terms.append(ConstraintTerm(part.name, constraint, part.config.every))
+    return terms
+
+
+def _start(config: RunConfig, sample: NoiseMap) -> Tensor | None:
+    if config.start is None:
+        return None
+    path = config.start.expanduser()
+    count = len(config.items())
+    return at("start", partial(read_noise, path, sample.draws, count))
+
+
+def _optimizer(
+    part: Part[OptimizerConfig], context: BuildContext, factor: float = 1.0
+) -> Optimizer:
+    """An optimizer, for a grid of `factor` times fewer steps than the sampler's own."""
+    return at(part.place, lambda: part.config.on_coarser(factor).build(context))
+
+
+def _phases(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence[Phase]:
+    """A warm start, if there is one, and the climb."""
+    climb = Phase(
+        _optimizer(parts.optimizer, context),
+        config.iterations,
+        constrained=config.optimizer.constrained,
+    )
+    warm = _warm_phase(parts, context, config)
+    return [climb] if warm is None else [warm, replace(climb, from_best=True)]
+
+
+def _warm_phase(parts: Parts, context: BuildContext, config: RunConfig) -> Phase | None:
+    if parts.warm_start is None or config.warm_start is None:
+        return None
+    return Phase(
+        _optimizer(parts.warm_start, context),
+        config.warm_start.iterations,
+        constrained=config.warm_start.optimizer.constrained,
+    )
+
+
+def _coarse_phases(
+    parts: Parts,
+    context: BuildContext,
+    config: RunConfig,
+    grids: Sequence[tuple[Coarse, BuildContext]],
+) -> Sequence[Phase]:
+    """A look at the start, the climb on coarser grids, and repairs on the sampler's own."""
+    constrained = config.optimizer.constrained
+    phases = [Phase(Stay(), 1, constrained=False)]
+    fine = len(context.draws)
+    for i, (coarse, inner) in enumerate(grids):
+        if i == 0:
+            warm = _warm_phase(parts, inner, config)
+            if warm is not None:
+                phases.append(replace(warm, coarse=coarse))
+        # Shared equally; what does not divide goes to the coarsest, where it costs least.
+        share, rest = divmod(config.iterations, len(grids))
+        optimizer = _optimizer(parts.optimizer, inner, fine / len(inner.draws))
+        phases.append(
+            Phase(
+                optimizer,
+                share + (rest if i == 0 else 0),
+                from_best=len(phases) > 1,
+                constrained=constrained,
+                coarse=coarse,
+            )
+        )
+    repair = _optimizer(parts.optimizer, context)
+    phases.append(Phase(repair, config.repair, constrained=constrained, repairs=True))
+    return phases

@@ -1,39 +1,41 @@
-"""A run folder: every file written whole or not at all, nothing overwritten, enough to resume to
-the same bits.
+"""A run folder: every file whole or not at all, nothing overwritten, enough to resume to the bit.
 
-run.toml            rebuilds the run: `dno optimize --config run.toml` history.jsonl       a
-StepRecord a line initial.png best.png last.png   the pictures; of several samples side by side, and
-each alone in best-0.png, ... result.json         how it ended and what it cost: status, reason,
-iterations, seconds, evaluations, memory noise.safetensors   `initial` and `best`, B x N float32;
-metadata `dno` (JSON) holds each draw's shape state.safetensors   where to go on from
+run.toml            rebuilds the run: `dno optimize --config run.toml`
+history.jsonl       a StepRecord a line
+initial.png best.png last.png
+                    pictures of the samples side by side; of several also each alone, in
+                    best-0.png and so on; videos and sounds as .webp and .wav beside them
+result.json         how it ended, what it reached and what it cost
+noise.safetensors   `initial` and `best`, B x N float32; metadata `dno` (JSON) holds each
+                    draw's shape
+state.safetensors   where to go on from
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import tomli_w
 import torch
 from filelock import FileLock, Timeout
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dno.core.engine import LoopState
-from dno.core.result import Result, Snapshot, StepRecord
+from dno.core.result import Outcome, Snapshot, StepRecord
+from dno.core.stages import LoopState, under
 from dno.errors import ConfigError, RunError, RunFolderError
-from dno.media import pictures
+from dno.files import write_file
+from dno.media import Medium, encoded, png, side_by_side, thumbnails
 from dno.runs.run_config import RunConfig
 
-_FORMAT = "1"
+_FORMAT: Final = "2"
 
 
 def free_folder(path: Path) -> Path:
@@ -135,33 +137,23 @@ class RunFolder:
         Raises:
             RunError: the disk is full, or the folder may not be written.
         """
-        path, part = self.path / name, self.path / f".{name}.part"
         try:
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise RunError(
-                f"{path} cannot be written: {error.strerror}; then go on: dno resume {self.path}"
-            ) from error
+            write_file(self.path / name, data)
+        except RunError as error:
+            raise RunError(f"{error}; then go on: dno resume {self.path}") from error
 
     def save_state(self, state: LoopState, config: RunConfig, every: float = 0.0) -> None:
         """Save where to go on from, unless that was done less than `every` seconds ago."""
         if time.monotonic() - self._saved < every:
             return
-        tensors = {
-            "noise": state.noise_BN,
-            **{f"optimizer.{k}": v for k, v in state.optimizer.items()},
-        }
-        for name, snapshot in (("initial", state.initial), ("best", state.best)):
-            tensors |= {f"{name}.{key}": value for key, value in snapshot.tensors().items()}
+        tensors = _tensors_of(state)
         self.save_history(state.history)
         about = {
             "iteration": state.iteration,
+            "phase": state.phase,
+            "steps": state.steps,
             "seconds": state.seconds,
+            "failures": {str(row): why for row, why in state.failures.items()},
             "config": _decisive(config),
         }
         self._save_tensors("state.safetensors", tensors, about)
@@ -176,85 +168,81 @@ class RunFolder:
         path = self.path / "state.safetensors"
         if not path.exists():
             return None
+        about, tensors = self._read_state(path, device)
+        history = self._read_history(about["iteration"])
+        ours = _decisive(config)
+        saved = about["config"]
+        changed = [key for key in {**saved, **ours} if ours.get(key) != saved.get(key)]
+        if changed:
+            file = self.path / "run.toml"
+            raise RunFolderError(
+                f"{file} is not what the run began with ({', '.join(changed)} cannot change "
+                f"midway); undo that, or start a new run: dno optimize --config {file}"
+            )
+
+        return _state_of(about, tensors, history)
+
+    def _read_state(
+        self, path: Path, device: torch.device
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         try:
             with safe_open(path, "pt", device=str(device)) as file:
-                about = json.loads(file.metadata()["dno"])
+                about: dict[str, Any] = json.loads(file.metadata()["dno"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            lines = (
-                (self.path / "history.jsonl")
-                .read_text(encoding="utf-8")
-                .splitlines()[: about["iteration"]]
-            )
-            history = [StepRecord.from_json(line) for line in lines]
-            if len(history) != about["iteration"]:
-                raise ValueError(f"history.jsonl has {len(history)} of {about['iteration']} lines")
+            written = about["format"]
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise RunFolderError(
-                f"{path} or history.jsonl is damaged ({reason}); start afresh: "
-                f"dno optimize --config {self.path / 'run.toml'}"
-            ) from error
-        if about["format"] != _FORMAT:
+            raise self._damaged(error) from error
+        if written != _FORMAT:
             raise RunFolderError(
                 f"{path} was written by another version of dno; resume it with that version"
             )
-        ours, saved = _decisive(config), about["config"]
-        if changed := [key for key in {**saved, **ours} if ours.get(key) != saved.get(key)]:
-            raise RunFolderError(
-                f"{self.path / 'run.toml'} is not what the run began with ({', '.join(changed)} "
-                "cannot change midway); "
-                f"undo that, or start a new run: dno optimize --config {self.path / 'run.toml'}"
-            )
+        return about, tensors
 
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {
-                k.removeprefix(prefix): value
-                for k, value in tensors.items()
-                if k.startswith(prefix)
-            }
+    def _read_history(self, iterations: int) -> list[StepRecord]:
+        try:
+            text = (self.path / "history.jsonl").read_text(encoding="utf-8")
+            history = [StepRecord.from_json(line) for line in text.splitlines()[:iterations]]
+            if len(history) != iterations:
+                raise ValueError(f"history.jsonl has {len(history)} of {iterations} lines")
+        except (OSError, ValueError) as error:
+            raise self._damaged(error) from error
+        return history
 
-        return LoopState(
-            iteration=about["iteration"],
-            noise_BN=tensors["noise"],
-            optimizer=under("optimizer."),
-            initial=Snapshot.of(under("initial.")),
-            best=Snapshot.of(under("best.")),
-            history=history,
-            seconds=about["seconds"],
+    def _damaged(self, error: Exception) -> RunFolderError:
+        reason = str(error).partition("\n")[0]
+        return RunFolderError(
+            f"{self.path / 'state.safetensors'} or history.jsonl is damaged ({reason}); start "
+            f"afresh: dno optimize --config {self.path / 'run.toml'}"
         )
 
     def save_history(self, history: Sequence[StepRecord]) -> None:
         """Write all records."""
         self.write("history.jsonl", b"".join(record.to_json() + b"\n" for record in history))
 
-    def save_result(self, result: Result, draws: Sequence[tuple[int, ...]]) -> None:
-        """Write the pictures, the noise and the whole history."""
-        self.save_history(result.history)
-        items = [{"prompt": prompt, "seed": seed} for prompt, seed in result.items]
-        noise = {"initial": result.initial.noise_BN, "best": result.best.noise_BN}
-        self._save_tensors(
-            "noise.safetensors", noise, {"draws": [list(shape) for shape in draws], "items": items}
-        )
-        ended = {"status": result.status, "reason": result.reason, "error": str(result.error or "")}
-        self.write("result.json", json.dumps({**ended, **result.meter()}, indent=2).encode())
-        for name in ("initial", "best", "last"):
-            self._save_pictures(name, getattr(result, name).samples)
+    def save_outcome(self, outcome: Outcome, draws: Sequence[tuple[int, ...]]) -> None:
+        """Write the samples, the noise, the whole history, and how it ended."""
+        self.save_history(outcome.history)
+        items = [{"prompt": prompt, "seed": seed} for prompt, seed in outcome.items]
+        noise = {"initial": outcome.initial.noise_BN, "best": outcome.best.noise_BN}
+        about = {"draws": [list(shape) for shape in draws], "items": items}
+        self._save_tensors("noise.safetensors", noise, about)
 
-    def _save_pictures(self, name: str, samples: Tensor) -> None:
-        if samples.dim() != 4 or samples.shape[1] != 3:
-            return  # not images: their noise is saved all the same
-        alone = pictures(samples)
-        row = Image.new("RGB", (sum(p.width for p in alone), alone[0].height))
-        for position, picture in enumerate(alone):
-            row.paste(picture, (position * picture.width, 0))
-        files = {
-            f"{name}.png": row,
-            **{f"{name}-{i}.png": p for i, p in enumerate(alone) if len(alone) > 1},
-        }
-        for file, picture in files.items():
-            data = io.BytesIO()
-            picture.save(data, "PNG")
-            self.write(file, data.getvalue())
+        self.write("result.json", _as_json(outcome))
+        snapshots = {"initial": outcome.initial, "best": outcome.best, "last": outcome.last}
+        for name, snapshot in snapshots.items():
+            self._save_samples(name, outcome.medium, snapshot.samples)
+
+    def _save_samples(self, name: str, medium: Medium, samples: Tensor) -> None:
+        """Each sample as a file, and a picture of all of them side by side where they have one."""
+        files = encoded(medium, samples)
+        alone = len(files) == 1
+        for i, (ending, data) in enumerate(files):
+            numbered = name if alone else f"{name}-{i}"
+            self.write(f"{numbered}{ending}", data)
+
+        row = thumbnails(medium, samples)
+        if row and not (alone and files[0][0] == ".png"):
+            self.write(f"{name}.png", png(side_by_side(row)))
 
     def _save_tensors(
         self, name: str, tensors: Mapping[str, Tensor], about: dict[str, Any]
@@ -267,10 +255,92 @@ class RunFolder:
         self.write(name, save(apart, {"dno": json.dumps({"format": _FORMAT, **about})}))
 
 
+_SNAPSHOTS: Final = ("initial", "best", "coarse_best")
+_MAYBE: Final = ("fine_BN", "repair_B")
+
+
+def _tensors_of(state: LoopState) -> dict[str, Tensor]:
+    """All tensors of a state by name."""
+    tensors = {"noise": state.noise_BN}
+    tensors |= {f"optimizer.{key}": value for key, value in state.optimizer.items()}
+    tensors |= {f"constraints.{key}": value for key, value in state.constraints.items()}
+    for name in _SNAPSHOTS:
+        snapshot: Snapshot | None = getattr(state, name)
+        if snapshot is not None:
+            tensors |= {f"{name}.{key}": value for key, value in snapshot.tensors().items()}
+    for name in _MAYBE:
+        tensor: Tensor | None = getattr(state, name)
+        if tensor is not None:
+            tensors[name] = tensor
+    return tensors
+
+
+def _state_of(
+    about: Mapping[str, Any], tensors: Mapping[str, Tensor], history: Sequence[StepRecord]
+) -> LoopState:
+    """The state that `_tensors_of` took apart."""
+
+    def snapshot(name: str) -> Snapshot | None:
+        found = under(f"{name}.", tensors)
+        return Snapshot.of(found) if found else None
+
+    return LoopState(
+        iteration=about["iteration"],
+        noise_BN=tensors["noise"],
+        optimizer=under("optimizer.", tensors),
+        constraints=under("constraints.", tensors),
+        phase=about["phase"],
+        steps=about["steps"],
+        history=history,
+        failures={int(row): why for row, why in about["failures"].items()},
+        seconds=about["seconds"],
+        initial=snapshot("initial"),
+        best=snapshot("best"),
+        coarse_best=snapshot("coarse_best"),
+        fine_BN=tensors.get("fine_BN"),
+        repair_B=tensors.get("repair_B"),
+    )
+
+
+def _as_json(outcome: Outcome) -> bytes:
+    """How a run ended, what it reached and what it cost."""
+
+    def reached(snapshot: Snapshot) -> dict[str, Any]:
+        groups = {
+            "rewards": snapshot.rewards,
+            "monitors": snapshot.monitors,
+            "log_p": snapshot.log_p,
+        }
+        return {
+            "iteration": [round(i) for i in snapshot.iteration_B.tolist()],
+            **{
+                group: {name: _plain(value) for name, value in values.items()}
+                for group, values in groups.items()
+            },
+        }
+
+    content = {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "error": str(outcome.error or ""),
+        "failures": {str(row): why for row, why in outcome.failures.items()},
+        **outcome.meter(),
+        "items": [{"prompt": prompt, "seed": seed} for prompt, seed in outcome.items],
+        "climbed": list(outcome.climbed),
+        "medium": outcome.medium.kind,
+        "initial": reached(outcome.initial),
+        "best": reached(outcome.best),
+        "last": reached(outcome.last),
+    }
+    return json.dumps(content, indent=2, allow_nan=False).encode()
+
+
+def _plain(values: Tensor) -> list[float | None]:
+    """Numbers as JSON can hold them: null for what is not finite."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
 def _decisive(config: RunConfig) -> dict[str, Any]:
     """What a run may not change midway."""
-    return {
-        k: v
-        for k, v in config.dump().items()
-        if k not in ("iterations", "budget", "observers", "device")
-    }
+    free = ("iterations", "budget", "observers", "device")
+    return {key: value for key, value in config.dump().items() if key not in free}

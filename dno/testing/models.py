@@ -139,6 +139,7 @@ def tiny_tokenizer() -> Any:
 
 
 def tiny_text_encoder(*, projection: bool) -> Any:
+    """An untrained CLIP text encoder for `tiny_tokenizer`, with or without a projection."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(

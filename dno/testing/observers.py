@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dno.core.engine import LoopState, optimize
-from dno.core.events import Bus, Events, RunInfo, hookimpl
-from dno.core.problem import Problem, Term
-from dno.core.result import Result, Status, StepRecord
+from dno.core.engine import optimize
+from dno.core.events import Bus, Events, RunInfo, StepDone, hookimpl
+from dno.core.problem import Problem, RewardTerm
+from dno.core.result import Outcome, Status
+from dno.core.stages import LoopState, Phase
 from dno.errors import DNOError
 from dno.protocols import Reward
 from dno.registry.configs import ObserverConfig
@@ -38,8 +39,8 @@ class _StopAt:
         self.iteration = iteration
 
     @hookimpl
-    def step_done(self, record: StepRecord) -> bool:
-        return record.iteration == self.iteration
+    def step_done(self, event: StepDone) -> bool:
+        return event.record.iteration == self.iteration
 
 
 def _brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -70,28 +71,37 @@ class ObserverContract(ConfigContract[ObserverConfig]):
         reward: Reward = _brightness,
         state: LoopState | None = None,
         iterations: int | None = None,
-    ) -> tuple[Result, list[LoopState]]:
+    ) -> tuple[Outcome, list[LoopState]]:
         """A run that these observers look at, and its states after each iteration."""
         iterations = self.iterations if iterations is None else iterations
-        run = RunInfo(tuple(self.items), iterations, state.iteration if state else 0, folder)
-        sample = ToySampler().bind(
-            [prompt for prompt, _ in self.items], [seed for _, seed in self.items]
+        prompts, seeds = zip(*self.items, strict=True)
+        run = RunInfo(
+            items=tuple(self.items),
+            iterations=iterations,
+            start=state.iteration if state else 0,
+            folder=folder,
+            config={"prompts": list(prompts), "iterations": iterations},
         )
-        problem = Problem(self.items, sample, [Term("brightness", reward)])
-        bus = Bus(run, observers)
+        sample = ToySampler().bind(prompts, seeds)
+        problem = Problem(self.items, sample, [RewardTerm("brightness", reward)])
         states: list[LoopState] = []
         try:
-            result = optimize(
-                problem, Ascent(1.0), iterations, bus=bus, state=state, checkpoint=states.append
+            bus = Bus(run, observers)
+            outcome = optimize(
+                problem,
+                [Phase(Ascent(1.0), iterations)],
+                bus=bus,
+                state=state,
+                checkpoint=states.append,
             )
-            bus.finished(result)
-            if folder is None and isinstance(result.error, DNOError):
-                raise result.error
+            bus.finished(outcome)
+            if folder is None and isinstance(outcome.error, DNOError):
+                raise outcome.error
         except DNOError as error:
             if folder is None and not str(error).startswith("an observer failed"):
                 pytest.skip(f"without a run folder the observer says: {error}")
             pytest.fail(f"the observer fails: {error}")
-        return result, states
+        return outcome, states
 
     def test_it_asks_for_events_that_there_are(self) -> None:
         """At least one method is marked by `hookimpl`, and all of those are events."""
@@ -119,8 +129,8 @@ class ObserverContract(ConfigContract[ObserverConfig]):
         stop = [_StopAt(seen.history[-1].iteration)] if seen.status is Status.STOPPED else []
         bare, _ = self.watch(stop, None)
         records = [
-            [replace(record, seconds=0.0).to_json() for record in result.history]
-            for result in (bare, seen)
+            [replace(record, seconds=0.0).to_json() for record in outcome.history]
+            for outcome in (bare, seen)
         ]
         assert records[0] == records[1], "the run's records change when it is observed"
         for kind in ("initial", "best", "last"):
@@ -135,8 +145,8 @@ class ObserverContract(ConfigContract[ObserverConfig]):
         with self._empty_folder() as (folder, place):
             for name in RUN_FILES:
                 (folder / name).write_bytes(b"kept")
-            result, _ = self.watch([self.observer()], folder)
-            self._require_unharmed(result)
+            outcome, _ = self.watch([self.observer()], folder)
+            self._require_unharmed(outcome)
             outside = [path.name for path in place.iterdir() if path != folder]
             lost = [name for name in RUN_FILES if (folder / name).read_bytes() != b"kept"]
         assert not outside, f"the observer writes outside the run folder: {', '.join(outside)}"
@@ -150,9 +160,9 @@ class ObserverContract(ConfigContract[ObserverConfig]):
         """
         with self._empty_folder() as (_, place):
             before = set(place.rglob("*"))
-            result, _ = self.watch([self.observer()], None)
+            outcome, _ = self.watch([self.observer()], None)
             new = [path.name for path in set(place.rglob("*")) - before]
-        self._require_unharmed(result)
+        self._require_unharmed(outcome)
         assert not new, (
             f"without a run folder the observer writes into the working folder: {', '.join(new)}"
         )
@@ -162,13 +172,13 @@ class ObserverContract(ConfigContract[ObserverConfig]):
         with self._empty_folder() as (folder, _):
             first, states = self.watch([self.observer()], folder)
             self._require_unharmed(first)
-            result, _ = self.watch(
+            outcome, _ = self.watch(
                 [self.observer()], folder, state=states[-1], iterations=self.iterations + 2
             )
-        self._require_unharmed(result)
+        self._require_unharmed(outcome)
 
     def test_it_watches_a_run_that_fails(self) -> None:
-        """Then `run_finished` has a result with status `failed` and fewer records than were
+        """Then `run_finished` has an outcome with status `failed` and fewer records than were
         planned.
         """
         calls = 0
@@ -179,13 +189,29 @@ class ObserverContract(ConfigContract[ObserverConfig]):
             return _brightness(images, prompts) * (float("nan") if calls > 1 else 1)
 
         with self._empty_folder() as (folder, _):
-            result, _ = self.watch([self.observer()], folder, reward=failing)
-        if result.status is Status.STOPPED:
+            outcome, _ = self.watch([self.observer()], folder, reward=failing)
+        if outcome.status is Status.STOPPED:
             pytest.skip("the observer stops the run before it can fail")
-        assert "not finite" in str(result.error), f"the observer fails: {result.error}"
+        assert "not finite" in str(outcome.error), f"the observer fails: {outcome.error}"
 
-    def _require_unharmed(self, result: Result) -> None:
-        assert result.status is not Status.FAILED, f"the observer fails: {result.error}"
+    def test_it_watches_a_run_in_which_a_sample_fails(self) -> None:
+        """The others go on; that sample's values are nan from then on."""
+        calls = 0
+
+        def failing_for_one(images: Tensor, prompts: Sequence[str]) -> Tensor:
+            nonlocal calls
+            calls += 1
+            values = _brightness(images, prompts)
+            if calls == 1:
+                return values
+            return values * torch.tensor([1.0] + [float("nan")] * (len(values) - 1))
+
+        with self._empty_folder() as (folder, _):
+            outcome, _ = self.watch([self.observer()], folder, reward=failing_for_one)
+        self._require_unharmed(outcome)
+
+    def _require_unharmed(self, outcome: Outcome) -> None:
+        assert outcome.status is not Status.FAILED, f"the observer fails: {outcome.error}"
 
     @contextlib.contextmanager
     def _empty_folder(self) -> Iterator[tuple[Path, Path]]:

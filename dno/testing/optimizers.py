@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dno.core.noise import evaluation_generators, gaussian_noise
-from dno.protocols import Optimizer, State
+from dno.protocols import Optimizer, Slopes, State
 from dno.registry.configs import OptimizerConfig
 from dno.registry.registry import OPTIMIZERS
 from dno.testing.configs import ConfigContract
@@ -32,12 +32,10 @@ class Bowl:
     def __init__(
         self, targets_BN: Tensor, seeds: Sequence[int], iteration: int, slope: float = 1.0
     ) -> None:
-        self.targets_BN, self.seeds, self.iteration, self.slope = (
-            targets_BN,
-            seeds,
-            iteration,
-            slope,
-        )
+        self.targets_BN = targets_BN
+        self.seeds = seeds
+        self.iteration = iteration
+        self.slope = slope
         self.asked: list[Tensor] = []
         """The values of each evaluation."""
         self._draws = 0
@@ -57,10 +55,20 @@ class Bowl:
         self.asked.append(value_B)
         return value_B
 
+    def score(self, noise_BN: Tensor, /) -> Tensor:
+        """The values: there is no penalty here, and all noise counts as healthy."""
+        return self.value(noise_BN)
+
     def value_and_grad(self, noise_BN: Tensor, /) -> tuple[Tensor, Tensor]:
         """The values, and the way to the targets, each row no longer than 1."""
         grad_BN = self.slope * (self.targets_BN - noise_BN)
         return self.value(noise_BN), grad_BN / grad_BN.norm(dim=1, keepdim=True).clamp(min=1)
+
+    def slopes(self, noise_BN: Tensor, /) -> Slopes:
+        """The values and the way to the targets as it is; the penalty is 0 everywhere."""
+        grad_BN = self.slope * (self.targets_BN - noise_BN)
+        nothing_B = torch.zeros_like(noise_BN[:, 0])
+        return Slopes(self.value(noise_BN), grad_BN, nothing_B, torch.zeros_like(noise_BN))
 
 
 class OptimizerContract(ConfigContract[OptimizerConfig]):

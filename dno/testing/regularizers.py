@@ -65,7 +65,7 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
     def ask(self, regularizer: Regularizer, noise: Tensor, seeds: Sequence[int] = SEEDS) -> Penalty:
         """The answer for rows of these seeds, as a `Penalty`."""
         answer = regularizer(noise, evaluation_generators(seeds[: len(noise)], 0))
-        penalty = answer if isinstance(answer, Penalty) else Penalty(answer, {})
+        penalty = answer if isinstance(answer, Penalty) else Penalty(answer)
         for name, values in _named(penalty).items():
             assert isinstance(values, Tensor), f"{name} is {type(values).__name__}, not a tensor"
             assert values.shape == (len(noise),), (
@@ -90,7 +90,7 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
                 assert values.isfinite().all(), (
                     f"{what} is not finite for {name} noise: {values.tolist()}"
                 )
-            value, log_p = penalty.value_B, penalty.figures.get("log_p")
+            value, log_p = penalty.value_B, penalty.log_p_B
             assert (value >= 0).all(), (
                 f"the penalty of {name} noise is negative: {value.tolist()}; 0 is for typical noise"
             )
@@ -212,4 +212,8 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
 
 
 def _named(penalty: Penalty) -> dict[str, Tensor]:
-    return {"the penalty": penalty.value_B, **penalty.figures}
+    """All that a regularizer answered, by name."""
+    named = {"the penalty": penalty.value_B}
+    if penalty.log_p_B is not None:
+        named["log P"] = penalty.log_p_B
+    return {**named, **penalty.figures}

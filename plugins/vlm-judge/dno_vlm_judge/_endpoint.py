@@ -20,8 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dno.plugin import ConfigError, RunError, pictures
-from dno_vlm_judge._errors import first_line
+from dno.plugin import ConfigError, RunError, first_line, pictures
 from dno_vlm_judge._key import KEY
 
 _log = logging.getLogger("dno")

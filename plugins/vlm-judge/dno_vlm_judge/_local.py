@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from dno.plugin import BuildContext, ConfigError, find_model
+from dno.plugin import BuildContext, ConfigError, find_model, hub_is_offline
 from dno_vlm_judge._question import QuestionReward
 
 if TYPE_CHECKING:
@@ -103,14 +103,12 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_cache(model: str, revision: str | None) -> None:
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
-    if constants.HF_HUB_OFFLINE and not isinstance(
-        try_to_load_from_cache(model, "config.json", revision=revision), str
-    ):
+    cached = try_to_load_from_cache(model, "config.json", revision=revision)
+    if hub_is_offline() and not isinstance(cached, str):
         raise ConfigError(
             f'"{model}" is not on this machine and HF_HUB_OFFLINE forbids downloading it; unset '
-            "that once, or name a "
-            "local folder",
+            "that once, or name a local folder",
             at="model",
         )

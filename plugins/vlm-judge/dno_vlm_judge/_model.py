@@ -18,8 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from dno.plugin import ConfigError, RunError, pictures
-from dno_vlm_judge._errors import first_line
+from dno.plugin import ConfigError, RunError, first_line, pictures
 
 _log = logging.getLogger("dno")
 

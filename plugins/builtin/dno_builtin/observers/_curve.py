@@ -1,4 +1,4 @@
-"""Draws a run with matplotlib."""
+"""The `curve` observer's drawing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from dno.plugin import Result, RunInfo, hookimpl
+from dno.plugin import Outcome, RunFinished, hookimpl, thumbnails, write_file
 
 _SHOWN = 4
 """Samples whose pictures are shown; the curves show all."""
@@ -19,49 +18,66 @@ class CurveObserver:
     """Writes `curve.png` at the end of a run."""
 
     @hookimpl
-    def run_finished(self, run: RunInfo, result: Result) -> None:
+    def run_finished(self, event: RunFinished) -> None:
         """Draw what the run recorded."""
-        if run.folder is not None:
-            picture = io.BytesIO()
-            draw(result).savefig(picture, format="png", dpi=100)
-            part = run.folder / ".curve.png.part"
-            part.write_bytes(picture.getvalue())
-            part.replace(run.folder / "curve.png")
+        if event.run.folder is None:
+            return
+        picture = io.BytesIO()
+        draw(event.outcome).savefig(picture, format="png", dpi=100)
+        write_file(event.run.folder / "curve.png", picture.getvalue())
 
 
-def draw(result: Result) -> Figure:
-    """The run as a figure: a row of pictures where samples are images, above the curves."""
-    shown = {"initial": result.initial, "best": result.best, "last": result.last}
-    are_images = result.best.samples.dim() == 4
-    figure = Figure(figsize=(9, 6 if are_images else 3.4), layout="constrained")
+def draw(outcome: Outcome) -> Figure:
+    """The run as a figure: a row of pictures where samples have them, above the curves."""
+    rows = {
+        title: _row(outcome, snapshot.samples)
+        for title, snapshot in {
+            "initial": outcome.initial,
+            "best": outcome.best,
+            "last": outcome.last,
+        }.items()
+    }
+    shows_pictures = all(row is not None for row in rows.values())
+    height = 6 if shows_pictures else 3.4
+    figure = Figure(figsize=(9, height), layout="constrained")
     lower: Any = figure
-    if are_images:
+    if shows_pictures:
         upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=[1, 1.3]), dtype=object)
-        for axis, (title, snapshot) in zip(upper.subplots(1, 3), shown.items(), strict=True):
-            axis.imshow(_pixels(snapshot.samples), interpolation="nearest")
+        for axis, (title, row) in zip(upper.subplots(1, 3), rows.items(), strict=True):
+            axis.imshow(row, interpolation="nearest")
             axis.set_title(title)
             axis.set_axis_off()
 
-    names = [
-        *result.history[0].rewards,
-        *(["log_p"] if "log_p" in result.history[0].figures else []),
-    ]
-    curves = lower.subplots(1, len(names), squeeze=False)[0]
-    iterations = [record.iteration for record in result.history]
-    for axis, name in zip(curves, names, strict=True):
-        for sample in range(len(result.items)):
-            rows = [
-                (r.figures if name == "log_p" else r.rewards)[name][sample] for r in result.history
-            ]
-            axis.plot(iterations, rows, linewidth=1.2)
-            left = result.crossed_floor(sample)
+    curves = _curves(outcome)
+    iterations = [record.iteration for record in outcome.history]
+    axes = lower.subplots(1, len(curves), squeeze=False)[0]
+    for axis, (name, lines) in zip(axes, curves.items(), strict=True):
+        for sample, line in enumerate(lines):
+            axis.plot(iterations, line, linewidth=1.2)
+            left = outcome.crossed_floor(sample)
             if left is not None:
                 axis.axvline(left, color="0.6", linewidth=0.8, linestyle=":")
-        axis.set_title("log P(z)" if name == "log_p" else name)
+        axis.set_title(name)
         axis.set_xlabel("iteration")
     return figure
 
 
-def _pixels(samples: Tensor) -> np.ndarray:
-    row = samples[:_SHOWN].detach().clamp(0, 1).permute(2, 0, 3, 1).flatten(1, 2)
-    return np.asarray(row.cpu())
+def _curves(outcome: Outcome) -> dict[str, list[Any]]:
+    """Rewards, monitors and log P by title, a line per sample."""
+    history = outcome.history
+    rows: dict[str, list[Any]] = {}
+    for name in history[0].rewards:
+        rows[name] = [record.rewards[name] for record in history]
+    for name in history[0].monitors:
+        rows[f"{name} (held out)"] = [record.monitors[name] for record in history]
+    if history[0].log_p:
+        rows["log P(z)"] = [record.least_log_p for record in history]
+    return {title: list(zip(*values, strict=True)) for title, values in rows.items()}
+
+
+def _row(outcome: Outcome, samples: Any) -> np.ndarray | None:
+    """The first samples' pictures side by side; None where they have none."""
+    pictures = thumbnails(outcome.medium, samples[:_SHOWN])
+    if not pictures:
+        return None
+    return np.concatenate([np.asarray(picture) for picture in pictures], axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
 
 from pydantic import Field
 
@@ -11,14 +11,12 @@ from dno.plugin import (
     ConfigError,
     ObserverConfig,
     RunError,
-    RunInfo,
-    StepRecord,
+    RunStarted,
+    StepDone,
     hookimpl,
     pictures,
+    write_file,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Images(ObserverConfig):
@@ -45,39 +43,36 @@ class ImageWriter:
         self.every = every
 
     @hookimpl
-    def run_started(self, run: RunInfo) -> None:
+    def run_started(self, event: RunStarted) -> None:
         """Refuse a run that has no folder.
 
         Raises:
             ConfigError: there is no run folder to write to.
         """
-        if run.folder is None:
+        if event.run.folder is None:
             raise ConfigError(
                 "the images observer writes to the run folder, and this run has none; give it one"
             )
 
     @hookimpl
-    def step_done(self, run: RunInfo, record: StepRecord, samples: Tensor) -> None:
+    def step_done(self, event: StepDone) -> None:
         """Write this iteration's images, if it is one of those wanted.
 
         Raises:
-            RunError: the samples are no images, or a file cannot be written.
+            RunError: the samples are not images, or a file cannot be written.
         """
+        run = event.run
         assert run.folder is not None, "run_started refuses such a run"
-        if record.iteration % self.every:
+        if event.record.iteration % self.every:
             return
-        folder = run.folder / "steps"
-        iteration = str(record.iteration).zfill(len(str(run.iterations)))
+        iteration = str(event.record.iteration).zfill(len(str(run.iterations)))
         digits = len(str(len(run.items) - 1))
-        for sample, picture in enumerate(pictures(samples)):
-            path = folder / f"{iteration}-{sample:0{digits}d}.png"
-            part = path.with_suffix(".part")
+        for sample, picture in enumerate(pictures(event.samples)):
+            data = io.BytesIO()
+            picture.save(data, "PNG")
             try:
-                folder.mkdir(exist_ok=True)
-                picture.save(part, "PNG")
-                part.replace(path)
-            except OSError as error:
-                part.unlink(missing_ok=True)
-                raise RunError(
-                    f"{path} cannot be written: {error}; make room, or run without images"
-                ) from error
+                write_file(
+                    run.folder / "steps" / f"{iteration}-{sample:0{digits}d}.png", data.getvalue()
+                )
+            except RunError as error:
+                raise RunError(f"{error}; make room, or run without images") from error

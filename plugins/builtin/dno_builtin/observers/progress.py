@@ -9,7 +9,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from dno.plugin import BuildContext, ObserverConfig, Result, RunInfo, StepRecord, hookimpl
+from dno.plugin import (
+    BuildContext,
+    ObserverConfig,
+    RunFinished,
+    RunInfo,
+    RunStarted,
+    StepDone,
+    StepRecord,
+    hookimpl,
+)
 
 
 class Progress(ObserverConfig):
@@ -24,7 +33,7 @@ class Progress(ObserverConfig):
 
 @dataclass
 class ProgressLine:
-    """Writes iteration, rewards, best objective, log P and the time left. Means are over the
+    """Writes iteration, rewards, best weighted reward, log P and the time left. Means are over the
     samples.
     """
 
@@ -35,14 +44,16 @@ class ProgressLine:
     _width: int = field(default=0, init=False)
 
     @hookimpl
-    def run_started(self, run: RunInfo) -> None:
+    def run_started(self, event: RunStarted) -> None:
         """Forget what a run before this one left."""
         self._first = self._shown = self._last = None
         self._width = 0
 
     @hookimpl
-    def step_done(self, run: RunInfo, record: StepRecord) -> None:
+    def step_done(self, event: StepDone) -> None:
         """Show the record; where no terminal is watching, only each tenth of the run."""
+        run = event.run
+        record = event.record
         self._first = self._first or record
         self._last = record
         if self.stream.isatty():
@@ -59,14 +70,14 @@ class ProgressLine:
         self.stream.flush()
 
     @hookimpl
-    def run_finished(self, run: RunInfo, result: Result) -> None:
+    def run_finished(self, event: RunFinished) -> None:
         """Leave the last state on a line of its own."""
         if self._last is None:
             return
         if self.stream.isatty():
             self.stream.write("\n")
         elif self._shown is not self._last:
-            self.stream.write(f"{self._line(run, self._last)}\n")
+            self.stream.write(f"{self._line(event.run, self._last)}\n")
         self.stream.flush()
 
     def _line(self, run: RunInfo, record: StepRecord) -> str:
@@ -74,9 +85,10 @@ class ProgressLine:
         limit = f", {record.seconds:.0f}/{run.seconds:.0f} s" if by_time else f"/{run.iterations}"
         parts = [f"iteration {record.iteration}{limit}"]
         parts += [f"{name} {_mean(values):.4g}" for name, values in record.rewards.items()]
-        best = [value for value in record.best if math.isfinite(value)]
-        parts.append(f"best objective {_mean(best):.4g}" if best else "best objective -")
-        if log_p := record.figures.get("log_p"):
+        parts += [f"{name} {_mean(values):.4g}" for name, values in record.monitors.items()]
+        parts.append(f"best {_mean(record.best):.4g}")
+        log_p = record.least_log_p
+        if log_p is not None:
             least = f" (least {min(log_p):.2f})" if len(log_p) > 1 else ""
             parts.append(f"log P {_mean(log_p):.2f}{least}")
         left = self._seconds_left(run, record)
@@ -101,8 +113,9 @@ def _share(run: RunInfo, record: StepRecord) -> float:
 
 
 def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return math.fsum(values) / len(values)
+    """Of the samples that have a value; nan where none has."""
+    known = [value for value in values if math.isfinite(value)]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
 def _duration(seconds: float) -> str:

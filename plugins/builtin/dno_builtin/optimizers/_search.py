@@ -1,4 +1,4 @@
-"""Methods that look at values alone. Each iteration's noise is a candidate; the engine keeps the
+"""Methods that look at scores alone. Each iteration's noise is a candidate; the engine keeps the
 best.
 """
 
@@ -23,7 +23,7 @@ class BestOf:
 
     def step(self, objective: Objective, noise_BN: Tensor, state: State, /) -> tuple[Tensor, State]:
         """Evaluate this candidate, draw the next."""
-        objective.value(noise_BN)
+        objective.score(noise_BN)
         return objective.gaussian(), state
 
 
@@ -31,7 +31,7 @@ class BestOf:
 class Nearby:
     """Gaussian proposals around the best so far.
 
-    State: `centre_BN`, the best noise so far; `value_B`, its objective, -inf before the first
+    State: `centre_BN`, the best noise so far; `score_B`, its score, -inf before the first healthy
     evaluation.
     """
 
@@ -39,13 +39,16 @@ class Nearby:
 
     def init(self, noise_BN: Tensor, /) -> State:
         """Nothing evaluated yet."""
-        return {"centre_BN": noise_BN, "value_B": noise_BN.new_full((len(noise_BN),), -math.inf)}
+        nothing_B = noise_BN.new_full((len(noise_BN),), -math.inf)
+        return {"centre_BN": noise_BN, "score_B": nothing_B}
 
     def step(self, objective: Objective, noise_BN: Tensor, state: State, /) -> tuple[Tensor, State]:
         """Evaluate this proposal, keep it if it is better, propose the next."""
-        value_B = objective.value(noise_BN).to(noise_BN)
-        better_B = value_B > state["value_B"]
+        score_B = objective.score(noise_BN).to(noise_BN)
+        better_B = score_B > state["score_B"]
         centre_BN = torch.where(better_B[:, None], noise_BN, state["centre_BN"])
-        value_B = torch.where(better_B, value_B, state["value_B"])
-        proposal_BN = math.sqrt(1 - self.beta**2) * centre_BN + self.beta * objective.gaussian()
-        return proposal_BN, {"centre_BN": centre_BN, "value_B": value_B}
+        best_B = torch.where(better_B, score_B, state["score_B"])
+
+        kept = math.sqrt(1 - self.beta**2)
+        proposal_BN = kept * centre_BN + self.beta * objective.gaussian()
+        return proposal_BN, {"centre_BN": centre_BN, "score_B": best_B}

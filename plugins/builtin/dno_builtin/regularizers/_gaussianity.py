@@ -104,7 +104,7 @@ class GaussianityReport:
             rows = [self._row(wide(noise_N)) for noise_N in noise_BN]
         figures = {name: torch.stack([row[name] for row in rows]).to(noise_BN) for name in rows[0]}
         # An empty sum, so that the zeros still have a gradient.
-        return Penalty(noise_BN[:, :0].sum(1), figures)
+        return Penalty(noise_BN[:, :0].sum(1), figures=figures)
 
     def _row(self, noise_N: Tensor) -> dict[str, Tensor]:
         return {

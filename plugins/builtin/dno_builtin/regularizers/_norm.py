@@ -26,4 +26,4 @@ class NormPenalty:
         squared_B = torch.stack([wide(noise_N).square().sum() for noise_N in noise_BN])
         value_B = chi2_rate(squared_B.clamp(min=_SHORTEST * (entries - 1)), entries - 1)
         log_p_B = log_two_sided(chi2_score(host(squared_B), entries))
-        return Penalty(value_B.to(noise_BN), {"log_p": log_p_B.to(noise_BN)})
+        return Penalty(value_B.to(noise_BN), log_p_B.to(noise_BN))

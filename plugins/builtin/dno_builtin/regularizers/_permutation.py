@@ -245,7 +245,7 @@ class PermutationPenalty:
             # Type: ignore[no-untyped-call]
             value_B = _Closed.apply(noise_BN, value_B, torch.stack(grads).to(noise_BN))
         log_p_B = torch.minimum(log_p1_B, log_p2_B)
-        return Penalty(value_B, {"log_p": log_p_B, "log_p1": log_p1_B, "log_p2": log_p2_B})
+        return Penalty(value_B, log_p_B, {"log_p1": log_p1_B, "log_p2": log_p2_B})
 
     def _row(self, noise_N: Tensor, generator: Generator, with_grad: bool) -> _Row:
         shuffle = draw_shuffle(noise_N.numel(), self.vector_length, self.permutations, generator)

@@ -159,7 +159,7 @@ class WhitenessPenalty:
         length_B = torch.stack([row.length for row in rows])
         value_B = chi2_rate(length_B.clamp(min=dof), dof)
         log_p_B = log_upper(chi2_score(host(length_B), dof))
-        return Penalty(value_B.to(noise_BN), {"log_p": log_p_B.to(noise_BN)})
+        return Penalty(value_B.to(noise_BN), log_p_B.to(noise_BN))
 
     def _row(self, noise_N: Tensor, draws: Sequence[tuple[int, ...]]) -> _Length:
         length, dof, variance = noise_N.new_zeros(()), 0, 0.0

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from dno.plugin import ConfigError, RewardConfig, find_model
+from dno.plugin import ConfigError, RewardConfig, find_model, first_line, hub_is_offline
 
 PINNED: Final[Mapping[str, str]] = {
     "google/siglip2-so400m-patch14-384": "e8e487298228002f3d8a82e0cd5c8ea9c567f57f",
@@ -79,17 +79,16 @@ def look(
         raise ConfigError(
             f'"{model}" holds no {wanted}; name a folder that does, or a hub id', at=at
         )
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
     for name in names:
         path_or_none = try_to_load_from_cache(model, name, revision=commit(model, revision))
         if isinstance(path_or_none, str):
             return Path(path_or_none)
-    if constants.HF_HUB_OFFLINE:
+    if hub_is_offline():
         raise ConfigError(
             f'{wanted} of "{model}" is not on this machine and HF_HUB_OFFLINE forbids downloading '
-            "it; "
-            "unset that once, or name a local folder",
+            "it; unset that once, or name a local folder",
             at=at,
         )
     return None
@@ -169,8 +168,3 @@ def has_tokenizer(model: str) -> bool:
         Path(model, name).is_file()
         for name in ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
     )
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the advice that libraries add."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -21,9 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dno.plugin import ConfigError
-from dno_builtin._quiet import quiet
-from dno_builtin.rewards._files import first_line
+from dno.plugin import ConfigError, first_line, quiet
 
 _log = logging.getLogger("dno")
 

@@ -1,0 +1,148 @@
+"""What there is to say of a run, as plain values, from memory or from its folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dno.core.result import Outcome, Status, StepRecord
+from dno.errors import RunFolderError
+from dno.runs.saved import SavedRun
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one figure; means over the samples that could be evaluated."""
+
+    name: str
+    before: float
+    after: float
+
+    @property
+    def moved(self) -> float:
+        """After less before."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One run in numbers."""
+
+    status: Status
+    reason: str
+    """Why it stopped early."""
+    rewards: Sequence[Change]
+    climbed: Sequence[str]
+    """Those of the rewards that were optimised; others were only reported."""
+    monitors: Sequence[Change]
+    """Rewards that were held out."""
+    log_p: Change | None
+    """Of the regularizer whose log P was least at the best noise; None where none reports any."""
+    best_iterations: Sequence[int]
+    """Of each sample."""
+    iterations: int
+    """Done in all."""
+    left_at: int | None
+    """The first iteration at which some sample was not healthy."""
+    failures: Mapping[int, str]
+    seconds: float
+    network_evaluations: int
+    """Per sample, as `reward_calls`."""
+    reward_calls: int
+    peak_memory: int
+    """In bytes; 0 if unknown."""
+
+
+def facts_of(outcome: Outcome) -> Facts:
+    """The facts of a run in memory."""
+    snapshots = {"initial": outcome.initial, "best": outcome.best}
+    reached: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name, snapshot in snapshots.items():
+        groups = {
+            "rewards": snapshot.rewards,
+            "monitors": snapshot.monitors,
+            "log_p": snapshot.log_p,
+        }
+        reached[name] = {
+            group: {key: value.tolist() for key, value in values.items()}
+            for group, values in groups.items()
+        }
+    return _facts(
+        status=outcome.status,
+        reason=outcome.reason,
+        climbed=outcome.climbed,
+        initial=reached["initial"],
+        best=reached["best"],
+        best_iterations=[round(i) for i in outcome.best.iteration_B.tolist()],
+        failures=outcome.failures,
+        history=outcome.history,
+        peak_memory=outcome.peak_memory,
+    )
+
+
+def facts_of_saved(run: SavedRun) -> Facts:
+    """The facts of a run folder.
+
+    Raises:
+        RunFolderError: the run has not ended, or its files are damaged.
+    """
+    result = run.result
+    if run.status is None or not run.history:
+        raise RunFolderError(f"{run.path} has not ended; go on with it: dno resume {run.path}")
+    return _facts(
+        status=run.status,
+        reason=result["reason"],
+        climbed=result["climbed"],
+        initial=result["initial"],
+        best=result["best"],
+        best_iterations=result["best"]["iteration"],
+        failures={int(row): why for row, why in result["failures"].items()},
+        history=run.history,
+        peak_memory=result["peak_memory"],
+    )
+
+
+def _facts(
+    *,
+    status: Status,
+    reason: str,
+    climbed: Sequence[str],
+    initial: Mapping[str, Any],
+    best: Mapping[str, Any],
+    best_iterations: Sequence[int],
+    failures: Mapping[int, str],
+    history: Sequence[StepRecord],
+    peak_memory: int,
+) -> Facts:
+    last = history[-1]
+    return Facts(
+        status=status,
+        reason=reason,
+        rewards=_changes(initial["rewards"], best["rewards"]),
+        climbed=climbed,
+        monitors=_changes(initial["monitors"], best["monitors"]),
+        log_p=min(
+            _changes(initial["log_p"], best["log_p"]),
+            key=lambda change: change.after,
+            default=None,
+        ),
+        best_iterations=best_iterations,
+        iterations=last.iteration,
+        left_at=next((r.iteration for r in history if not all(r.healthy)), None),
+        failures=failures,
+        seconds=last.seconds,
+        network_evaluations=last.network_evaluations,
+        reward_calls=last.reward_calls,
+        peak_memory=peak_memory,
+    )
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    return [Change(name, _mean(values), _mean(after[name])) for name, values in before.items()]
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return math.fsum(known) / len(known) if known else math.nan

@@ -1,0 +1,82 @@
+"""Two ways of climbing one problem, at equal seconds, on models that are loaded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dno.core.budget import Budget
+from dno.core.result import Outcome
+from dno.errors import ConfigError
+from dno.registry.registry import OPTIMIZERS
+from dno.runs.load import Loaded, load
+from dno.runs.run import run
+from dno.runs.run_config import RunConfig, build_plugin_config
+from dno.runs.storage import free_folder
+
+_WITHOUT_END: Final = 10**6
+"""Iterations of the rival, whom the seconds stop."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What each of two optimizers reached in the same time."""
+
+    ours: Outcome
+    rival: Outcome
+    against: str
+    """What the rival is called."""
+
+
+def rival_of(config: RunConfig, against: Any) -> RunConfig:
+    """The configuration with another optimizer; its seconds are still to be set.
+
+    Args:
+        config: the run to compare with.
+        against: the rival's name, or a table with its options.
+
+    Raises:
+        ConfigError: there is no such optimizer.
+    """
+    try:
+        optimizer = build_plugin_config(OPTIMIZERS, against)
+    except ConfigError as error:
+        raise error.inside("optimizer", "compare") from None
+    changes = {"optimizer": optimizer, "iterations": _WITHOUT_END, "warm_start": None}
+    return config.model_copy(update=changes)
+
+
+def compare(
+    config: RunConfig,
+    against: Any,
+    out: Path | None = None,
+    *,
+    loaded: Loaded | None = None,
+) -> Comparison:
+    """Run a configuration, and then a rival optimizer for as many seconds.
+
+    Both are judged by the reward of their best healthy noise.
+
+    Args:
+        config: what to run.
+        against: the rival's name, or a table with its options.
+        out: folder of the run; the rival's has its name behind it. None keeps nothing on disk.
+        loaded: see `dno.runs.run.run`.
+
+    Raises:
+        ConfigError: see `dno.runs.run.run`; nothing was run.
+        RunError: see `dno.runs.run.run`.
+    """
+    rival = rival_of(config, against)
+    name = OPTIMIZERS.label(rival.optimizer)
+    beside: Path | None = None
+    if out is not None:
+        free_folder(out)
+        beside = free_folder(out.with_name(f"{out.name}-{name}"))
+
+    models = loaded or load(config)
+    ours = run(config, out, loaded=models)
+    seconds = max(ours.meter()["seconds"], 1e-3)
+    rival = rival.model_copy(update={"budget": Budget(seconds=seconds)})
+    return Comparison(ours, run(rival, beside, loaded=models), name)

@@ -1,0 +1,116 @@
+"""Models, once: what many problems can be posed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from dno.errors import ConfigError
+from dno.protocols import Reward, Sampler
+from dno.registry.configs import BuildContext
+from dno.runs.parts import Parts, at
+from dno.runs.run_config import RunConfig
+from dno.runs.storage import noise_file
+
+LOADED = ("device", "dtype", "sampler", "rewards", "monitors")
+"""Fields of a configuration that decide what is loaded."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A sampler and rewards with their models on the device."""
+
+    config: RunConfig
+    """What they were loaded for."""
+    context: BuildContext
+    sampler: Sampler
+    rewards: Mapping[str, Reward]
+    """Rewards and monitors, by their names in records."""
+
+    def check_fits(self, config: RunConfig) -> None:
+        """Raise `ConfigError` where a configuration needs something else to be loaded."""
+        for name in LOADED:
+            if getattr(config, name) != getattr(self.config, name):
+                raise ConfigError(
+                    "differs from what was loaded; load again for it, or leave it as it was",
+                    at=name,
+                )
+
+
+def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
+    """The sampler and the rewards that a configuration names.
+
+    All of the configuration that can be checked without loading a model is checked first.
+
+    Args:
+        config: what to load for.
+        fresh: whether the run is at its start, and so needs the noise to start from.
+
+    Raises:
+        ConfigError: with the place of what cannot be built.
+    """
+    device = find_device(config.device)
+    context = BuildContext(device=device, dtype=getattr(torch, config.dtype))
+    check(config, fresh=fresh)
+
+    parts = Parts.of(config)
+    sampler: Sampler = at("sampler", partial(config.sampler.build, context))
+    rewards = {
+        part.name: at(part.place, partial(part.config.build, context))
+        for part in (*parts.rewards, *parts.monitors)
+    }
+    return Loaded(config, context, sampler, rewards)
+
+
+def find_device(name: str) -> torch.device:
+    """The device that `RunConfig.device` names.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    here = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        here.append("mps")
+    here.append("cpu")
+    if name == "auto":
+        return torch.device(here[0])
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except Exception:
+        raise ConfigError(
+            f'there is no device "{name}" here; use one of: {", ".join(here)}', at="device"
+        ) from None
+    return device
+
+
+def check(config: RunConfig, *, fresh: bool = True) -> None:
+    """Raise `ConfigError` for what is certain to fail, with its place; loads nothing."""
+    if fresh and config.start is not None:
+        file = noise_file(config.start.expanduser())
+        if not file.is_file():
+            raise ConfigError(f"there is no file {file}", at="start")
+    if config.spread == 1:
+        raise ConfigError("should be 0, or at least 2: one sample has no spread", at="spread")
+
+    parts = Parts.of(config)
+    weighty: list[Any] = [*config.rewards, *config.regularizers]
+    if not any(part.weight for part in weighty):
+        raise ConfigError(
+            "every weight is 0, so there is nothing to optimise; give one a weight", at="rewards"
+        )
+    for reward in parts.rewards:
+        exact = reward.config.differentiable or not reward.config.weight
+        if config.gradient.method == "exact" and not exact:
+            raise ConfigError(
+                f'"{reward.name}" has no exact gradient; choose another gradient.method to '
+                "estimate one, or give it weight 0",
+                at=reward.place,
+            )
+    for part in parts:
+        at(part.place, part.config.check)
