@@ -16,11 +16,11 @@ from typing import Any
 
 import diffusers
 import torch
-from dno_builtin._quiet import quiet
 from dno_builtin.samplers._pipeline import PipelineSampler
 from torch import Tensor
 
 from dno.errors import DNOError
+from dno.plugin import quiet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "families"))
 from tiny_families import FAMILIES, OTHERS, tiny_call, tiny_pipeline

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from dno_builtin._quiet import quiet
 from dno_builtin.samplers._pipeline import PipelineSampler
 from tiny_families import FAMILIES, OTHERS, tiny_call, tiny_pipeline
 
-from dno.plugin import ConfigError, RunError
+from dno.plugin import ConfigError, RunError, quiet
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "figures" / "families.py"
 

@@ -18,7 +18,7 @@ from dno_builtin.samplers._pipeline import PipelineSampler
 from dno_builtin.samplers.pipeline import Pipeline
 from torch import Tensor
 
-from dno.plugin import BuildContext, ConfigError, RunError, gaussian_noise
+from dno.plugin import IMAGE, BuildContext, ConfigError, RunError, gaussian_noise
 from dno.testing.models import LATENT_SHAPE, Kind, tiny_stable_diffusion
 
 CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
@@ -118,6 +118,7 @@ def test_images_equal_the_diffusers_pipeline(kind: Kind, case: Case) -> None:
     model = made.bind(PROMPTS, SEEDS)
     images = model(model.noise_BN)
     assert images.dtype == torch.float32
+    assert model.medium == IMAGE
     torch.testing.assert_close(images, stock(pipe, case), atol=TOLERANCE, rtol=0)
     assert torch.equal(images, model(model.noise_BN))
 

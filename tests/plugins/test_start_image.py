@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dno_builtin._quiet import quiet
 from dno_builtin.regularizers.permutation import Permutation
 from dno_builtin.samplers.ddim import DDIM
 from PIL import Image
 
 import dno
 from dno.core.noise import evaluation_generators
-from dno.plugin import BuildContext
+from dno.plugin import BuildContext, quiet
 
 CONTEXT = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 
@@ -54,7 +53,7 @@ def test_the_picture_comes_back_from_likely_noise(picture):
     assert not torch.allclose(noise_BN[0], noise_BN[1], atol=0.1)
 
     penalty = Permutation().build(CONTEXT)(noise_BN, evaluation_generators([0, 1], 0))
-    assert (penalty.figures["log_p"] > -4.6).all()
+    assert (penalty.log_p_B > -4.6).all()
 
 
 def test_the_ode_is_solved_backwards(picture):

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from dno.plugin import ConfigError
-from dno_builtin._quiet import quiet
+from dno.plugin import ConfigError, quiet
 
 from ._diffusers.folder import PIPELINES, check_size, check_steps
 from ._diffusers.invert import noise_of

@@ -9,8 +9,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from dno.plugin import ConfigError
-from dno_builtin._quiet import quiet
+from dno.plugin import ConfigError, quiet
 
 _NEEDED = ("prompt", "output_type", "return_dict")
 """Arguments without which a call cannot make images of prompts for us."""

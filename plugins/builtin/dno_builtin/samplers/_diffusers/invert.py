@@ -13,7 +13,7 @@ from diffusers import DDIMInverseScheduler
 from PIL import Image
 from torch import Tensor
 
-from dno_builtin._quiet import quiet
+from dno.plugin import quiet
 
 from .noise_map import PipelineNoiseMap, split_draws
 from .schedule import UNCLIPPED, Scheduler

@@ -12,11 +12,9 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
-from dno.plugin import ConfigError
-from dno_builtin._quiet import quiet
+from dno.plugin import ConfigError, first_line, quiet
 
 from .call import check_class
-from .errors import first_line
 from .folder import check_index
 from .modules import wide_dtype
 

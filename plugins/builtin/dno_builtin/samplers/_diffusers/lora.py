@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dno.plugin import ConfigError
-
-from .errors import first_line
+from dno.plugin import ConfigError, first_line
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 

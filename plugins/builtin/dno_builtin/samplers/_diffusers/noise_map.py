@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dno.plugin import ConfigError, RunError, gaussian_noise
+from dno.plugin import IMAGE, ConfigError, Medium, RunError, gaussian_noise
 
 from .call import call_pipeline
 from .modules import Function, without_gradient
@@ -35,6 +35,9 @@ class PipelineNoiseMap:
             images.
         RunError: it draws noise that is not Gaussian.
     """
+
+    medium: Medium = IMAGE
+    """What its samples are; the rehearsal holds the pipeline to it."""
 
     def __init__(
         self,

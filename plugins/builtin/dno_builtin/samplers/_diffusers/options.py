@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, PlainSerializer, WithJsonSchema
 
-from dno.plugin import BuildContext, ConfigError, SamplerConfig, find_model
+from dno.plugin import BuildContext, ConfigError, SamplerConfig, find_model, hub_is_offline
 
 from .folder import INDEX, check_folder, check_index, read_json
 from .lora import check as check_loras
@@ -96,14 +96,14 @@ class DiffusersConfig(SamplerConfig):
 
     def _cached(self, hub_id: str) -> Path | None:
         """The folder that a hub id was downloaded to; None where that is yet to be done."""
-        from huggingface_hub import constants, try_to_load_from_cache
+        from huggingface_hub import try_to_load_from_cache
 
         index = try_to_load_from_cache(hub_id, INDEX, revision=self.revision)
         if isinstance(index, str):
             check_index(read_json(Path(index)), hub_id, self.classes)
             return Path(index).parent
 
-        if constants.HF_HUB_OFFLINE:
+        if hub_is_offline():
             raise ConfigError(
                 f'"{hub_id}" is not on this machine, and HF_HUB_OFFLINE forbids downloading it',
                 at="model",

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dno.plugin import ConfigError, RunError
+from dno.plugin import ConfigError, RunError, first_line
 
 from .call import call_pipeline
-from .errors import first_line
 from .parts import for_one_call
 from .tape import NoiseTape
 from .watch import Watch

@@ -11,10 +11,7 @@ import torch
 from diffusers import DDIMScheduler, SchedulerMixin
 from torch import Tensor
 
-from dno.plugin import ConfigError
-from dno_builtin._quiet import quiet
-
-from .errors import first_line
+from dno.plugin import ConfigError, first_line, quiet
 
 UNCLIPPED = {"clip_sample": False, "thresholding": False}
 """Scheduler options that are always put in: gradients vanish where either acts."""
