@@ -20,6 +20,8 @@ from torch import Tensor
 from dno.plugin import BuildContext, ConfigError, RunError, gaussian_noise
 from dno.testing.models import LATENT_SHAPE, Kind, tiny_stable_diffusion
 
+pytestmark = pytest.mark.slow
+
 CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 PROMPTS, SEEDS = ["a black cat", "a white dog"], [3, 4]
 STEPS = 4

@@ -14,6 +14,8 @@ import dno
 from dno.core.noise import evaluation_generators
 from dno.plugin import BuildContext
 
+pytestmark = pytest.mark.slow
+
 CONTEXT = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 
 
