@@ -12,6 +12,8 @@ from PIL import Image
 
 from dno.cli import main as cli
 
+pytestmark = pytest.mark.slow
+
 
 def mean_pixel(path: Path) -> float:
     return float(np.asarray(Image.open(path)).mean() / 255)

@@ -124,6 +124,7 @@ def score(images, prompts):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "told", "line", "code"),
     [

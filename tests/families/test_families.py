@@ -14,6 +14,8 @@ from tiny_families import FAMILIES, OTHERS, tiny_call, tiny_pipeline
 
 from dno.plugin import ConfigError, RunError, quiet
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "docs" / "figures" / "families.py"
 
 

@@ -25,6 +25,8 @@ from torch import Tensor
 from dno.plugin import BuildContext, ConfigError, find_model, gaussian_noise
 from dno.testing.models import LATENT_SHAPE, Kind, Prediction, tiny_scheduler, tiny_stable_diffusion
 
+pytestmark = pytest.mark.slow
+
 CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PROMPTS = ["a black cat", "a white dog"]

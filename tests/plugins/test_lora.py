@@ -12,6 +12,8 @@ from dno.errors import ConfigError
 from dno.plugin import BuildContext
 from dno.testing.models import tiny_stable_diffusion
 
+pytestmark = pytest.mark.slow
+
 peft = pytest.importorskip("peft")
 CONTEXT = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 

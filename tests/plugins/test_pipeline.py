@@ -21,6 +21,8 @@ from torch import Tensor
 from dno.plugin import IMAGE, BuildContext, ConfigError, RunError, gaussian_noise
 from dno.testing.models import LATENT_SHAPE, Kind, tiny_stable_diffusion
 
+pytestmark = pytest.mark.slow
+
 CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 PROMPTS = ["a black cat", "a white dog"]
 SEEDS = [3, 4]

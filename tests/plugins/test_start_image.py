@@ -13,6 +13,8 @@ import dno
 from dno.core.noise import evaluation_generators
 from dno.plugin import BuildContext, quiet
 
+pytestmark = pytest.mark.slow
+
 CONTEXT = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 
 

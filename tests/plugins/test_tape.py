@@ -14,6 +14,8 @@ from torch import Tensor
 from dno.plugin import RunError
 from dno.testing.models import tiny_stable_diffusion
 
+pytestmark = pytest.mark.slow
+
 
 def constant(value: float) -> Callable[[tuple[int, ...]], Tensor]:
     return lambda shape: torch.full(shape, value)

@@ -115,6 +115,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         RunFolder(tmp_path / "file" / "run")
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time(folder):
     code = (
         "from pathlib import Path; from dno.runs.storage import RunFolder; "
@@ -156,6 +157,7 @@ def test_a_damaged_state_is_told(folder, harm):
         folder.load_state(CONFIG, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_harms_nothing_written_before(folder, tmp_path):
     folder.save_state(loop_state(), CONFIG)
     before = {p.name: p.read_bytes() for p in folder.path.iterdir()}
