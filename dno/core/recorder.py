@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dno.core.noise import evaluation_generators
+from dno.core.noise import evaluation_generators, normal
 from dno.core.problem import Evaluation, Problem
 from dno.core.result import Snapshot
 from dno.protocols import Slopes
@@ -88,7 +88,7 @@ class Recorder:
         seeds = [seed for _, seed in self._problem.items]
         shape = self._start_BN.shape[1:]
         generators = evaluation_generators(seeds, number)
-        rows = [torch.randn(shape, generator=generator) for generator in generators]
+        rows = [normal(shape, generator) for generator in generators]
         return torch.stack(rows).to(self._start_BN)
 
     def at_start(self) -> Evaluation:

@@ -86,7 +86,8 @@ def resume(
     with RunFolder(path) as folder:
         state = folder.load_state(config, find_device(config.device))
         done = state.iteration - _warm_up(config) if state else 0
-        if done > config.iterations:
+        # On coarser grids a run has steps of its own besides those that were asked for.
+        if done > config.iterations and not config.coarse:
             raise ConfigError(f"{done} are done already, got {config.iterations}", at="iterations")
         models = load(config, fresh=state is None)
         return _run(config, models, folder, state)

@@ -33,9 +33,7 @@ _CLIPPING = ("clip_sample", "thresholding")
 
 
 class Pipeline(DiffusersConfig):
-    """Any diffusers text-to-image pipeline, sampled as it samples itself, with all its Gaussian
-    noise exposed.
-    """
+    """Any diffusers text-to-image pipeline, sampled as it samples itself, all its noise exposed."""
 
     steps: Annotated[int | None, Field(ge=1)] = None
     """Denoising steps; the pipeline's default if not given."""
