@@ -27,8 +27,8 @@ def main() -> None:
         if sys.argv[1:] == ["plugins", "list"]:
             # Typer would import pydantic for the parameters of commands, and this one has none.
             plugins.list_plugins()
-        else:
-            make_app()(prog_name="dno")
+            sys.exit(ending.SUCCESS)
+        make_app()(prog_name="dno")
     except ConfigError as error:
         _fail(error, ending.MISTAKE)
     except DNOError as error:

@@ -175,6 +175,20 @@ def test_the_tables_are_read_without_pydantic():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_help_of_other_plugins_imports_nothing_heavy():
+    code = (
+        "import sys; from dno.cli.main import main\n"
+        "sys.argv = ['dno', 'optimize', '--sampler', 'pipeline', '--optimizer', 'langevin',"
+        " '--regularizer', 'whiteness', '--reward', 'clip', '--help']\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'diffusers', 'transformers', 'safetensors'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "[not an option of langevin]" in " ".join(done.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
