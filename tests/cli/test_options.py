@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -156,6 +158,12 @@ def test_help_has_a_section_for_each_group_and_each_option_once(dno):
         if line.startswith("  --")
     }
     assert len(starts) == 1
+
+
+def test_the_reference_page_is_made_from_the_tables():
+    script = Path(__file__).parents[2] / "docs" / "figures" / "option_reference.py"
+    page = runpy.run_path(str(script))
+    assert page["PAGE"].read_text(encoding="utf-8") == page["text"](), f"run: python {script}"
 
 
 def test_a_misspelt_option_names_the_near_one(dno):
