@@ -33,18 +33,23 @@ PICTURES: Final = ("initial.png", "best.png", "curve.png")
 _LIBRARIES: Final = ("torch", "diffusers", "transformers", "pluggy", "pydantic", "importlib")
 
 
-def finish(result: Result) -> None:
-    """Tell how a run that has a folder went; end the command unless it went well."""
+def finish(*results: Result) -> None:
+    """End the command with the worst of the codes of runs that were told."""
+    code = max(CODES[result.status.value] for result in results)
+    if code != SUCCESS:
+        raise typer.Exit(code)
+
+
+def tell(result: Result) -> None:
+    """Say how a run that has a folder went, and what kept it from going well, if anything."""
     assert result.folder is not None
     for name in PICTURES:
         if (result.folder / name).exists():
             typer.echo(result.folder / name)
     typer.echo(result.verdict())
 
-    code = CODES[result.status.value]
-    if code != SUCCESS:
+    if CODES[result.status.value] != SUCCESS:
         typer.echo(f"dno: {_what_to_do(result)}", err=True)
-        raise typer.Exit(code)
 
 
 def _what_to_do(result: Result) -> str:

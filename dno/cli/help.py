@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from dno.runs.shorthands import Shorthand
 
 _ARGUMENTS: Final = "dno.cli.help.arguments"
-_FIRST_COLUMN: Final = 28
+_WIDEST: Final = 30
+"""Columns for what an option is called; the meaning of a longer one goes below it."""
 
 # Contexts and formatters are `Any` here: Typer has a click of its own, and keeps its types private.
 
@@ -41,17 +42,16 @@ class OptimizeCommand(TyperCommand):
             spelled, text = row
             if parameter.param_type_name == "argument":
                 spelled = parameter.metavar or spelled
-            # As wide everywhere, so that the second columns of all sections are one.
-            spelled = spelled.ljust(_FIRST_COLUMN)
-            text = helps.get(parameter.name, text)
-
             # --help itself has no group.
             group = getattr(parameter, "rich_help_panel", None) or Group.REST.name
-            sections[Group[group]].append((spelled, text))
+            sections[Group[group]].append((spelled, helps.get(parameter.name, text)))
 
+        widest = max(len(spelled) for rows in sections.values() for spelled, _ in rows)
         for group, rows in sections.items():
+            # As wide everywhere, so that the second columns of all sections are one.
+            padded = [(spelled.ljust(min(widest, _WIDEST)), text) for spelled, text in rows]
             with formatter.section(group.value):
-                formatter.write_dl(rows)
+                formatter.write_dl(padded, col_max=_WIDEST)
 
     def _given(self, ctx: Any) -> Mapping[str, Any]:
         """What was given besides --help, as far as it can be read."""
@@ -146,8 +146,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_shown, value))
     if isinstance(value, Mapping):
-        weight = f"={_shown(value['weight'])}" if "weight" in value else ""
-        return f"{value['use']}{weight}"
+        name = str(value.get("use", ""))
+        return f"{name}={_shown(value['weight'])}" if "weight" in value else name
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from dno.cli.config import start_values
-from dno.cli.ending import finish
+from dno.cli.ending import finish, tell
 from dno.cli.help import OptimizeCommand
 
 if TYPE_CHECKING:
@@ -102,10 +102,12 @@ def optimize(
     from dno.runs.storage import free_folder
 
     folder = free_folder(out or default_folder(run_config.prompts[0]))
-    if compare is None:
-        finish(run(run_config, folder))
-    else:
+    if compare is not None:
         _run_and_compare(run_config, compare, folder)
+        return
+    result = run(run_config, folder)
+    tell(result)
+    finish(result)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -181,6 +183,7 @@ def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
     from dno.api import compare
 
     both = compare(run_config, name, folder)
-    finish(both.ours)
+    tell(both.ours)
     typer.echo(f"\n{both.against} in the same {both.ours.meter()['seconds']:.0f} s:")
-    finish(both.rival)
+    tell(both.rival)
+    finish(both.ours, both.rival)

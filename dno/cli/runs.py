@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dno.cli.ending import finish
+from dno.cli.ending import finish, tell
 
 
 def resume(
@@ -34,4 +34,6 @@ def resume(
     # After what was given has been read: this imports torch, which takes seconds.
     from dno.api import resume as go_on
 
-    finish(go_on(folder, iterations=iterations, settings=changes))
+    result = go_on(folder, iterations=iterations, settings=changes)
+    tell(result)
+    finish(result)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 from typer.main import get_command
 
-from dno.cli.ending import CODES
+from dno.cli.ending import CODES, finish
 from dno.cli.help import option_helps
 from dno.cli.main import make_app
 from dno.core.result import Status
@@ -127,7 +128,15 @@ def test_help_goes_by_the_file_and_the_order_of_options_does_not_matter(dno, tmp
 
 @pytest.mark.parametrize(
     "text",
-    ["sampler = 5", "[sampler]\nsteps = 3", "seeds = []", "budget = 3", "regularizers = [5]"],
+    [
+        "sampler = 5",
+        "[sampler]\nsteps = 3",
+        "seeds = []",
+        "budget = 3",
+        "regularizers = [5]",
+        "[[rewards]]\nweight = 3",
+        "observers = 3",
+    ],
 )
 def test_help_is_there_whatever_is_wrong_with_the_file(dno, tmp_path, text):
     file = tmp_path / "run.toml"
@@ -171,6 +180,16 @@ def test_a_misspelt_option_names_the_near_one(dno):
     assert (code, out) == (2, "")
     assert "No such option: --rewrd" in err
     assert "--reward" in err.splitlines()[-1]
+
+
+def test_the_command_line_imports_nothing_of_other_rooms_before_it_must():
+    code = (
+        "import sys, dno.cli.main\n"
+        "ours = {name for name in sys.modules if name.startswith('dno.')}\n"
+        "strange = {name for name in ours if not name.startswith('dno.cli')}\n"
+        "assert not strange, strange"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_tables_are_read_without_pydantic():
@@ -218,3 +237,29 @@ def test_a_shell_completes_options_and_names_of_plugins(dno, monkeypatch, words,
 def test_every_status_has_an_exit_code_and_two_are_success():
     assert {status.value for status in Status} <= CODES.keys()
     assert {name for name, code in CODES.items() if code == 0} == {"finished", "stopped"}
+
+
+@dataclass
+class Ended:
+    """As much of a result as its exit code depends on."""
+
+    status: Status
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        (["finished", "stopped"], 0),
+        (["partial"], 1),
+        (["failed", "finished"], 1),
+        (["finished", "interrupted", "failed"], 130),
+    ],
+)
+def test_a_command_ends_with_the_worst_of_its_runs(statuses, code):
+    results = [Ended(Status(status)) for status in statuses]
+    if code == 0:
+        finish(*results)
+        return
+    with pytest.raises(typer.Exit) as stop:
+        finish(*results)
+    assert stop.value.exit_code == code
