@@ -172,7 +172,8 @@ def _configure(
     *,
     source: str,
 ) -> RunConfig:
-    from dno.runs.shorthands import assemble, parse_settings
+    from dno.runs.shorthands import assemble
+    from dno.runs.spellings import parse_settings
 
     placed = parse_settings(settings or [])
     return assemble(values, options, placed, source=source, command_line=True)

@@ -27,7 +27,7 @@ def resume(
     ] = None,
 ) -> None:
     """Go on with a run that was stopped or killed, or give a finished one more iterations."""
-    from dno.runs.shorthands import parse_settings
+    from dno.runs.spellings import parse_settings
 
     changes = dict(parse_settings(settings or []))
 

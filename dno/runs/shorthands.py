@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from numbers import Integral
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -31,6 +28,15 @@ from typing import (
 )
 
 from dno.errors import ConfigError
+from dno.runs.spellings import (
+    first_seed,
+    listed,
+    number_or_word,
+    seeds_from_the_first,
+    warm_start_table,
+    weighted,
+    weighted_or_none,
+)
 
 if TYPE_CHECKING:
     from dno.runs.draft import Draft
@@ -102,8 +108,8 @@ class Options(TypedDict, total=False):
             "seeds",
             Group.DRAW,
             "First seed, meaning what a CPU generator so seeded means to diffusers.",
-            read=_first_seed,
-            tell=lambda seeds: _listed(seeds)[0],
+            read=first_seed,
+            tell=lambda seeds: listed(seeds)[0],
         ),
     ]
     batch: Annotated[
@@ -112,8 +118,8 @@ class Options(TypedDict, total=False):
             "seeds",
             Group.DRAW,
             "Samples per prompt, from SEED, SEED + 1, ...",
-            read=_seeds_from_the_first,
-            tell=lambda seeds: len(_listed(seeds)),
+            read=seeds_from_the_first,
+            tell=lambda seeds: len(listed(seeds)),
         ),
     ]
     negative_prompt: Annotated[
@@ -138,7 +144,7 @@ class Options(TypedDict, total=False):
             Group.CLIMB,
             "Weight of every regularizer, or auto to hold log P at a target.",
             metavar="WEIGHT",
-            read=_number_or_word,
+            read=number_or_word,
         ),
     ]
     model: Annotated[
@@ -182,7 +188,7 @@ class Options(TypedDict, total=False):
             Group.METHOD,
             "Search that comes first: best-of-8, or NAME=COUNT for another optimizer's steps.",
             metavar="SEARCH",
-            read=_warm_start,
+            read=warm_start_table,
         ),
     ]
     iterations: Annotated[
@@ -228,7 +234,7 @@ class CommandLine(TypedDict, total=False):
             "What to climb; repeatable. A weight of 0 only reports it.",
             metavar="NAME[=WEIGHT]",
             names="rewards",
-            read=_weighted,
+            read=weighted,
         ),
     ]
     monitor: Annotated[
@@ -249,7 +255,7 @@ class CommandLine(TypedDict, total=False):
             "What keeps noise Gaussian; repeatable; or none.",
             metavar="NAME[=WEIGHT]",
             names="regularizers",
-            read=_weighted_or_none,
+            read=weighted_or_none,
         ),
     ]
     sampler: Annotated[
@@ -361,90 +367,8 @@ def put_option(draft: Draft, option: Shorthand, value: object, *, command_line: 
             draft.put(place, read, source)
 
 
-def parse_value(text: str) -> Any:
-    """A command-line value as TOML would read it; text that is not a TOML value is itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        return text
-
-
-def parse_settings(texts: Sequence[str]) -> list[tuple[str, Any]]:
-    """The places and values of `PLACE=VALUE` texts.
-
-    Raises:
-        ConfigError: a text has another form.
-    """
-    settings = []
-    for text in texts:
-        place, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"needs the form PLACE=VALUE, got {text!r}", source="--set")
-        settings.append((place.strip(), parse_value(value)))
-    return settings
-
-
 def _near(name: str, known: Sequence[str]) -> str:
     """What may have been meant by a name that is not known."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{hint}known: {', '.join(known)}"
-
-
-# How options are read: each function gets what was given, and what is at its place so far.
-
-
-def _number_or_word(value: Any, before: object) -> Any:
-    return parse_value(value) if isinstance(value, str) else value
-
-
-def _weighted(texts: Sequence[str], before: object) -> list[dict[str, Any]]:
-    """Each `NAME` or `NAME=WEIGHT` as a table."""
-    tables = []
-    for text in texts:
-        name, equals, weight = text.partition("=")
-        table: dict[str, Any] = {"use": name}
-        if equals:
-            table["weight"] = parse_value(weight)
-        tables.append(table)
-    return tables
-
-
-def _weighted_or_none(texts: Sequence[str], before: object) -> list[dict[str, Any]]:
-    return _weighted([text for text in texts if text != "none"], before)
-
-
-def _warm_start(text: str, before: object) -> dict[str, Any]:
-    """`best-of-8` or `NAME=COUNT` as a table: a number at the end stands for the n of a name."""
-    match = re.fullmatch(r"(?P<name>.+)=(?P<count>\d+)|(?P<stem>.+-)(?P<n>\d+)", str(text))
-    if match is None:
-        raise ConfigError(f"needs the form best-of-8 or NAME=COUNT, got {text!r}")
-    if match["stem"]:
-        return {"optimizer": {"use": f"{match['stem']}n"}, "iterations": int(match["n"])}
-    return {"optimizer": {"use": match["name"]}, "iterations": int(match["count"])}
-
-
-def _first_seed(seed: object, before: object) -> list[int]:
-    return [_whole(seed, least=0)]
-
-
-def _seeds_from_the_first(count: object, seeds: Any) -> list[int]:
-    count = _whole(count, least=1)
-    try:
-        first = _whole(_listed(seeds)[0], least=0)
-    except ConfigError as error:
-        raise error.inside("seeds") from None
-    return [first + index for index in range(count)]
-
-
-def _listed(seeds: Any) -> list[Any]:
-    """Seeds as a list: a file may have one by itself."""
-    if isinstance(seeds, (list, tuple)) and seeds:
-        return list(seeds)
-    return [seeds]
-
-
-def _whole(value: object, *, least: int) -> int:
-    if not isinstance(value, Integral) or value < least:
-        raise ConfigError(f"must be a whole number of at least {least}, got {value!r}")
-    return int(value)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from dno.errors import ConfigError
 from dno.runs.load import load
 from dno.runs.run_config import RunConfig, put, read_toml
-from dno.runs.shorthands import assemble, parse_value
+from dno.runs.shorthands import assemble
+from dno.runs.spellings import parse_value
 
 REWARDS = st.lists(
     st.one_of(
