@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dno.errors import ConfigError
-from dno.runs.pose import build
+from dno.runs.load import load
 from dno.runs.run_config import RunConfig, put, read_toml
 from dno.runs.shorthands import assemble, parse_value
 
@@ -281,7 +281,7 @@ def test_a_live_object_is_a_config_and_is_only_named_when_saved():
 def test_an_object_of_the_wrong_kind_is_refused_before_anything_is_built(field, part, told):
     config = RunConfig.parse({"prompts": "x", "rewards": ["brightness"], field: part})
     with pytest.raises(ConfigError, match=told):
-        build(config)
+        load(config)
 
 
 def test_a_bad_weight_of_a_live_object_is_one_sentence():
