@@ -93,7 +93,7 @@ class _Recorder:
         return Slopes(
             reward_B=evaluation.reward_B.nan_to_num(nan=-math.inf),
             reward_grad_BN=evaluation.reward_grad_BN,
-            penalty_B=evaluation.penalty_B,
+            penalty_B=evaluation.penalty_B.nan_to_num(nan=0.0),
             penalty_grad_BN=evaluation.penalty_grad_BN,
         )
 
@@ -301,7 +301,7 @@ class _Loop:
 
             best = self.state.best
             assert best is not None
-            met = self.budget.met(self.state.history[-1], best.score_B)
+            met = self.budget.met(self.state.history[-1], best.score_B, self.state.failures)
             if met or asked_to_stop:
                 self.reason = met or "an observer asked to stop"
                 return
@@ -425,8 +425,9 @@ def _checked_step(answer: object, noise_BN: Tensor) -> tuple[Tensor, State]:
             f"the optimizer must return noise of shape {tuple(noise_BN.shape)} and its state; "
             f"got {answer!r}"
         )
-    named = isinstance(memory, Mapping)
-    if not named or not all(isinstance(value, Tensor) for value in memory.values()):
+    if not isinstance(memory, Mapping) or not all(
+        isinstance(value, Tensor) for value in memory.values()
+    ):
         raise RunError(
             "the optimizer's state must be tensors by name, so that it can be saved; "
             f"got {memory!r}"
