@@ -46,7 +46,6 @@ CONTRACTS: dict[type[PluginConfig], type[ConfigContract[Any]]] = {
 
 def contract(config: PluginConfig) -> ConfigContract[Any]:
     kind = next(kind for kind in CONTRACTS if isinstance(config, kind))
-    # Type: ignore[no-any-return]
     return type("TestPlugin", (CONTRACTS[kind],), {"config": config, "__module__": "their_tests"})()
 
 
