@@ -44,8 +44,7 @@ class Length:
     def __call__(self, noise_BN: Tensor, generators: Sequence[Generator], /) -> Penalty:
         away_B = noise_BN.square().mean(dim=1) - 1
         score_B = away_B.detach() * (noise_BN.shape[1] / 2) ** 0.5
-        log_p_B = torch.special.log_ndtr(-score_B.abs())
-        return Penalty(value_B=away_B.square(), log_p_B=log_p_B)
+        return Penalty(value_B=away_B.square(), log_p_B=-score_B.square() / 2)
 
 
 def log_p(penalty: Penalty) -> Tensor:

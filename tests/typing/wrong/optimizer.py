@@ -30,8 +30,8 @@ class DerivedNoiseOnly(Optimizer):
         return {}
 
     def step(
-        self, objective: Objective, noise_BN: Tensor, s: State, /
-    ) -> Tensor:  # wrong: no state
+        self, objective: Objective, noise_BN: Tensor, state: State, /
+    ) -> Tensor:  # wrong: alone
         return noise_BN
 
 
@@ -156,9 +156,9 @@ def ask(objective: Objective, noise_BN: Tensor, state: State) -> Tensor:
     scores: list[float] = objective.score(noise_BN)  # wrong: a tensor
     objective.score(noise_BN, scores)  # wrong: takes noise alone
     both: tuple[Tensor, Tensor] = objective.slopes(noise_BN)  # wrong: rewards and penalties apart
-    gradient += objective.slopes(noise_BN).grad_BN  # wrong: there are two gradients
+    print(objective.slopes(noise_BN).grad_BN)  # wrong: there are two gradients
     objective.slopes(noise_BN).reward_B = both[0]  # wrong: slopes are told, not set
-    gradient += objective.slopes(noise_BN).log_p_B  # wrong: no such field
+    print(objective.slopes(noise_BN).log_p_B)  # wrong: no such field
     objective(noise_BN)  # wrong: an objective is not called
     objective.gradient(noise_BN)  # wrong: no such method
     objective.gaussian(3)  # wrong: takes nothing
