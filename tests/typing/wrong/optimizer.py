@@ -29,9 +29,7 @@ class DerivedNoiseOnly(Optimizer):
     def init(self, noise_BN: Tensor, /) -> State:
         return {}
 
-    def step(
-        self, objective: Objective, noise_BN: Tensor, state: State, /
-    ) -> Tensor:  # wrong: alone
+    def step(self, ask: Objective, noise_BN: Tensor, old: State, /) -> Tensor:  # wrong: no state
         return noise_BN
 
 
