@@ -183,7 +183,7 @@ class _Loop:
         coarse = self.phases[state.phase].coarse is not None
         best = state.coarse_best if coarse else state.best
         assert best is not None
-        return self.budget.met(state.history[-1], best.score_B)
+        return self.budget.met(state.history[-1], best.score_B, state.failures)
 
     def _hand_over(self, state: LoopState) -> None:
         """Look on the run's own grid at what a coarse phase reached, or it would not count."""

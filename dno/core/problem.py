@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from dno.core.gradients import GradientConfig
 from dno.core.noise import evaluation_generators
 from dno.errors import DNOError, RunError
+from dno.media import medium_of
 from dno.protocols import Constraint, NoiseMap, Penalty, Regularizer, Reward
 
 T = TypeVar("T")
@@ -258,14 +259,7 @@ class _Asked:
             samples = _call("the sampler", self.problem.sample, self.noise_BN)
         self._check_samples(samples, through)
 
-        finite_B = _finite(samples)
-        if not finite_B.all():
-            self._fail(~finite_B, "the sampler", "its output is not finite", _SMALLER)
-            # Rewards must not meet what is not a picture; these rows' answers are not used.
-            shape = (-1, *[1] * (samples.dim() - 1))
-            samples = samples.where(finite_B.view(shape), 0.0)
-
-        self.samples = samples
+        self.samples = self._finite(samples)
         self.device = samples.device
         self.reward_B = torch.zeros(self.batch, device=self.device)
         self.penalty_B = torch.zeros(self.batch, device=self.device)
@@ -296,6 +290,17 @@ class _Asked:
                 "the sampler returned samples that are cut off from the noise, so there is no "
                 "gradient"
             )
+        medium_of(self.problem.sample, samples)
+
+    def _finite(self, samples: Tensor) -> Tensor:
+        """Samples of some copies of the batch, 0 where one is not finite; its row has failed."""
+        finite = samples.detach().flatten(1).isfinite().all(dim=1)
+        if finite.all():
+            return samples
+        finite_B = finite.view(-1, self.batch).all(dim=0)
+        self._fail(~finite_B, "the sampler", "its output is not finite", _SMALLER)
+        # Rewards must not meet what is not a picture; these rows' answers are not used.
+        return samples.where(finite.view(-1, *[1] * (samples.dim() - 1)), 0.0)
 
     def ask_reward(self, reward: RewardTerm) -> None:
         """The reward's value, with its gradient where it has one and is climbed."""
@@ -315,7 +320,7 @@ class _Asked:
     def _reward_value(self, who: str, call: Reward, exact: bool) -> Tensor:
         with torch.set_grad_enabled(exact):
             samples = self.samples if exact else self.samples.detach()
-            answer = self._answer_of(who, call, samples)
+            answer = self._answer_of(who, call, samples, self.prompts)
             value_B = self._checked(who, answer, self.batch)
             if exact and not value_B.requires_grad:
                 raise RunError(
@@ -324,45 +329,57 @@ class _Asked:
                 )
         return self._require_finite(who, value_B)
 
-    def _answer_of(self, who: str, call: Reward, samples: Tensor) -> object:
-        """What a reward says of the samples; where it fails, it is asked about each alone."""
+    def _answer_of(self, who: str, call: Reward, samples: Tensor, prompts: Sequence[str]) -> object:
+        """What a reward says of samples; where it fails, it is asked about each alone."""
         try:
-            return call(samples, self.prompts)
+            return call(samples, prompts)
         except (DNOError, torch.OutOfMemoryError):
             # What a plugin raises on purpose concerns the whole run.
             raise
         except Exception as error:
             if self.batch == 1:
                 raise _failed(who, error) from error
-            return self._answers_one_by_one(who, call, samples, error)
+            return self._answers_one_by_one(who, call, samples, prompts, error)
 
     def _answers_one_by_one(
-        self, who: str, call: Reward, samples: Tensor, first: Exception
+        self,
+        who: str,
+        call: Reward,
+        samples: Tensor,
+        prompts: Sequence[str],
+        first: Exception,
     ) -> Tensor:
         """A failing reward's answers, nan for the samples that it fails for.
 
+        Args:
+            who: the reward, in messages.
+            call: it.
+            samples: of some copies of the batch.
+            prompts: theirs.
+            first: what it said of all together.
+
         Raises:
-            RunError: it fails for all.
+            RunError: it fails for every row of the batch.
         """
-        rows: list[Tensor] = []
+        answers: list[Tensor] = []
         failures: dict[int, str] = {}
-        for i in range(self.batch):
+        for i in range(len(samples)):
             one = slice(i, i + 1)
             try:
-                answer = call(samples[one], self.prompts[one])
-                rows.append(self._checked(who, answer, 1))
+                answer = call(samples[one], prompts[one])
+                answers.append(self._checked(who, answer, 1))
             except (DNOError, torch.OutOfMemoryError):
                 raise
             except Exception as error:
-                failures[i] = str(_failed(who, error))
-                rows.append(torch.full((1,), math.nan, device=self.device))
+                failures.setdefault(i % self.batch, str(_failed(who, error)))
+                answers.append(torch.full((1,), math.nan, device=self.device))
 
         if len(failures) == self.batch:
             raise _failed(who, first) from first
         self.failures = {**failures, **self.failures}
         if len(self.failures) == self.batch:
             raise RunError("; ".join(self.failures.values()))
-        return torch.cat(rows)
+        return torch.cat(answers)
 
     def estimate_ascent(self, reward: RewardTerm) -> None:
         """To a reward without a gradient, an estimate of it; the value stays as it is."""
@@ -371,15 +388,19 @@ class _Asked:
 
         def draw(rows: Tensor) -> Tensor:
             count = len(rows) // self.batch
-            self.network_evaluations += count * self.evaluations_a_call
             if count > 1 and problem.copies is not None:
-                return _call("the sampler", problem.copies(count), rows)
-            parts = torch.split(rows, self.batch)
-            return torch.cat([_call("the sampler", problem.sample, part) for part in parts])
+                copies = _call("the sampler", problem.copies(count), rows)
+            else:
+                parts = torch.split(rows, self.batch)
+                drawn = [_call("the sampler", problem.sample, part) for part in parts]
+                copies = torch.cat(drawn)
+            # Not before they are there: those that do not fit in memory are tried again.
+            self.network_evaluations += count * self.evaluations_a_call
+            return self._finite(copies)
 
         def ask(images: Tensor) -> Tensor:
             count = len(images) // self.batch
-            answer = _call(who, reward.call, images, self.prompts * count)
+            answer = self._answer_of(who, reward.call, images, self.prompts * count)
             self.reward_calls += count
             value = self._checked(who, answer, len(images)).view(count, self.batch)
             finite_B = value.isfinite().all(dim=0)
@@ -481,7 +502,7 @@ class _Asked:
             noise_BN=self.noise_BN.detach(),
             samples=self.samples.detach(),
             reward_B=self._without_failed(self.reward_B.detach(), nan),
-            penalty_B=self.penalty_B.detach(),
+            penalty_B=self._without_failed(self.penalty_B.detach(), nan),
             rewards={k: self._without_failed(v, nan) for k, v in self.rewards.items()},
             monitors={k: self._without_failed(v, nan) for k, v in self.monitors.items()},
             penalties=self.penalties,
@@ -526,7 +547,3 @@ def _described(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     return f"a {type(value).__name__}"
-
-
-def _finite(samples: Tensor) -> Tensor:
-    return samples.detach().reshape(len(samples), -1).isfinite().all(dim=1)

@@ -75,7 +75,7 @@ class Recorder:
         return Slopes(
             reward_B=_never_better(evaluation.reward_B),
             reward_grad_BN=evaluation.reward_grad_BN,
-            penalty_B=evaluation.penalty_B,
+            penalty_B=evaluation.penalty_B.nan_to_num(nan=0.0),
             penalty_grad_BN=evaluation.penalty_grad_BN,
         )
 

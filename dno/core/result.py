@@ -81,6 +81,10 @@ class StepRecord:
     reward_calls: int = 0
     """Times so far that optimised rewards were asked about each sample."""
 
+    def has_left(self, sample: int) -> bool:
+        """Whether this sample's noise had left N(0, I); not so where it could not be evaluated."""
+        return not self.healthy[sample] and math.isfinite(self.objective[sample])
+
     @property
     def least_log_p(self) -> PerSample | None:
         """The least of all `log_p` of each sample, which decides its health; None without any."""
@@ -218,8 +222,8 @@ class Outcome:
         return self
 
     def crossed_floor(self, sample: int) -> int | None:
-        """First iteration at which this sample was not healthy; None if it always was."""
-        return next((r.iteration for r in self.history if not r.healthy[sample]), None)
+        """First iteration at which this sample's noise had left N(0, I); None if it never had."""
+        return next((r.iteration for r in self.history if r.has_left(sample)), None)
 
 
 def _mean(values: Tensor) -> float:

@@ -36,7 +36,6 @@ def names(registry: Registry[Any]) -> list[str]:
 
 
 def config(registry: Registry[Any], name: str) -> PluginConfig:
-    # Type: ignore[no-any-return]
     return registry.load(f"dno:{name}").model_validate(OPTIONS.get(name, {}))
 
 
