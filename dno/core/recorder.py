@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from dno.core.noise import evaluation_generators, normal
-from dno.core.problem import Evaluation, Problem
+from dno.core.problem import Problem
 from dno.core.result import Snapshot
+from dno.core.terms import Evaluation
 from dno.protocols import Slopes
 
 

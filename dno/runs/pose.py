@@ -12,8 +12,9 @@ from typing import Final
 
 from torch import Tensor
 
-from dno.core.problem import ConstraintTerm, Problem, RegularizerTerm, RewardTerm, Term
+from dno.core.problem import Problem
 from dno.core.stages import Coarse, Phase, Stay
+from dno.core.terms import ConstraintTerm, RegularizerTerm, RewardTerm, Term
 from dno.core.weights import scaled_by_spread
 from dno.protocols import Constraint, NoiseMap, Optimizer, Regularizer
 from dno.registry.configs import BuildContext, OptimizerConfig

@@ -14,8 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dno.core.stages import LoopState
 from dno.core.result import Snapshot, StepRecord
+from dno.core.stages import LoopState
 from dno.errors import RunError, RunFolderError
 from dno.media import pictures
 from dno.runs.folders import default_folder, slug
