@@ -34,6 +34,7 @@ T_QUANTILE = 2.093024  # 97.5 % of Student's t with PROMPTS - 1 = 19 degrees of 
 Z_QUANTILE = 1.959964  # 97.5 % of N(0, 1)
 FLOOR = -4.6
 ANIMAL_LABELS = 45  # the judge names animals first, then colours
+JUDGE_SEES = 32  # pixels a side, enlarged twice
 WHEN = ("initial", "best", "last")
 P_VALUES = ("p_mean", "p_norm", "p_covariance", "p_spectrum")
 Row = dict[str, Any]
@@ -228,7 +229,10 @@ def judged(judge: ResNetForImageClassification, pictures: np.ndarray) -> list[tu
     """The animal and the colour that the judge sees in each picture."""
     samples = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        large = torch.nn.functional.interpolate(samples, size=(64, 64), mode="bilinear", align_corners=False)
+        seen = torch.nn.functional.adaptive_avg_pool2d(samples, JUDGE_SEES)
+        large = torch.nn.functional.interpolate(
+            seen, scale_factor=2, mode="bilinear", align_corners=False
+        )
         animals, colours = judge(large).logits.tensor_split([ANIMAL_LABELS], dim=1)
     names = judge.config.id2label
     found = zip(animals.argmax(1).tolist(), colours.argmax(1).tolist(), strict=True)

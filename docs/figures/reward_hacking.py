@@ -19,16 +19,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import ResNetForImageClassification
 
+from dno import Result, RunConfig, resume, run
 from dno.plugin import find_model
-from dno.core.result import Result
-from dno.runs.run import resume, run
-from dno.runs.run_config import RunConfig
 
 PAGE = Path(__file__).parents[1] / "explanation" / "reward-hacking.md"
 CASES = {"brightness": "a black {}", "darkness": "a white {}"}
 ANIMALS = ("cat", "dog", "spider", "rabbit", "duck")
 SHOWN = {"brightness": "spider", "darkness": "rabbit"}
 ANIMAL_LABELS = 45  # the judge names animals first, then colours
+DPI = 130
+JUDGE_SEES = 32  # pixels a side, enlarged twice
 
 
 def outcome(reward: str, prompts: tuple[str, ...], gamma: float, iterations: int, work: Path) -> Result:
@@ -52,7 +52,10 @@ def outcome(reward: str, prompts: tuple[str, ...], gamma: float, iterations: int
 def animal_seen(judge: ResNetForImageClassification, samples: Tensor) -> list[str]:
     """What the judge takes each picture for."""
     with torch.no_grad():
-        large = torch.nn.functional.interpolate(samples * 2 - 1, size=64, mode="bilinear", align_corners=False)
+        seen = torch.nn.functional.adaptive_avg_pool2d(samples * 2 - 1, JUDGE_SEES)
+        large = torch.nn.functional.interpolate(
+            seen, scale_factor=2, mode="bilinear", align_corners=False
+        )
         best = judge(large).logits[:, :ANIMAL_LABELS].argmax(1)
     return [judge.config.id2label[i] for i in best.tolist()]
 
@@ -105,7 +108,7 @@ def main() -> None:
         results = {gamma: outcome(reward, prompts, gamma, args.iterations, args.work) for gamma in (0.0, 1.0)}
         for gamma, result in results.items():
             first, last = result.history[0], result.history[-1]
-            log_p = sorted(last.figures["log_p"])
+            log_p = sorted(last.log_p["permutation"])
             seen = {record: animal_seen(judge, s.samples) for record, s in ((0, result.initial), (1, result.last))}
             asked = [prompt.split()[-1] for prompt, _ in result.items]
             hits = [sum(a == b for a, b in zip(seen[i], asked, strict=True)) for i in (0, 1)]
@@ -120,15 +123,16 @@ def main() -> None:
             table.append(f"| {' | '.join(cells)} |")
             for when, record in ((0, first), (1, last)):
                 for i, (prompt, seed) in enumerate(result.items):
-                    values = f"{record.rewards[reward][i]:.4f}", f"{record.figures['log_p'][i]:.4f}"
+                    log_p_i = record.log_p["permutation"][i]
+                    values = f"{record.rewards[reward][i]:.4f}", f"{log_p_i:.4f}"
                     raw.append([reward, prompt, str(seed), f"{gamma:g}", str(record.iteration), *values, seen[when][i]])
         prompt = form.format(SHOWN[reward])
         place = results[0.0].items.index((prompt, 0))
         pictures = [results[0.0].initial.samples[place], *(result.last.samples[place] for result in results.values())]
         pairs.append((f'"{prompt}"\n{reward}', pictures))
-        figure(results, reward).savefig(PAGE.with_name(f"reward-hacking-{reward}.png"), dpi=90)
+        figure(results, reward).savefig(PAGE.with_name(f"reward-hacking-{reward}.png"), dpi=DPI)
 
-    before_after(pairs).savefig(PAGE.with_name("before-after.png"), dpi=90)
+    before_after(pairs).savefig(PAGE.with_name("before-after.png"), dpi=DPI)
     with PAGE.with_suffix(".csv").open("w", newline="") as file:
         csv.writer(file).writerows(raw)
     before, mark, rest = PAGE.read_text().partition("<!-- table -->\n")
