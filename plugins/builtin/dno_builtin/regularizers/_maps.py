@@ -31,3 +31,20 @@ def maps(noise_N: Tensor, draws: Sequence[tuple[int, ...]]) -> list[Tensor]:
     ):
         groups[shape].append(draw.view(shape))
     return [torch.stack(group) for group in groups.values()]
+
+
+def channels(noise_N: Tensor, draws: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The draws of one row, those of one shape together, as `K x channels x places` each.
+
+    A draw of two axes is a sequence, whose last axis holds the channels; one of more has them, and
+    frames, before its map. A draw of one axis has no channels and is left out.
+    """
+    groups: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+    sizes = [math.prod(shape) for shape in draws]
+    for shape, draw in zip(draws, torch.split(noise_N, sizes) if sizes else (), strict=True):
+        if len(shape) == 2:
+            groups[shape].append(draw.view(shape).T)
+        elif len(shape) > 2:
+            count, height, width = as_map(shape)
+            groups[shape].append(draw.view(count, height * width))
+    return [torch.stack(group) for group in groups.values()]
