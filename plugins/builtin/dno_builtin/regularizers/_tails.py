@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-_IMPOSSIBLE = -1e30
+IMPOSSIBLE = -1e30
 """The least log of a probability: a float32 still holds it."""
 _LEAST_KNOWN = 1e-280
 """Under this a probability in float64 has few digits left."""
@@ -71,7 +71,7 @@ def log_gamma_upper(x: Tensor, shape: float | Tensor) -> Tensor:
     fraction = (x + 1 - a).clamp(min=1)
     far = a * x.clamp(min=1).log() - x - fraction.log() - torch.lgamma(a)
     log_p = known.log().where(known > _LEAST_KNOWN, far)
-    return log_p.clamp(_IMPOSSIBLE, 0)
+    return log_p.clamp(IMPOSSIBLE, 0)
 
 
 def log_gamma_lower(x: Tensor, shape: float | Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def log_gamma_lower(x: Tensor, shape: float | Tensor) -> Tensor:
     series = (1 - x / (a + 1)).clamp(min=1e-3)
     near = a * x.log() - x - series.log() - torch.lgamma(a + 1)
     log_p = known.log().where(known > _LEAST_KNOWN, near)
-    return log_p.clamp(_IMPOSSIBLE, 0)
+    return log_p.clamp(IMPOSSIBLE, 0)
 
 
 def log_chi2_upper(x: Tensor, dof: float) -> Tensor:
@@ -99,7 +99,7 @@ def log_chi2_two_sided(x: Tensor, dof: float) -> Tensor:
     """Natural log of twice the smaller of the two tails of a chi-squared variable beyond x."""
     upper = log_gamma_upper(x / 2, dof / 2)
     lower = log_gamma_lower(x / 2, dof / 2)
-    return (math.log(2) + torch.minimum(upper, lower)).clamp(_IMPOSSIBLE, 0)
+    return (math.log(2) + torch.minimum(upper, lower)).clamp(IMPOSSIBLE, 0)
 
 
 def log_kolmogorov(distance: Tensor, entries: int) -> Tensor:
@@ -122,7 +122,7 @@ def log_kolmogorov(distance: Tensor, entries: int) -> Tensor:
     below = (-((odd * math.pi) ** 2) / (8 * x.square()[..., None])).exp().sum(-1)
     lower = torch.log1p(-(below * math.sqrt(2 * math.pi) / x).clamp(max=1))
 
-    return upper.where(x > 0.8, lower).clamp(_IMPOSSIBLE, 0)
+    return upper.where(x > 0.8, lower).clamp(IMPOSSIBLE, 0)
 
 
 def log_least(log_p_K: Tensor) -> Tensor:
@@ -134,4 +134,4 @@ def log_least(log_p_K: Tensor) -> Tensor:
     known = torch.expm1(count * torch.log1p(-least.exp()))
     # Far out K p, to all digits.
     combined = (-known).log().where(least > math.log(1e-12), least + math.log(count))
-    return combined.clamp(_IMPOSSIBLE, 0)
+    return combined.clamp(IMPOSSIBLE, 0)

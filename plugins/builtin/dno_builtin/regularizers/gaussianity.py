@@ -44,16 +44,16 @@ class Gaussianity(RegularizerConfig):
       factor's 10 elements are independent and of known law (Bartlett, Proc. R. Soc. Edinburgh 53,
       1933); their squares, as normal scores, add up to chi-squared.
     - `p_channels`: the second moments of the channels of draws of each shape, likewise. Channels
-      are what a draw has before the last two axes, or the last axis of a draw of two; 1 where there
-      is one.
+      are what a draw has before the last two axes, or before the last of a draw of two; 1 where
+      there is one channel, or too few entries of each.
 
     And whether these have the same power, by Bartlett's test of equal variances (Proc. R. Soc. A
     160, 1937) with its exact first three cumulants; the norm does not matter to any of them:
 
     - `p_spectrum`: 8 bands of spatial frequency of all draws' maps. The last two axes of a draw
-      are a map; one axis is a line.
+      are a map; a draw of two axes is a sequence of channels, and one of one is a line.
     - `p_together`: octaves of temporal frequency, of the cosine transform over draws of one shape.
-      Draws that move together have too much at frequency 0, and too little where they oppose.
+      Draws that move together have too much at frequency 0, or at low ones.
     - `p_draw_norms`: the draws.
     - `p_places`: up to 8 x 8 parts of the maps, and single places inside each part, over draws and
       channels; the less likely of both (Sidak 1967).
