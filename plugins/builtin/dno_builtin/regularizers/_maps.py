@@ -21,7 +21,10 @@ def as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def as_field(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """`C h w` of a draw, as `as_map` has it; but two axes are a sequence of channels, `C x 1 x L`."""
+    """`C h w` of a draw as `as_map` has it, but two axes are a sequence of channels: `C x 1 x L`.
+
+    The Gaussian shell reads draws so too.
+    """
     if len(shape) < 3:
         return math.prod(shape[:-1]), 1, math.prod(shape[-1:])
     return as_map(shape)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 IMPOSSIBLE = -1e30
 """The least log of a probability: a float32 still holds it."""
+UNTESTED = torch.zeros((), dtype=torch.float64)
+"""The log of 1: what is told of noise that is too small to tell."""
 _LEAST_KNOWN = 1e-280
 """Under this a probability in float64 has few digits left."""
 
