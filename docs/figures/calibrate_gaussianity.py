@@ -13,7 +13,8 @@ import argparse
 import math
 
 import torch
-from dno_builtin.regularizers._gaussianity import FIGURES, log_p_values
+from dno_builtin.regularizers._figures import FIGURES
+from dno_builtin.regularizers._gaussianity import log_p_values
 
 LEVELS = (0.05, 0.01, 0.001)
 

@@ -11,7 +11,8 @@ import mpmath
 import pytest
 import torch
 from dno_builtin.regularizers._equal_power import Spread
-from dno_builtin.regularizers._gaussianity import FIGURES, wishart_scores
+from dno_builtin.regularizers._figures import FIGURES
+from dno_builtin.regularizers._gaussianity import wishart_scores
 from dno_builtin.regularizers._maps import as_field, maps
 from dno_builtin.regularizers._marginals import (
     kolmogorov_distance,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Generator, Tensor
 
 from dno.plugin import Penalty
+from dno_builtin.regularizers._figures import FIGURES
 from dno_builtin.regularizers._maps import as_field, maps
 from dno_builtin.regularizers._marginals import (
     kolmogorov_distance,
@@ -36,9 +36,6 @@ from dno_builtin.regularizers._tails import (
     log_two_sided,
     wide,
 )
-from dno_builtin.regularizers.gaussianity import Figure
-
-FIGURES: tuple[str, ...] = get_args(Figure)
 
 _VECTOR = 4
 _SPARE = 8
@@ -181,13 +178,13 @@ class GaussianityReport:
         """Each row by itself."""
         with torch.no_grad():
             rows = [log_p_values(wide(noise_N), self.draws) for noise_N in noise_BN]
-        log_p = {
+        log_p: dict[str, Tensor] = {
             name: torch.stack([row[name] for row in rows]).clamp(min=IMPOSSIBLE) for name in FIGURES
         }
 
         # Never 0, so that whoever takes a log may.
         least = torch.finfo(torch.float32).tiny
-        figures = {
+        figures: dict[str, Tensor] = {
             name: log_p_B.exp().clamp(min=least).to(noise_BN) for name, log_p_B in log_p.items()
         }
         # An empty sum, so that the zeros still have a gradient.

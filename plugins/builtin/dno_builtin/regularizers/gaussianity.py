@@ -7,22 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dno.plugin import BuildContext, Regularizer, RegularizerConfig
-
-Figure = Literal[
-    "p_mean",
-    "p_norm",
-    "p_covariance",
-    "p_spectrum",
-    "p_together",
-    "p_channels",
-    "p_draw_norms",
-    "p_places",
-    "p_skewness",
-    "p_kurtosis",
-    "p_ks",
-    "p_ks_draws",
-]
-"""Name of a p-value."""
+from dno_builtin.regularizers._figures import Figure
 
 
 class Gaussianity(RegularizerConfig):
