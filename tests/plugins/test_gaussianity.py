@@ -107,6 +107,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: size.id)
 def test_p_values_of_gaussian_noise_are_uniform(size: Size) -> None:
     found = of_gaussian(size.rows, size.draws)
@@ -118,6 +119,7 @@ def test_p_values_of_gaussian_noise_are_uniform(size: Size) -> None:
             assert_uniform(p)
 
 
+@pytest.mark.slow
 def test_an_ordinary_draw_is_healthy_in_99_of_100_cases() -> None:
     figures = of_gaussian(2000, SMALL)
     least_B = torch.stack(list(figures.values())).amin(0) * len(figures)
