@@ -29,6 +29,8 @@ class Constrained(Outcome):
 def record(samples: int) -> StepRecord:
     return StepRecord(
         iteration=3,
+        grid=None,
+        reward=(0.7,) * samples,
         objective=(0.0,) * samples,
         rewards={"bright": (0.7,) * samples},
         monitors={},
