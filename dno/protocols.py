@@ -125,7 +125,9 @@ class Constraint(Protocol):
     A regularizer answers with a number that is taken off the objective; a constraint answers with
     noise, and has no weight and no gradient. It is asked after every step, every few steps, or once
     after the last, and what it puts back is where the next iteration starts. Pure: all it remembers
-    is the state that `init` made of the noise that its phase starts at.
+    is the state that `init` made of the noise that its phase starts at. An optional attribute
+    `keeps` names the reported p-values (figures `p_...`) that it keeps by construction as they were
+    at the start; they are then no evidence of noise that is still Gaussian.
     """
 
     def init(self, noise_BN: Tensor, /) -> State:
