@@ -104,7 +104,8 @@ class Penalty(NamedTuple):
     regularizer does not know. The least of all terms decides which evaluations are healthy enough
     to be a run's best."""
     figures: Mapping[str, Tensor] = MappingProxyType({})
-    """Other figures by name, `B` floats each."""
+    """Other figures by name, `B` floats each. One named `p_...` is a p-value, uniform over Gaussian
+    noise."""
 
 
 class Regularizer(Protocol):

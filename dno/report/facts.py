@@ -87,7 +87,7 @@ def facts_of(outcome: Outcome) -> Facts:
         status=outcome.status,
         reason=outcome.reason,
         climbed=outcome.climbed,
-        kept=getattr(outcome, "kept", ()),
+        kept=outcome.kept,
         initial=reached["initial"],
         best=reached["best"],
         best_iterations=[round(i) for i in outcome.best.iteration_B.tolist()],
