@@ -109,7 +109,7 @@ def _covariance(blocks_KCF2: Tensor) -> Tensor:
 
 
 def _round(blocks_KCF2: Tensor, kept: Kept, group: Group) -> tuple[Tensor, float]:
-    """Channels, energies and draws set, one after the other; how far off the first and last were."""
+    """Channels, energies and draws set, one after the other; how far off first and last were."""
     off = 0.0
     if group.entries_a_channel >= ENTRIES * group.channels:
         found_CC = _covariance(blocks_KCF2)

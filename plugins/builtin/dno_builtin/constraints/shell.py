@@ -23,9 +23,10 @@ class Shell(ConstraintConfig):
 
     After the rounds the energies are set once more. What is kept so, to about 1e-4: the norm, the
     power spectrum and with it the circular autocorrelation, draws that move together, the norm of
-    each draw, and the covariance of channels. What stays free, and so is evidence: the mean, skewness
-    and kurtosis, the covariance of neighbouring entries, the marginal law of all entries and of
-    each draw, and the variance by place.
+    each draw, and the covariance of channels. What stays free, and so is evidence: the mean,
+    within the energy of the lowest block; skewness and kurtosis; the marginal law of all entries
+    and of each draw; the variance by place; and the covariance of vectors of entries that follow
+    each other in a row of noise, which is not the circular one of a whole map.
 
     Any shape: a draw's last two axes are a map, and those before them channels; two axes are a
     sequence of channels, and one is a line. Draws of different shapes are kept apart. Channels that
@@ -38,8 +39,8 @@ class Shell(ConstraintConfig):
     is drawn back along a straight line before it is put on the spheres, and again should it then
     lie more than 1 % further. 0: no limit."""
     rounds: int = Field(default=3, ge=1)
-    """How often channels, energies and draws are set, one after the other, at the least; small noise
-    takes more until all are within about 1e-4."""
+    """How often channels, energies and draws are set, one after the other, at the least; small
+    noise takes more, until all are within about 1e-4."""
 
     def build(self, ctx: BuildContext) -> Constraint:
         """The constraint; it computes wherever the noise is, in float32."""
