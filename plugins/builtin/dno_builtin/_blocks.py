@@ -61,7 +61,8 @@ class Group:
         parts = self.draw_by_draw(blocks_KCF2)
         parts = parts.view(*parts.shape[:2], self.height, -1, 2) / self._share(parts).sqrt()
         size = (self.height, self.width)
-        return torch.fft.irfft2(torch.view_as_complex(parts), s=size, norm="ortho")
+        maps_KChw: Tensor = torch.fft.irfft2(torch.view_as_complex(parts), s=size, norm="ortho")
+        return maps_KChw
 
     def over_draws(self, parts: Tensor) -> Tensor:
         """The DCT-II over the first axis, `K`."""

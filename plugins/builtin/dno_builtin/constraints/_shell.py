@@ -21,6 +21,8 @@ NEAR = 1.01
 """How far out, in reaches, noise may lie."""
 SHORTER = 8
 """How often a move is made shorter for that."""
+NOTHING = 1e-30
+"""A sum of squares below which there is nothing to scale; a quotient by it is finite."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,16 @@ def _round(blocks_KCF2: Tensor, kept: Kept, group: Group) -> tuple[Tensor, float
         found_CC = _covariance(blocks_KCF2)
         map_CC = _least_map(found_CC, kept.covariance_CC).to(blocks_KCF2)
         blocks_KCF2 = (map_CC @ blocks_KCF2.flatten(2)).view_as(blocks_KCF2)
-        off = float((found_CC - kept.covariance_CC).norm() / kept.covariance_CC.norm())
+        whole = kept.covariance_CC.norm().clamp(min=NOTHING)
+        off = float((found_CC - kept.covariance_CC).norm() / whole)
 
     blocks_KCF2 = _with_energies(blocks_KCF2, kept)
 
     draws = group.draw_by_draw(blocks_KCF2)
     square = draws.square().sum((1, 2, 3), keepdim=True)
     draws = draws * _factor(kept.square, square)
-    off = max(off, float((square - kept.square).abs().amax() / kept.square.amax()))
+    longest = kept.square.amax().clamp(min=NOTHING)
+    off = max(off, float((square - kept.square).abs().amax() / longest))
     return group.over_draws(draws), off
 
 
@@ -143,7 +147,8 @@ def _power(matrix_CC: Tensor, exponent: float) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix_CC)
     present = values > 1e-12 * values.amax()
     powers = torch.where(present, values, 1.0).pow(exponent) * present
-    return (vectors * powers) @ vectors.mT
+    power_CC: Tensor = (vectors * powers) @ vectors.mT
+    return power_CC
 
 
 def _with_energies(blocks_KCF2: Tensor, kept: Kept) -> Tensor:
@@ -153,5 +158,4 @@ def _with_energies(blocks_KCF2: Tensor, kept: Kept) -> Tensor:
 
 def _factor(wanted: Tensor, found: Tensor) -> Tensor:
     """What to scale by for one sum of squares in place of another."""
-    tiny = torch.finfo(found.dtype).tiny
-    return (wanted / found.clamp(min=tiny)).sqrt()
+    return (wanted / found.clamp(min=NOTHING)).sqrt()

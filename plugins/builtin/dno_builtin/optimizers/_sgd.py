@@ -55,4 +55,5 @@ class GradientAscent:
 def _cut(grad_BN: Tensor, longest: float) -> Tensor:
     """The gradients, none longer than that."""
     length_B = torch.linalg.vector_norm(grad_BN, dim=1)
-    return grad_BN * (longest / length_B.clamp(min=longest))[:, None]
+    factor_B: Tensor = longest / length_B.clamp(min=longest)
+    return grad_BN * factor_B[:, None]

@@ -107,7 +107,8 @@ class Rule:
             self._schedule.step(-value)
         elif self._schedule is not None:
             self._schedule.step()
-        return self._leaf.detach() - rate * pull_N
+        moved_N: Tensor = self._leaf.detach() - rate * pull_N
+        return moved_N
 
     def memory(self) -> dict[str, Tensor]:
         """All that the next step depends on, by name."""
@@ -221,7 +222,7 @@ def _with_numbers(values: Mapping[str, Any], numbers: Mapping[str, Tensor]) -> d
     new = dict(values)
     for name, tensor in numbers.items():
         like = values[name]
-        number = tensor.tolist()
+        number: Any = tensor.tolist()
         if isinstance(like, tuple):
             number = tuple(number)
         elif isinstance(like, (bool, int)) and number == int(number):
