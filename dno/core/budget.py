@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Container
 from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,23 +43,26 @@ class Budget(BaseModel):
     log_p: Annotated[float | None, Field(le=0)] = None
     """Stop when log P of every sample has fallen below this."""
 
-    def met(self, record: StepRecord, score_B: Tensor) -> str | None:
+    def met(self, record: StepRecord, score_B: Tensor, failed: Container[int] = ()) -> str | None:
         """Which limit an iteration has met, as a clause; None to go on.
 
         Args:
             record: the iteration's.
             score_B: the weighted rewards of each sample's best evaluation so far; -inf before the
                 first healthy one.
+            failed: samples that could not go on, by row; no limit waits for them.
         """
+        going = [row for row in range(len(score_B)) if row not in failed]
         for name, unit in _UNITS.items():
             limit = getattr(self, name)
             if limit is not None and getattr(record, name) >= limit:
                 return f"its budget of {limit:g} {unit} is spent"
-        if self.target is not None and bool((score_B >= self.target).all()):
+        if self.target is not None and bool((score_B[going] >= self.target).all()):
             return f"the rewards reached {self.target:g}"
         log_p = record.least_log_p
-        if self.log_p is not None and log_p is not None and max(log_p) < self.log_p:
-            return f"log P fell below {self.log_p:g}"
+        least = self.log_p
+        if least is not None and log_p is not None and all(log_p[row] < least for row in going):
+            return f"log P fell below {least:g}"
         return None
 
 

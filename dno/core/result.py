@@ -49,8 +49,12 @@ class StepRecord:
     """One evaluation, made at the noise that iteration `iteration` starts from."""
 
     iteration: int
+    grid: int | None
+    """Denoising steps of the coarser grid that it was made on; None: the run's own."""
+    reward: PerSample
+    """Weighted sum of the rewards that are climbed."""
     objective: PerSample
-    """Weighted rewards less weighted penalties."""
+    """The same less weighted penalties."""
     rewards: Mapping[str, PerSample]
     """Unweighted, by name."""
     monitors: Mapping[str, PerSample]
@@ -66,7 +70,8 @@ class StepRecord:
     healthy: tuple[bool, ...]
     """Whether the least `log_p` was above the run's floor, and the sample could be evaluated."""
     best: tuple[_OrNothingYet, ...]
-    """Highest weighted reward so far among healthy evaluations; -inf before the first."""
+    """Highest weighted reward so far among healthy evaluations on the same grid; -inf before the
+    first."""
     grad_norm: PerSample
     """Norm of the objective's gradient before clipping; nan where none was asked for."""
     seconds: float
@@ -75,6 +80,10 @@ class StepRecord:
     """Forward passes of the denoising network so far, per sample; guidance doubles a step's."""
     reward_calls: int = 0
     """Times so far that optimised rewards were asked about each sample."""
+
+    def has_left(self, sample: int) -> bool:
+        """Whether this sample's noise had left N(0, I); not so where it could not be evaluated."""
+        return not self.healthy[sample] and math.isfinite(self.objective[sample])
 
     @property
     def least_log_p(self) -> PerSample | None:
@@ -213,8 +222,8 @@ class Outcome:
         return self
 
     def crossed_floor(self, sample: int) -> int | None:
-        """First iteration at which this sample was not healthy; None if it always was."""
-        return next((r.iteration for r in self.history if not r.healthy[sample]), None)
+        """First iteration at which this sample's noise had left N(0, I); None if it never had."""
+        return next((r.iteration for r in self.history if r.has_left(sample)), None)
 
 
 def _mean(values: Tensor) -> float:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dno.core.noise import gaussian_noise
-from dno.core.problem import Problem, RewardTerm
+from dno.core.problem import Problem
+from dno.core.terms import RewardTerm
 from dno.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def next_gamma(problem: Problem, record: StepRecord, noise_BN: Tensor) -> Tensor
 
     log_p_B = torch.tensor(record.least_log_p)
     gamma_B = torch.tensor(record.gamma)
-    # Bounded, because log P of noise that has gone far is in the thousands.
-    missing_B = (target - log_p_B).clamp(-5, 5)
+    # Bounded, because log P of noise that has gone far is in the thousands; of a sample that could
+    # not be evaluated it may be nan, and the weight stays.
+    missing_B = (target - log_p_B).clamp(-5, 5).nan_to_num(nan=0.0)
     return (gamma_B * torch.exp(0.1 * missing_B)).clamp(_LEAST, _MOST).to(noise_BN)
 
 

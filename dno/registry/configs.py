@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -101,6 +101,10 @@ class OptimizerConfig(PluginConfig):
 
     constrained: ClassVar[bool] = True
     """Whether constraints put its noise back; False for methods that draw from N(0, I) afresh."""
+
+    def on_coarser(self, factor: float) -> Self:
+        """The options for a grid of `factor` times fewer steps; the same unless overridden."""
+        return self
 
     @abstractmethod
     def build(self, ctx: BuildContext) -> Optimizer:

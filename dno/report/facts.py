@@ -45,7 +45,7 @@ class Facts:
     iterations: int
     """Done in all."""
     left_at: int | None
-    """The first iteration at which some sample was not healthy."""
+    """The first iteration at which some sample's noise had left N(0, I)."""
     failures: Mapping[int, str]
     seconds: float
     network_evaluations: int
@@ -117,6 +117,7 @@ def _facts(
     peak_memory: int,
 ) -> Facts:
     last = history[-1]
+    samples = range(len(last.healthy))
     return Facts(
         status=status,
         reason=reason,
@@ -130,7 +131,7 @@ def _facts(
         ),
         best_iterations=best_iterations,
         iterations=last.iteration,
-        left_at=next((r.iteration for r in history if not all(r.healthy)), None),
+        left_at=next((r.iteration for r in history if any(map(r.has_left, samples))), None),
         failures=failures,
         seconds=last.seconds,
         network_evaluations=last.network_evaluations,

@@ -16,9 +16,6 @@ from dno.runs.parts import Parts, at
 from dno.runs.run_config import RunConfig
 from dno.runs.storage import noise_file
 
-LOADED = ("device", "dtype", "sampler", "rewards", "monitors")
-"""Fields of a configuration that decide what is loaded."""
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -33,12 +30,25 @@ class Loaded:
 
     def check_fits(self, config: RunConfig) -> None:
         """Raise `ConfigError` where a configuration needs something else to be loaded."""
-        for name in LOADED:
-            if getattr(config, name) != getattr(self.config, name):
+        loaded = _decisive(self.config)
+        needed = _decisive(config)
+        for place in {**loaded, **needed}:
+            if loaded.get(place) != needed.get(place):
                 raise ConfigError(
                     "differs from what was loaded; load again for it, or leave it as it was",
-                    at=name,
+                    at=place,
                 )
+
+
+def _decisive(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration decides what is loaded, by place."""
+    parts = Parts.of(config)
+    found: dict[str, Any] = {"device": config.device, "dtype": config.dtype}
+    found["sampler"] = parts.sampler.config
+    for part in (*parts.rewards, *parts.monitors):
+        # A weight is the problem's, and no model's.
+        found[part.place] = part.config.model_copy(update={"weight": 1.0})
+    return found
 
 
 def load(config: RunConfig, *, fresh: bool = True) -> Loaded:

@@ -29,17 +29,18 @@ from dno.runs.run_config import RunConfig
 
 T = TypeVar("T")
 C = TypeVar("C", bound=PluginConfig)
+C_co = TypeVar("C_co", bound=PluginConfig, covariant=True)
 
 
 @dataclass(frozen=True)
-class Part(Generic[C]):
+class Part(Generic[C_co]):
     """One component of a configuration."""
 
     place: str
     """Where it stands there, such as `rewards.0`."""
     name: str
     """What records call it."""
-    config: C
+    config: C_co
 
 
 @dataclass(frozen=True)

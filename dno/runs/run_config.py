@@ -157,6 +157,14 @@ class RunConfig(BaseModel):
     the seeds' own noise if not given."""
     warm_start: WarmStart | None = None
     """A search before the first iteration, such as best-of-n."""
+    coarse: tuple[Annotated[int, Field(ge=1)], ...] | Literal["auto"] = ()
+    """Denoising steps of the coarser grids to climb on first, fewest first, such as 10; each is a
+    part of the sampler's own grid. The iterations are shared among them, and the noise is handed
+    back to the sampler's own grid in the end. `auto`: the coarsest whose pictures are close; none
+    if not given."""
+    repair: Annotated[int, Field(ge=0)] = 5
+    """Iterations on the sampler's own grid, at most, for samples whose coarse gain was lost when
+    noise was handed back."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """The gradient of each sample's whole noise is scaled down to this norm where it is longer."""
     log_p_floor: Annotated[float, Field(le=0)] = -4.6
@@ -219,6 +227,18 @@ class RunConfig(BaseModel):
         one = isinstance(value, (str, int, Mapping, PluginConfig)) and not isinstance(value, bool)
         return (value,) if one else value
 
+    @field_validator("coarse", mode="before")
+    @classmethod
+    def _one_grid(cls, value: object) -> object:
+        return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("coarse")
+    @classmethod
+    def _fewest_first(cls, coarse: tuple[int, ...] | str) -> tuple[int, ...] | str:
+        if isinstance(coarse, tuple) and list(coarse) != sorted(set(coarse)):
+            raise ValueError("should be different numbers of steps, the fewest first")
+        return coarse
+
     @field_validator("prompts")
     @classmethod
     def _text(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
@@ -233,8 +253,10 @@ class RunConfig(BaseModel):
     ) -> RunConfig:
         """Validate plain values, such as a TOML file's.
 
-        Args: values: the fields by name. sources: where values came from, by their dotted place (""
-            for all others), for messages.
+        Args:
+            values: the fields by name.
+            sources: where values came from, by their dotted place ("" for all others), for
+                messages.
 
         Raises:
             ConfigError: one sentence with the value's source and place.
@@ -279,8 +301,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 def put(values: dict[str, Any], place: str, value: Any) -> None:
     """Set the value at a dotted place such as `rewards.0.weight`, making tables as needed.
 
-    Raises: ConfigError: the place leads through something that is no table or list, or past a
-        list's end.
+    Raises:
+        ConfigError: the place leads through something that is no table or list, or past a list's
+            end.
     """
     here: Any = values
     *path, last = place.split(".")

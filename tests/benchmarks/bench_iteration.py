@@ -87,7 +87,6 @@ def main() -> None:
         "iteration_in_samples": {name: round(median[name] / median["plain"], 2) for name in maps},
         "four_copies_side_by_side_in_samples": round(median["four_copies"] / median["plain"], 2),
         "kept_MB": {
-            # Type: ignore[misc]
             name: round(kept_bytes(lambda z=one: z(z.noise_BN.clone().requires_grad_())) / 1e6, 1)
             for name, one in maps.items()
         },

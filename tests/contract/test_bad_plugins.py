@@ -46,7 +46,6 @@ CONTRACTS: dict[type[PluginConfig], type[ConfigContract[Any]]] = {
 
 def contract(config: PluginConfig) -> ConfigContract[Any]:
     kind = next(kind for kind in CONTRACTS if isinstance(config, kind))
-    # Type: ignore[no-any-return]
     return type("TestPlugin", (CONTRACTS[kind],), {"config": config, "__module__": "their_tests"})()
 
 
@@ -460,16 +459,16 @@ def regularizers() -> Iterator[Bad]:
             "not finite for constant noise",
         ),
         "log P": (
-            lambda z, g: Penalty(length(z, g), {"log_p": length(z, g)}),
+            lambda z, g: Penalty(length(z, g), log_p_B=length(z, g)),
             one,
             "it is a log-probability",
         ),
         "log P of the batch": (
-            lambda z, g: Penalty(length(z, g), {"log_p": -z.square().mean().expand(len(z))}),
+            lambda z, g: Penalty(length(z, g), log_p_B=-z.square().mean().expand(len(z))),
             row,
-            "log_p of a row is another alone",
+            "log P of a row is another alone",
         ),
-        "counting log P": (Counted(), seeded, "with the same generators log_p is"),
+        "counting log P": (Counted(), seeded, "with the same generators log P is"),
         "blind": (flat, costs, "costs more than Gaussian noise does"),
         "backwards": (lambda z, g: 1 / (1 + length(z, g)), costs, "no unusual noise"),
         "batch": (
@@ -527,9 +526,8 @@ class Counted:
 
     def __call__(self, noise: Any, generators: Any) -> Any:
         self.calls += 1
-        return Penalty(
-            length(noise, generators), {"log_p": torch.full((len(noise),), -1.0 * self.calls)}
-        )
+        log_p_B = torch.full((len(noise),), -1.0 * self.calls)
+        return Penalty(length(noise, generators), log_p_B=log_p_B)
 
 
 class Drawing:
@@ -682,43 +680,50 @@ def optimizers() -> Iterator[Bad]:
 
 class Watching:
     @hookimpl
-    def run_started(self, run: Any) -> None:
-        self.run = run
+    def run_started(self, event: Any) -> None:
+        self.run = event.run
 
 
 class Blind:
-    def step_done(self) -> None: ...
+    def step_done(self, event: Any) -> None: ...
 
 
 class Mistaken:
     @hookimpl
-    def step_finished(self) -> None: ...
+    def step_finished(self, event: Any) -> None: ...
+
+
+class Older:
+    """Takes the event apart in its signature, as observers did once."""
+
+    @hookimpl
+    def step_done(self, record: Any, samples: Any) -> None: ...
 
 
 class Meddling:
     @hookimpl
-    def step_done(self, record: Any, samples: Any) -> None:
-        samples.mul_(0.5)
+    def step_done(self, event: Any) -> None:
+        event.samples.mul_(0.5)
 
 
 class Leaving:
     """Asks to stop, and not only that."""
 
     @hookimpl
-    def step_done(self, samples: Any) -> bool:
-        samples.mul_(0.5)
+    def step_done(self, event: Any) -> bool:
+        event.samples.mul_(0.5)
         return True
 
 
 class Forging:
     @hookimpl
-    def step_done(self, record: Any) -> None:
-        record.rewards["brightness"] = (1.0, 1.0)
+    def step_done(self, event: Any) -> None:
+        event.record.rewards["brightness"] = (1.0, 1.0)
 
 
 class Littering:
     @hookimpl
-    def run_finished(self) -> None:
+    def run_finished(self, event: Any) -> None:
         Path("log.txt").write_text("here")
 
 
@@ -726,38 +731,47 @@ class Homeless(Watching):
     """Writes where the process happens to be when there is no run folder."""
 
     @hookimpl
-    def run_finished(self, run: Any) -> None:
-        (run.folder or Path()).joinpath("log.txt").write_text("here")
+    def run_finished(self, event: Any) -> None:
+        (event.run.folder or Path()).joinpath("log.txt").write_text("here")
 
 
 class Greedy(Watching):
     @hookimpl
-    def run_finished(self, run: Any) -> None:
-        if run.folder:
-            (run.folder / "noise.safetensors").write_bytes(b"mine")
+    def run_finished(self, event: Any) -> None:
+        if event.run.folder:
+            (event.run.folder / "noise.safetensors").write_bytes(b"mine")
 
 
 class Needing(Watching):
     @hookimpl
-    def run_finished(self, run: Any) -> None:
-        run.folder.joinpath("log.txt").write_text("here")
+    def run_finished(self, event: Any) -> None:
+        event.run.folder.joinpath("log.txt").write_text("here")
 
 
 class Single(Watching):
     """Takes it that a run starts at 0."""
 
     @hookimpl
-    def run_started(self, run: Any) -> None:
-        if run.folder:
-            (run.folder / "mine").mkdir()
+    def run_started(self, event: Any) -> None:
+        if event.run.folder:
+            (event.run.folder / "mine").mkdir()
 
 
 class Trusting(Watching):
     """Takes it that there are as many records as were planned."""
 
     @hookimpl
-    def run_finished(self, run: Any, result: Any) -> None:
-        result.history[run.iterations]
+    def run_finished(self, event: Any) -> None:
+        event.outcome.history[event.run.iterations]
+
+
+class Ranking:
+    """Takes it that every sample has a finite reward."""
+
+    @hookimpl
+    def step_done(self, event: Any) -> None:
+        for value in event.record.rewards["brightness"]:
+            round(value)
 
 
 def observers() -> Iterator[Bad]:
@@ -766,6 +780,7 @@ def observers() -> Iterator[Bad]:
     for cls, check, says in (
         (Blind, events, "no method is marked"),
         (Mistaken, events, "step_finished"),
+        (Older, events, "can not be found in the hookspec"),
         (Meddling, looks, "changes tensors of the run"),
         (Forging, looks, "records change"),
         (Littering, folder, "outside the run folder: log.txt"),
@@ -775,6 +790,7 @@ def observers() -> Iterator[Bad]:
         (Needing, none, "NoneType"),
         (Single, "test_it_watches_a_resumed_run", "FileExistsError"),
         (Trusting, "test_it_watches_a_run_that_fails", "IndexError"),
+        (Ranking, "test_it_watches_a_run_in_which_a_sample_fails", "cannot convert float NaN"),
     ):
         yield Bad(cls.__name__.lower(), config(ObserverConfig, cls), check, says)
 
@@ -908,7 +924,7 @@ def test_samples_that_are_no_images_pass_where_the_test_says_so() -> None:
 def test_a_regularizer_that_only_reports_is_skipped_where_penalties_are_checked() -> None:
     report = config(
         RegularizerConfig,
-        lambda: lambda z, g: Penalty(torch.zeros(len(z)), {"log_p": -z[:, 0].abs()}),
+        lambda: lambda z, g: Penalty(torch.zeros(len(z)), log_p_B=-z[:, 0].abs()),
     )
     assert (
         run(contract(report)).count("the regularizer penalises nothing: it only reports figures")
@@ -925,13 +941,13 @@ def test_noise_of_any_draws_is_shown(draws: Any) -> None:
 
 class Stopping:
     @hookimpl
-    def step_done(self, record: Any) -> bool:
-        return bool(record.iteration == 1)
+    def step_done(self, event: Any) -> bool:
+        return bool(event.record.iteration == 1)
 
 
 class First:
     @hookimpl
-    def step_done(self) -> bool:
+    def step_done(self, event: Any) -> bool:
         return True
 
 
@@ -939,8 +955,8 @@ class Late:
     """Says only at the first step that it needs a folder."""
 
     @hookimpl
-    def step_done(self, run: Any) -> None:
-        if run.folder is None:
+    def step_done(self, event: Any) -> None:
+        if event.run.folder is None:
             raise ConfigError("needs a run folder")
 
 

@@ -18,6 +18,8 @@ from dno.testing import (
     SamplerContract,
 )
 
+pytestmark = pytest.mark.slow
+
 PREFERENCE = ["aesthetic", "hpsv2", "hpsv2.1", "imagereward", "pickscore", "siglip"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "ddim": {"steps": 3},
@@ -34,7 +36,6 @@ def names(registry: Registry[Any]) -> list[str]:
 
 
 def config(registry: Registry[Any], name: str) -> PluginConfig:
-    # Type: ignore[no-any-return]
     return registry.load(f"dno:{name}").model_validate(OPTIONS.get(name, {}))
 
 

@@ -1,5 +1,6 @@
 import io
 import math
+import os
 import re
 from collections.abc import Mapping
 from contextlib import redirect_stderr
@@ -20,7 +21,7 @@ from dno.plugin import (
     BuildContext,
     ConfigError,
     ObserverConfig,
-    Result,
+    Outcome,
     RunError,
     RunInfo,
     StepRecord,
@@ -45,6 +46,7 @@ def record(
     iteration: int,
     *,
     rewards: Mapping[str, tuple[float, ...]] | None = None,
+    monitors: Mapping[str, tuple[float, ...]] | None = None,
     log_p: tuple[float, ...] | None = (-0.5,),
     best: tuple[float, ...] = (0.25,),
     seconds: float | None = None,
@@ -55,8 +57,11 @@ def record(
         iteration=iteration,
         objective=(0.0,) * size,
         rewards=rewards,
+        monitors=monitors or {},
         penalties={},
-        figures={} if log_p is None else {"log_p": log_p},
+        log_p={} if log_p is None else {"permutation": log_p},
+        gamma=None,
+        figures={},
         healthy=(True,) * size,
         best=best,
         grad_norm=(1.0,) * size,
@@ -64,9 +69,18 @@ def record(
     )
 
 
-def result(run: RunInfo) -> Result:
-    shot = Snapshot(torch.zeros(1, 4), SAMPLES[:1], torch.zeros(1), torch.zeros(1), {}, {})
-    return Result(
+def outcome(run: RunInfo) -> Outcome:
+    shot = Snapshot(
+        noise_BN=torch.zeros(1, 4),
+        samples=SAMPLES[:1],
+        score_B=torch.zeros(1),
+        iteration_B=torch.zeros(1),
+        rewards={},
+        monitors={},
+        log_p={},
+        figures={},
+    )
+    return Outcome(
         status=Status.FINISHED, items=run.items, initial=shot, best=shot, last=shot, history=[]
     )
 
@@ -77,7 +91,7 @@ def watch(
     bus = Bus(run, [observer.build(CPU)])
     bus.started()
     stops = [bus.step(one, samples) for one in records]
-    bus.finished(result(run))
+    bus.finished(outcome(run))
     return stops
 
 
@@ -106,14 +120,12 @@ def test_a_terminal_sees_one_line_rewritten(screen: Screen) -> None:
     assert text.endswith("\n")
     states = text.removesuffix("\n").split("\r")[1:]
     assert len(states) == 21
-    assert states[0].rstrip() == "iteration 0/20  brightness 0  best objective 0.25  log P -0.50"
+    assert states[0].rstrip() == "iteration 0/20  brightness 0  best 0.25  log P -0.50"
     assert (
-        states[5].rstrip()
-        == "iteration 5/20  brightness 0.05  best objective 0.25  log P -0.50  30 s left"
+        states[5].rstrip() == "iteration 5/20  brightness 0.05  best 0.25  log P -0.50  30 s left"
     )
     assert (
-        states[20].rstrip()
-        == "iteration 20/20  brightness 0.2  best objective 0.25  log P -0.50  0 s left"
+        states[20].rstrip() == "iteration 20/20  brightness 0.2  best 0.25  log P -0.50  0 s left"
     )
 
 
@@ -169,10 +181,23 @@ def test_a_short_or_resumed_run_is_shown_whole(screen: Screen) -> None:
 def test_a_batch_shows_means_and_the_least_log_p(screen: Screen) -> None:
     rewards = {"brightness": (0.25, 0.75), "jpeg": (-3.0, -4.0)}
     show(screen, TWO, [record(0, rewards=rewards, log_p=(-0.5, -2.5), best=(1.0, 3.0))])
-    line = (
-        "iteration 0/20  brightness 0.5  jpeg -3.5  best objective 2  log P -1.50 (least -2.50)\n"
-    )
+    line = "iteration 0/20  brightness 0.5  jpeg -3.5  best 2  log P -1.50 (least -2.50)\n"
     assert screen.getvalue() == line
+
+
+@on_file
+def test_monitors_are_shown_behind_the_rewards(screen: Screen) -> None:
+    show(screen, ONE, [record(0, rewards={"own": (1.0,)}, monitors={"jpeg": (-3.0,)}, log_p=None)])
+    assert screen.getvalue() == "iteration 0/20  own 1  jpeg -3  best 0.25\n"
+
+
+@on_file
+def test_means_are_of_the_samples_that_could_be_evaluated(screen: Screen) -> None:
+    sick = record(
+        0, rewards={"own": (math.nan, 1.0)}, log_p=(math.nan, -0.5), best=(-math.inf, 1.0)
+    )
+    show(screen, TWO, [sick])
+    assert screen.getvalue() == "iteration 0/20  own 1  best 1  log P -0.50 (least -0.50)\n"
 
 
 @on_file
@@ -183,7 +208,7 @@ def test_there_may_be_no_best_yet_and_no_log_p(
     screen: Screen, best: tuple[float, ...], shown: str
 ) -> None:
     show(screen, TWO, [record(0, rewards={"own": (1.0, 2.0)}, log_p=None, best=best)])
-    assert screen.getvalue() == f"iteration 0/20  own 1.5  best objective {shown}\n"
+    assert screen.getvalue() == f"iteration 0/20  own 1.5  best {shown}\n"
 
 
 @on_file
@@ -249,11 +274,10 @@ def test_an_image_that_cannot_be_written_is_said(
     bus.step(record(0), SAMPLES[:1])
     before = (tmp_path / "steps" / "00-0.png").read_bytes()
 
-    def full(self: Image.Image, path: Path, kind: str) -> None:
-        path.write_bytes(b"half")
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
         RunError, match=r"00-0\.png cannot be written: .*No space left on device; make room"
     ):

@@ -28,7 +28,7 @@ def brightness(images, prompts):
 
 def drifting(noise_BN, generators):
     """No penalty; log P falls by one with each tenth of mean."""
-    return Penalty(0 * noise_BN.sum(1), {"log_p": -10 * noise_BN.mean(1).abs()})
+    return Penalty(0 * noise_BN.sum(1), log_p_B=-10 * noise_BN.mean(1).abs())
 
 
 def climb(*, reward=brightness, iterations=12, lr=0.1, sampler=None, **settings):
@@ -87,7 +87,7 @@ def test_a_floor_on_log_p_stops_when_the_last_sample_is_below():
         return dno.optimize(["x", "y"], reward=brightness, settings=settings, **options)
 
     free, stopped = go(), go(**{"budget.log_p": -5.0})
-    first = next(r.iteration for r in free.history if max(r.figures["log_p"]) < -5)
+    first = next(r.iteration for r in free.history if max(r.least_log_p) < -5)
     assert 0 < first == stopped.history[-1].iteration
     assert stopped.reason == "log P fell below -5"
 
@@ -121,7 +121,13 @@ def test_the_meter_is_kept_in_the_run_folder(tmp_path):
     options = {"sampler": sampler, "regularizer": [], "iterations": 2, "out": tmp_path / "run"}
     result = dno.optimize("x", reward=brightness, **options)
     saved = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert saved == {"status": "finished", "reason": "", "error": "", **result.meter()}
+    about = {"status": "finished", "reason": "", "error": "", "failures": {}, "medium": "image"}
+    expected = {**about, **result.meter()}
+    assert {name: saved[name] for name in expected} == expected
+    assert saved["climbed"] == ["brightness"]
+    assert saved["items"] == [{"prompt": "x", "seed": 0}]
+    reached = result.best.rewards["brightness"].tolist()
+    assert saved["best"]["rewards"] == {"brightness": pytest.approx(reached)}
     assert saved["peak_memory"] > 2**20
     assert saved["reward_calls"] == 3
 

@@ -10,7 +10,8 @@ import torch
 import dno
 from dno.core.function import FunctionSampler
 from dno.core.noise import gaussian_noise
-from dno.runs.pose import build
+from dno.runs.load import load
+from dno.runs.pose import pose
 from dno.runs.run_config import RunConfig
 
 DRAWS = [(3, 2, 2), (5,)]
@@ -35,7 +36,8 @@ def built(**values):
         "rewards": [bright],
         "sampler": FunctionSampler(paint, DRAWS),
     } | values
-    return build(RunConfig.parse(values)).problem
+    config = RunConfig.parse(values)
+    return pose(load(config), config).problem
 
 
 def test_a_function_of_its_draws_is_a_sampler():
@@ -81,8 +83,9 @@ def test_monitors_and_reports_are_told_and_change_nothing():
         "x", reward=bright, monitor=red, settings={"reports": ["gaussianity"]}, **options
     )
     assert torch.equal(plain.last.noise_BN, watched.last.noise_BN)
-    assert watched.held_out == ("red",)
-    assert set(watched.history[0].rewards) == {"bright", "red"}
+    assert watched.climbed == ("bright",)
+    assert set(watched.history[0].rewards) == {"bright"}
+    assert set(watched.history[0].monitors) == {"red"}
     assert {"p_mean", "p_covariance", "p_norm", "p_spectrum"} <= set(watched.history[0].figures)
     assert all(
         0 <= watched.history[-1].figures[name][0] <= 1 for name in watched.history[0].figures
@@ -117,7 +120,7 @@ def test_copies_side_by_side_change_nothing_and_are_halved_where_they_do_not_fit
         problem = built(
             rewards=[hidden], gradient=values, sampler=sampler(paint, DRAWS), regularizers=[]
         )
-        return problem.evaluate(problem.sample.noise_BN, 5, with_grad=True).grad_BN
+        return problem.evaluate(problem.sample.noise_BN, 5, with_grad=True).grad_BN()
 
     expected = direction(chunk=1)
     assert expected.norm() > 1e-3
@@ -161,6 +164,7 @@ def test_one_row_of_noise_starts_every_sample(tmp_path):
         dno.optimize("x", start=tmp_path / "empty", **options)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_no_longer_needs_where_it_started(tmp_path):
     options = {"model": "emoji", "steps": 2, "iterations": 1, "reward": "brightness"}
     dno.optimize("x", out=tmp_path / "one", **options)
@@ -169,6 +173,7 @@ def test_a_resumed_run_no_longer_needs_where_it_started(tmp_path):
     assert dno.resume(tmp_path / "two", iterations=2).history[-1].iteration == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_warm_start(tmp_path):
     options = {
         "model": "emoji",
@@ -191,7 +196,7 @@ def test_spread_takes_the_unit_out_of_black_boxes_too(method):
         hidden.differentiable = False
         gradient = {"method": method, "samples": 4}
         problem = built(rewards=[hidden], gradient=gradient, spread=4, regularizers=[])
-        return problem.evaluate(problem.sample.noise_BN, 0, with_grad=True).grad_BN
+        return problem.evaluate(problem.sample.noise_BN, 0, with_grad=True).grad_BN()
 
     assert direction(1.0).norm() > 1e-3
     torch.testing.assert_close(direction(1000.0), direction(1.0), rtol=1e-3, atol=1e-6)
@@ -225,5 +230,5 @@ def test_copies_that_cannot_even_be_bound_are_halved():
         rewards=[hidden], gradient={"samples": 8}, sampler=Narrow(paint, DRAWS), regularizers=[]
     )
     found = problem.evaluate(problem.sample.noise_BN, 0, with_grad=True)
-    assert found.grad_BN.norm() > 0
+    assert found.grad_BN().norm() > 0
     assert (found.network_evaluations, found.reward_calls) == (9, 9)

@@ -3,140 +3,149 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 import torch
 from dno_builtin.optimizers.adam import Adam
 from hypothesis import given
 from hypothesis import strategies as st
+from small_problems import brightness, climb, problem, same
+from torch import Tensor
 
 from dno.core.engine import optimize
-from dno.core.events import Bus, RunInfo, hookimpl
+from dno.core.events import Bus, RunFinished, RunInfo, RunStarted, StepDone, hookimpl
 from dno.core.noise import evaluation_generators
-from dno.core.problem import Problem, Term
 from dno.core.result import Status
+from dno.core.stages import LoopState, Phase
+from dno.core.terms import RegularizerTerm, RewardTerm, Term
 from dno.errors import ConfigError, RunError
 from dno.protocols import Penalty
-from dno.testing.toy import ToySampler
+from dno.report.result import Result
 
-PARTS = ("noise_BN", "samples", "objective_B")
-
-
-def brightness(images, prompts):
-    return images.mean(dim=(1, 2, 3))
-
-
-def wandering(noise_BN, generators):
-    """A penalty with randomness of its own and a log_p, as the permutation regularizer has."""
-    jitter = torch.cat([torch.rand(1, generator=g) for g in generators])
-    return Penalty(noise_BN.square().mean(1) * jitter, {"log_p": -noise_BN.mean(1).abs() * 40})
-
-
-def problem(seeds=(0,), reward=brightness, regularizer=wandering, **options):
-    items = [("x", seed) for seed in seeds]
-    sample = ToySampler().bind(*zip(*items, strict=True))
-    terms = [Term("wandering", regularizer, 0.01)] if regularizer else []
-    return Problem(items, sample, [Term("reward", reward)], terms, **options)
-
-
-def climb(problem, iterations=8, observers=(), lr=0.1, **options):
-    bus = Bus(RunInfo(problem.items, iterations, 0, None), observers)
-    result = optimize(problem, Adam(lr=lr).build(None), iterations, bus=bus, **options)
-    bus.finished(result)
-    return result
-
-
-def same(a, b):
-    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in PARTS)
+SNAPSHOTS = ("initial", "best", "last")
 
 
 def test_the_reward_rises_and_every_iteration_is_recorded():
-    result = climb(problem(), 20)
-    assert [r.iteration for r in result.history] == list(range(21))
-    assert result.status is Status.FINISHED
-    assert result.history[-1].rewards["reward"][0] > result.history[0].rewards["reward"][0] + 0.2
-    assert (
-        result.history[-1].grad_norm[0] != result.history[-1].grad_norm[0]
-    )  # the last one only measures
-    assert all(
-        a.seconds <= b.seconds for a, b in zip(result.history, result.history[1:], strict=False)
+    outcome = climb(problem(), 20)
+    history = outcome.history
+    assert [record.iteration for record in history] == list(range(21))
+    assert outcome.status is Status.FINISHED
+    assert outcome.climbed == ("reward",)
+    assert history[-1].rewards["reward"][0] > history[0].rewards["reward"][0] + 0.2
+    # The last one only measures.
+    assert [math.isnan(record.grad_norm[0]) for record in history] == [False] * 20 + [True]
+    assert all(before.seconds <= after.seconds for before, after in pairwise(history))
+
+
+def test_a_record_has_each_kind_of_figure_in_its_own_field():
+    setting = replace(
+        problem((0, 1)),
+        monitors=[Term("red", lambda images, prompts: images[:, 0].mean(dim=(1, 2)))],
+        reports=[Term("length", lambda noise_BN, generators: noise_BN.square().mean(1))],
     )
+    record = climb(setting, 1).history[0]
+    assert set(record.rewards) == {"reward"}
+    assert set(record.monitors) == {"red"}
+    assert set(record.penalties) == {"wandering", "length"}
+    assert set(record.log_p) == {"wandering"}
+    assert set(record.figures) == {"jitter"}
+    assert record.gamma is None
+    for i in range(2):
+        climbed = record.rewards["reward"][i] - 0.01 * record.penalties["wandering"][i]
+        assert record.objective[i] == pytest.approx(climbed)
+        assert record.best[i] == record.rewards["reward"][i]
+
+
+def test_a_figure_called_log_p_is_a_figure_and_decides_nothing():
+    def boasting(noise_BN, generators):
+        size_B = noise_BN.square().mean(1)
+        return Penalty(size_B, figures={"log_p": -1000 * size_B, "gamma": size_B})
+
+    outcome = climb(problem(regularizer=boasting, log_p_floor=-4.6), 2)
+    assert all(record.healthy == (True,) for record in outcome.history)
+    assert all(record.log_p == {} for record in outcome.history)
+    assert all(record.gamma is None for record in outcome.history)
+    assert set(outcome.history[0].figures) == {"log_p", "gamma"}
 
 
 def test_zero_iterations_measure_the_start():
-    result = climb(problem(), 0)
-    assert len(result.history) == 1
-    assert same(result.initial, result.last)
+    outcome = climb(problem(), 0)
+    assert len(outcome.history) == 1
+    assert same(outcome.initial, outcome.last)
 
 
 @given(st.integers(0, 2**32), st.floats(0.01, 3), st.floats(-10, -0.01))
 def test_best_never_falls_is_healthy_and_belongs_to_one_evaluation(seed, lr, floor):
     setting = problem((seed, seed + 1), log_p_floor=floor)
-    result = climb(setting, 6, lr=lr)
-    for before, after in zip(result.history, result.history[1:], strict=False):
+    outcome = climb(setting, 6, lr=lr)
+    for before, after in pairwise(outcome.history):
         assert all(a <= b for a, b in zip(before.best, after.best, strict=True))
     for i in range(2):
-        healthy = [r.objective[i] for r in result.history if r.healthy[i]]
-        assert result.best.objective_B[i] == max(healthy, default=-math.inf)
-        assert all(r.healthy[i] == (r.figures["log_p"][i] >= floor) for r in result.history)
-    assert torch.equal(result.best.samples, setting.sample(result.best.noise_BN))
+        rewards = [record.rewards["reward"][i] for record in outcome.history if record.healthy[i]]
+        assert outcome.best.score_B[i] == max(rewards, default=-math.inf)
+        for record in outcome.history:
+            assert record.healthy[i] == (record.log_p["wandering"][i] >= floor)
+    assert torch.equal(outcome.best.samples, setting.sample(outcome.best.noise_BN))
+    torch.testing.assert_close(outcome.best.rewards["reward"], brightness(outcome.best.samples, []))
 
 
 @given(st.integers(0, 2**32), st.integers(0, 2**32))
 def test_a_batch_of_two_is_two_of_one(a, b):
-    both, *alone = (climb(problem(seeds)) for seeds in ((a, b), (a,), (b,)))
-    for i, single in enumerate(alone):
-        for name in ("initial", "best", "last"):
-            joint, own = getattr(both, name), getattr(single, name)
-            for part in PARTS:
-                torch.testing.assert_close(
-                    getattr(joint, part)[i], getattr(own, part)[0], rtol=1e-5, atol=1e-5
-                )
+    both = climb(problem((a, b)))
+    for i, seed in enumerate((a, b)):
+        alone = climb(problem((seed,)))
+        for name in SNAPSHOTS:
+            joint = getattr(both, name).tensors()
+            own = getattr(alone, name).tensors()
+            for part in joint:
+                torch.testing.assert_close(joint[part][i], own[part][0], rtol=1e-5, atol=1e-5)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 6))
 def test_going_on_from_any_iteration_ends_in_the_same_bits(seed, stopped_at):
-    states = []
+    states: list[LoopState] = []
     whole = climb(problem((seed, 1)), 6, checkpoint=states.append)
-    assert [s.iteration for s in states] == [1, 2, 3, 4, 5, 6]
+    assert [state.iteration for state in states] == [1, 2, 3, 4, 5, 6]
     resumed = climb(problem((seed, 1)), 6, state=states[stopped_at - 1])
-    assert all(
-        same(getattr(whole, name), getattr(resumed, name)) for name in ("initial", "best", "last")
-    )
+    assert all(same(getattr(whole, name), getattr(resumed, name)) for name in SNAPSHOTS)
     assert [r.objective for r in resumed.history] == [r.objective for r in whole.history]
 
 
 def test_a_finished_run_can_be_given_more_iterations():
-    states = []
+    states: list[LoopState] = []
     climb(problem(), 3, checkpoint=states.append)
     longer = climb(problem(), 6, state=states[-1])
     assert same(longer.last, climb(problem(), 6).last)
 
 
 def test_the_gradient_of_each_sample_is_clipped_alone():
-    evaluation = problem((0, 1), max_grad_norm=1e-3).evaluate(
-        torch.randn(2, 384), 0, with_grad=True
-    )
-    norms = evaluation.grad_BN.norm(dim=1)
-    torch.testing.assert_close(norms, torch.full((2,), 1e-3))
-    free = problem((0, 1), max_grad_norm=1e9).evaluate(evaluation.noise_BN, 0, with_grad=True)
-    torch.testing.assert_close(free.grad_BN.norm(dim=1), free.grad_norm_B)
-    torch.testing.assert_close(evaluation.grad_norm_B, free.grad_norm_B)
+    setting = problem((0, 1), max_grad_norm=1e-3)
+    grad_BN = setting.evaluate(torch.randn(2, 384), 0, with_grad=True).grad_BN()
+    clipped_BN, norm_B = setting.clipped(grad_BN)
+    torch.testing.assert_close(clipped_BN.norm(dim=1), torch.full((2,), 1e-3))
+    torch.testing.assert_close(norm_B, grad_BN.norm(dim=1))
+    torch.testing.assert_close(clipped_BN / 1e-3, grad_BN / norm_B[:, None])
+    assert norm_B[0] != norm_B[1]
+
+
+@pytest.mark.parametrize("bound", [1e9, math.inf])
+def test_a_gradient_shorter_than_its_bound_stays_as_it_is(bound):
+    setting = problem(max_grad_norm=bound)
+    grad_BN = setting.evaluate(torch.randn(1, 384), 0, with_grad=True).grad_BN()
+    assert torch.equal(setting.clipped(grad_BN)[0], grad_BN)
 
 
 def test_a_reward_with_weight_nought_is_reported_and_moves_nothing():
-    plain = climb(problem())
     base = problem()
-    extra = Problem(
-        base.items,
-        base.sample,
-        [*base.rewards, Term("seen", lambda i, p: i.std(dim=(1, 2, 3)), 0.0)],
-        base.regularizers,
-    )
-    watched = climb(extra)
-    assert same(plain.last, watched.last)
+    seen = RewardTerm("seen", lambda images, prompts: images.std(dim=(1, 2, 3)), weight=0.0)
+    watched = climb(replace(base, rewards=[*base.rewards, seen]))
+    assert torch.equal(climb(base).last.noise_BN, watched.last.noise_BN)
     assert len(watched.history[0].rewards["seen"]) == 1
+    assert watched.climbed == ("reward",)
+    assert watched.meter()["reward_calls"] == climb(base).meter()["reward_calls"]
 
 
 def failing(at, answer):
@@ -149,107 +158,134 @@ def failing(at, answer):
     return reward
 
 
-@pytest.mark.parametrize(
-    ("answer", "problem_told"),
-    [
-        (
-            lambda im: im.mean(),
-            r'reward "reward" returned a float32 tensor of shape \(\) for a batch of 2',
-        ),
-        (
-            lambda im: im.mean((1, 2, 3)).tolist(),
-            "a list for a batch of 2; it must return a torch tensor of floats",
-        ),
-        (lambda im: im.mean((1, 2, 3)).long(), r"returned a int64 tensor of shape \(2,\)"),
-        (
-            lambda im: im.mean((1, 2, 3)) * torch.tensor([1, math.nan]),
-            "its value is not finite for sample 1;",
-        ),
-        (lambda im: im.mean((1, 2, 3)).detach(), "gives no gradient"),
-        (
-            lambda im: (im - im.detach()).abs().sqrt().mean((1, 2, 3)),
-            "its gradient is not finite for sample 0, 1;",
-        ),
-        (lambda im: 1 / 0, "failed with ZeroDivisionError: division by zero"),
-    ],
-    ids=["shape", "list", "type", "nan", "detached", "gradient", "raises"],
+@dataclass(frozen=True)
+class Wrong:
+    """An answer of a reward with which no run of two samples can go on."""
+
+    name: str
+    answer: Callable[[Tensor], object]
+    told: str
+
+
+WRONG = (
+    Wrong(
+        "shape",
+        lambda im: im.mean(),
+        r'reward "reward" returned a float32 tensor of shape \(\) for a batch of 2',
+    ),
+    Wrong(
+        "list",
+        lambda im: im.mean((1, 2, 3)).tolist(),
+        "a list for a batch of 2; it must return a torch tensor of floats",
+    ),
+    Wrong(
+        "type",
+        lambda im: im.mean((1, 2, 3)).long(),
+        r"returned a int64 tensor of shape \(2,\)",
+    ),
+    Wrong(
+        "all nan",
+        lambda im: im.mean((1, 2, 3)) * math.nan,
+        "its value is not finite for sample 0, 1;",
+    ),
+    Wrong("detached", lambda im: im.mean((1, 2, 3)).detach(), "gives no gradient"),
+    Wrong(
+        "gradient",
+        lambda im: (im - im.detach()).abs().sqrt().mean((1, 2, 3)),
+        "its gradient is not finite for sample 0, 1;",
+    ),
+    Wrong("raises", lambda im: 1 / 0, "failed with ZeroDivisionError: division by zero"),
 )
-def test_a_reward_that_goes_wrong_ends_the_run_and_keeps_what_was_reached(answer, problem_told):
-    result = climb(problem((0, 1), reward=failing(3, answer)))
-    assert result.status is Status.FAILED
-    assert len(result.history) == 3
-    assert math.isfinite(result.best.objective_B[0])
-    with pytest.raises(RunError, match=problem_told):
-        result.raise_for_status()
-    with pytest.raises(RunError, match=problem_told):
-        climb(problem((0, 1), reward=failing(0, answer)))
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.name)
+def test_a_reward_that_goes_wrong_ends_the_run_and_keeps_what_was_reached(wrong):
+    outcome = climb(problem((0, 1), reward=failing(3, wrong.answer)))
+    assert outcome.status is Status.FAILED
+    assert len(outcome.history) == 3
+    assert math.isfinite(outcome.best.score_B[0])
+    with pytest.raises(RunError, match=wrong.told):
+        outcome.raise_for_status()
+    with pytest.raises(RunError, match=wrong.told):
+        climb(problem((0, 1), reward=failing(0, wrong.answer)))
 
 
 class Watcher:
     def __init__(self, stop_at=None, interrupt_at=None):
-        self.seen, self.stop_at, self.interrupt_at = [], stop_at, interrupt_at
+        self.seen = []
+        self.stop_at = stop_at
+        self.interrupt_at = interrupt_at
 
     @hookimpl
-    def run_started(self, run):
-        self.seen.append("started")
+    def run_started(self, event: RunStarted):
+        self.seen.append(f"started {len(event.run.items)}")
 
     @hookimpl
-    def step_done(self, record, samples):
-        assert not samples.requires_grad
-        self.seen.append(record.iteration)
-        if record.iteration == self.interrupt_at:
+    def step_done(self, event: StepDone):
+        assert not event.samples.requires_grad
+        assert len(event.samples) == len(event.run.items)
+        iteration = event.record.iteration
+        self.seen.append(iteration)
+        if iteration == self.interrupt_at:
             raise KeyboardInterrupt
-        return record.iteration == self.stop_at
+        return iteration == self.stop_at
 
     @hookimpl
-    def run_finished(self, result):
-        self.seen.append(str(result.status))
+    def run_finished(self, event: RunFinished):
+        self.seen.append(str(event.outcome.status))
 
 
 def test_observers_see_the_run_and_may_stop_it():
-    watcher, states = Watcher(stop_at=2), []
-    result = climb(problem(), observers=[watcher], checkpoint=states.append)
-    assert watcher.seen == ["started", 0, 1, 2, "stopped"]
-    assert result.status is Status.STOPPED
+    watcher = Watcher(stop_at=2)
+    states: list[LoopState] = []
+    outcome = climb(problem(), observers=[watcher], checkpoint=states.append)
+    assert watcher.seen == ["started 1", 0, 1, 2, "stopped"]
+    assert outcome.status is Status.STOPPED
+    assert outcome.reason == "an observer asked to stop"
     assert same(climb(problem(), state=states[-1]).last, climb(problem()).last)
 
 
 def test_an_interrupted_run_hands_back_what_it_has():
-    result = climb(problem(), observers=[Watcher(interrupt_at=2)])
-    assert result.status is Status.INTERRUPTED
-    assert len(result.history) == 3
+    outcome = climb(problem(), observers=[Watcher(interrupt_at=2)])
+    assert outcome.status is Status.INTERRUPTED
+    assert len(outcome.history) == 3
 
 
-def test_an_observer_of_no_event_is_refused():
-    class Wrong:
-        @hookimpl
-        def step_dome(self): ...
+class Mistyped:
+    @hookimpl
+    def step_dome(self, event): ...
 
-    class Misread:
-        @hookimpl
-        def step_done(self, rec): ...
 
-    for cls, what in ((Wrong, "unknown hook 'step_dome'"), (Misread, "{'rec'}")):
-        with pytest.raises(ConfigError, match=what) as caught:
-            climb(problem(), observers=[cls()])
-        assert str(caught.value).startswith(f"observers: {cls.__name__} cannot observe: ")
-        assert "step_done(run, record, samples)" in str(caught.value)
-        assert "\n" not in str(caught.value)
+class Older:
+    """As observers were written once, with an argument a thing."""
+
+    @hookimpl
+    def step_done(self, record): ...
+
+
+@pytest.mark.parametrize(
+    ("cls", "what"), [(Mistyped, "unknown hook 'step_dome'"), (Older, "{'record'}")]
+)
+def test_an_observer_of_no_event_is_refused(cls, what):
+    with pytest.raises(ConfigError, match=what) as caught:
+        climb(problem(), observers=[cls()])
+    assert str(caught.value).startswith(f"observers: {cls.__name__} cannot observe: ")
+    assert "run_started(event), step_done(event) and run_finished(event)" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_observer_that_fails_ends_the_run_and_keeps_what_was_reached():
-    class Broken(Watcher):
+    class Broken:
         @hookimpl
-        def step_done(self, record):
-            if record.iteration == 2:
+        def step_done(self, event):
+            if event.record.iteration == 2:
                 raise OSError(28, "No space left on device")
 
-    result = climb(problem(), observers=[Broken()])
-    assert result.status is Status.FAILED
-    assert "observer failed at step_done with OSError: [Errno 28] No space left" in str(
-        result.error
-    )
-    assert len(result.history) == 3
+    outcome = climb(problem(), observers=[Broken()])
+    assert outcome.status is Status.FAILED
+    told = "observer failed at step_done with OSError: [Errno 28] No space left"
+    assert told in str(outcome.error)
+    assert len(outcome.history) == 3
 
 
 class Elsewhere:
@@ -264,41 +300,47 @@ class Elsewhere:
         return noise_BN, state
 
 
-def run_with(optimizer, iterations=3, **options):
-    setting = problem(**options)
-    return optimize(
-        setting, optimizer, iterations, bus=Bus(RunInfo(setting.items, iterations, 0, None))
-    )
-
-
 def test_the_record_is_of_the_iterations_own_noise_and_the_best_of_any():
-    result = run_with(Elsewhere())
-    assert torch.equal(result.initial.noise_BN, problem().sample.noise_BN)
-    assert result.history[0].objective == tuple(result.initial.objective_B.tolist())
-    assert torch.equal(result.best.noise_BN, problem().sample.noise_BN + 3)
-    assert result.best.rewards["reward"] > result.initial.rewards["reward"] + 0.2
-    assert f"-> {result.best.rewards['reward'].item():.4g}" in result.verdict()
+    outcome = climb(problem(), 3, optimizer=Elsewhere())
+    start_BN = problem().sample.noise_BN
+    assert torch.equal(outcome.initial.noise_BN, start_BN)
+    assert outcome.history[0].rewards["reward"] == tuple(outcome.initial.rewards["reward"].tolist())
+    assert torch.equal(outcome.best.noise_BN, start_BN + 3)
+    assert outcome.best.rewards["reward"] > outcome.initial.rewards["reward"] + 0.2
+    assert f"-> {outcome.best.rewards['reward'].item():.4g}" in Result.of(outcome).verdict()
 
 
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (None, "must return noise of shape .* and its state; got None"),
-        ((torch.zeros(1, 2), {}), "must return noise of shape"),
-        ((torch.zeros(1, 384), {"count": 3}), "state must be tensors by name"),
-    ],
+@dataclass(frozen=True)
+class BadStep:
+    """What an optimizer's step may not return."""
+
+    name: str
+    answer: object
+    told: str
+
+
+BAD_STEPS = (
+    BadStep("nothing", None, "must return noise of shape .* and its state; got None"),
+    BadStep("shape", (torch.zeros(1, 2), {}), "must return noise of shape"),
+    BadStep("state", (torch.zeros(1, 384), {"count": 3}), "state must be tensors by name"),
 )
-def test_an_optimizer_that_answers_wrongly_ends_the_run(answer, told):
-    class Wrong(Elsewhere):
-        def step(self, objective, noise_BN, state):
-            super().step(objective, noise_BN, state)
-            return answer if objective._iteration == 1 else (noise_BN, state)
 
-    result = run_with(Wrong())
-    assert result.status is Status.FAILED
-    assert len(result.history) == 1
-    with pytest.raises(RunError, match=told):
-        result.raise_for_status()
+
+@pytest.mark.parametrize("bad", BAD_STEPS, ids=lambda bad: bad.name)
+def test_an_optimizer_that_answers_wrongly_ends_the_run(bad):
+    class Answering(Elsewhere):
+        steps = 0
+
+        def step(self, objective, noise_BN, state):
+            self.steps += 1
+            right = super().step(objective, noise_BN, state)
+            return bad.answer if self.steps == 2 else right
+
+    outcome = climb(problem(), 3, optimizer=Answering())
+    assert outcome.status is Status.FAILED
+    assert len(outcome.history) == 1
+    with pytest.raises(RunError, match=bad.told):
+        outcome.raise_for_status()
 
 
 def test_a_sampler_that_fails_ends_the_run_and_keeps_what_was_reached():
@@ -306,7 +348,8 @@ def test_a_sampler_that_fails_ends_the_run_and_keeps_what_was_reached():
     calls = []
 
     class Failing:
-        noise_BN, draws = setting.sample.noise_BN, setting.sample.draws
+        noise_BN = setting.sample.noise_BN
+        draws = setting.sample.draws
 
         def __call__(self, noise_BN):
             calls.append(1)
@@ -314,15 +357,10 @@ def test_a_sampler_that_fails_ends_the_run_and_keeps_what_was_reached():
                 raise RuntimeError("CUDA error: out of luck")
             return setting.sample(noise_BN)
 
-    result = climb(replace(setting, sample=Failing()))
-    assert result.status is Status.FAILED
-    assert "the sampler failed with RuntimeError: CUDA error: out of luck" in str(result.error)
-    assert len(result.history) == 2
-
-
-def test_no_bound_on_the_gradient():
-    evaluation = problem(max_grad_norm=math.inf).evaluate(torch.randn(1, 384), 0, with_grad=True)
-    torch.testing.assert_close(evaluation.grad_BN.norm(dim=1), evaluation.grad_norm_B)
+    outcome = climb(replace(setting, sample=Failing()))
+    assert outcome.status is Status.FAILED
+    assert "the sampler failed with RuntimeError: CUDA error: out of luck" in str(outcome.error)
+    assert len(outcome.history) == 2
 
 
 def test_randomness_does_not_repeat():
@@ -346,36 +384,37 @@ class Jump:
 
 def warmed(iterations=3, warm=5, seeds=(0, 1), **options):
     setting = problem(seeds, regularizer=None)
+    phases = [Phase(Jump(), warm), Phase(Adam(lr=0.01).build(None), iterations, from_best=True)]
     bus = Bus(RunInfo(setting.items, iterations + warm, 0, None))
-    return optimize(
-        setting,
-        Adam(lr=0.01).build(None),
-        iterations,
-        bus=bus,
-        warm_start=(Jump(), warm),
-        **options,
-    )
+    return optimize(setting, phases, bus=bus, **options)
 
 
 def test_a_warm_start_hands_on_the_best_that_it_found():
-    result = warmed()
-    assert [r.iteration for r in result.history] == list(range(9))
-    candidates = result.history[:5]
+    outcome = warmed()
+    assert [record.iteration for record in outcome.history] == list(range(9))
+    candidates = outcome.history[:5]
     for i in range(2):
         best = max(record.objective[i] for record in candidates)
-        assert result.history[5].objective[i] == pytest.approx(best)
-        assert result.history[8].objective[i] > best
+        assert outcome.history[5].objective[i] == pytest.approx(best)
+        assert outcome.history[8].objective[i] > best
     assert len({record.objective for record in candidates}) == 5
 
 
 @pytest.mark.parametrize("stopped_at", range(1, 8))
 def test_a_warm_start_resumes_to_the_same_bits(stopped_at):
-    states = []
+    states: list[LoopState] = []
     whole = warmed(checkpoint=states.append)
     resumed = warmed(state=states[stopped_at - 1])
-    assert all(
-        same(getattr(whole, name), getattr(resumed, name)) for name in ("initial", "best", "last")
-    )
+    assert all(same(getattr(whole, name), getattr(resumed, name)) for name in SNAPSHOTS)
+
+
+def test_a_phase_goes_on_where_the_one_before_it_ended_unless_it_is_told_to_start_at_the_best():
+    setting = problem((0, 1), regularizer=None)
+    bus = Bus(RunInfo(setting.items, 3, 0, None))
+    outcome = optimize(setting, [Phase(Jump(), 2), Phase(Jump(), 1)], bus=bus)
+    third = climb(setting, 3, optimizer=Jump()).history[2]
+    assert outcome.history[2].objective == third.objective
+    assert third.objective not in [record.objective for record in outcome.history[:2]]
 
 
 def test_draws_of_an_optimizer_are_gaussian_and_a_function_of_seed_and_iteration():
@@ -387,9 +426,9 @@ def test_draws_of_an_optimizer_are_gaussian_and_a_function_of_seed_and_iteration
             return super().step(objective, noise_BN, state)
 
     for _ in range(2):
-        setting = problem((5, 6), regularizer=None)
-        optimize(setting, Curious(), 3, bus=Bus(RunInfo(setting.items, 3, 0, None)))
-    once, again = drawn[:3], drawn[3:]
+        climb(problem((5, 6), regularizer=None), 3, optimizer=Curious())
+    once = drawn[:3]
+    again = drawn[3:]
     assert all(torch.equal(a, b) for i in range(3) for a, b in zip(once[i], again[i], strict=True))
     flat = torch.stack([noise_BN for pair in once for noise_BN in pair])
     assert len({row.sum().item() for noise_BN in flat for row in noise_BN}) == 12
@@ -400,65 +439,49 @@ def test_draws_of_an_optimizer_are_gaussian_and_a_function_of_seed_and_iteration
 def shifted(noise_BN, generators):
     """Penalty and log P of noise whose mean has moved."""
     away_B = 20 * noise_BN.mean(1).abs()
-    return Penalty(away_B, {"log_p": -away_B})
+    return Penalty(away_B, log_p_B=-away_B)
 
 
 def adapted(seeds=(0, 1), iterations=150, target=-2.0, **options):
     base = problem(seeds, regularizer=None, max_grad_norm=1e9)
-    setting = replace(base, regularizers=[Term("shifted", shifted, log_p_target=target)])
-    bus = Bus(RunInfo(setting.items, iterations, 0, None))
-    return optimize(setting, Adam(lr=0.02).build(None), iterations, bus=bus, **options)
+    held = [RegularizerTerm("shifted", shifted, log_p_target=target)]
+    return climb(replace(base, regularizers=held), iterations, lr=0.02, **options)
 
 
 def test_an_adapted_weight_holds_log_p_at_its_target():
-    result = adapted()
-    late = [record.figures["log_p"] for record in result.history[60:]]
+    outcome = adapted()
+    late = [record.log_p["shifted"] for record in outcome.history[60:]]
     for i in range(2):
         assert sum(log_p[i] for log_p in late) / len(late) == pytest.approx(-2, abs=0.7)
-    weights = [record.figures["gamma"][0] for record in result.history]
+    weights = [record.gamma[0] for record in outcome.history]
     assert weights[0] == pytest.approx(0.01)
     assert min(weights) >= 1e-3
-    for before, after in zip(result.history, result.history[1:], strict=False):
-        rises = before.figures["log_p"][0] < -2
-        assert (after.figures["gamma"][0] > before.figures["gamma"][0]) == rises or before.figures[
-            "gamma"
-        ][0] <= 1e-3
+    for before, after in pairwise(outcome.history):
+        rises = before.log_p["shifted"][0] < -2
+        assert (after.gamma[0] > before.gamma[0]) == rises or before.gamma[0] <= 1e-3
 
 
 def test_an_adapted_weight_resumes_to_the_same_bits_and_knows_no_neighbour():
-    states = []
+    states: list[LoopState] = []
     whole = adapted(iterations=20, checkpoint=states.append)
     resumed = adapted(iterations=20, state=states[11])
     assert same(whole.last, resumed.last)
-    assert whole.history[-1].figures == resumed.history[-1].figures
+    assert whole.history[-1].gamma == resumed.history[-1].gamma
     alone = adapted(seeds=(1,), iterations=20)
     torch.testing.assert_close(whole.last.noise_BN[1], alone.last.noise_BN[0])
 
 
 def test_an_adapted_weight_needs_a_log_p():
-    base = problem((0,), regularizer=None)
-    setting = replace(
-        base, regularizers=[Term("silent", lambda z, g: z.square().mean(1), log_p_target=-2.0)]
-    )
-    result = optimize(setting, Adam().build(None), 3, bus=Bus(RunInfo(setting.items, 3, 0, None)))
-    assert 'a weight of "auto" needs a regularizer that reports log_p' in str(result.error)
-
-
-def test_the_best_is_chosen_without_adapted_penalties():
-    result = adapted(iterations=30)
-    for i in range(2):
-        assert result.best.objective_B[i] == max(
-            record.rewards["reward"][i] for record in result.history
-        )
+    base = problem(regularizer=None)
+    silent = RegularizerTerm("silent", lambda z, g: z.square().mean(1), log_p_target=-2.0)
+    outcome = climb(replace(base, regularizers=[silent]), 3)
+    assert 'a weight of "auto" needs a regularizer that reports log P' in str(outcome.error)
 
 
 def test_a_regularizer_that_cannot_hold_the_noise_is_told():
-    base = problem((0,), regularizer=None)
-    setting = replace(base, regularizers=[Term("idle", lambda z, g: z.detach().square().mean(1))])
+    base = problem(regularizer=None)
+    idle = RegularizerTerm("idle", lambda z, g: z.detach().square().mean(1))
     with pytest.raises(RunError, match='regularizer "idle" gives no gradient.* give it weight 0'):
-        optimize(setting, Adam().build(None), 3, bus=Bus(RunInfo(setting.items, 3, 0, None)))
-    watched = replace(setting, regularizers=[replace(setting.regularizers[0], weight=0.0)])
-    assert (
-        optimize(watched, Adam().build(None), 1, bus=Bus(RunInfo(setting.items, 1, 0, None))).error
-        is None
-    )
+        climb(replace(base, regularizers=[idle]), 3)
+    watched = replace(base, regularizers=[replace(idle, weight=0.0)])
+    assert climb(watched, 1).error is None

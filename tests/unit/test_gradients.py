@@ -7,21 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from dno_builtin.optimizers.adam import Adam
+from small_problems import brightness, climb
 
-from dno.core.engine import optimize
-from dno.core.events import Bus, RunInfo
 from dno.core.gradients import GradientConfig
-from dno.core.problem import Problem, Term
+from dno.core.problem import Problem
+from dno.core.terms import RewardTerm
 from dno.media import pictures
 from dno.testing.toy import ToySampler
 
 METHODS = ("hybrid-2", "hybrid-1", "zo")
 SEEDS = (3, 4)
-
-
-def brightness(images, prompts):
-    return images.mean(dim=(1, 2, 3))
 
 
 @dataclass
@@ -39,7 +34,7 @@ class Counting:
 def gradient(config, seeds=SEEDS, size=4, reward=None, number=0, extra=()):
     items = [("x", seed) for seed in seeds]
     sample = ToySampler(size).bind(*zip(*items, strict=True))
-    terms = [Term("hidden", reward or Counting(), differentiable=False), *extra]
+    terms = [RewardTerm("hidden", reward or Counting(), differentiable=False), *extra]
     problem = Problem(items, sample, terms, gradient=config, max_grad_norm=1e9)
     return problem.evaluate(sample.noise_BN, number, with_grad=True)
 
@@ -47,7 +42,7 @@ def gradient(config, seeds=SEEDS, size=4, reward=None, number=0, extra=()):
 def exact(seeds=SEEDS, size=4):
     items = [("x", seed) for seed in seeds]
     sample = ToySampler(size).bind(*zip(*items, strict=True))
-    problem = Problem(items, sample, [Term("seen", brightness)], max_grad_norm=1e9)
+    problem = Problem(items, sample, [RewardTerm("seen", brightness)], max_grad_norm=1e9)
     return problem.evaluate(sample.noise_BN, 0, with_grad=True)
 
 
@@ -57,9 +52,9 @@ def test_more_samples_point_closer_to_the_exact_gradient(method):
 
     def cosine(samples):
         config = GradientConfig(method=method, samples=samples, size=0.05)
-        found = [gradient(config, number=number).grad_BN for number in range(3)]
+        found = [gradient(config, number=number).grad_BN() for number in range(3)]
         return (
-            torch.stack([torch.cosine_similarity(g, truth.grad_BN, dim=1) for g in found])
+            torch.stack([torch.cosine_similarity(g, truth.grad_BN(), dim=1) for g in found])
             .mean()
             .item()
         )
@@ -80,16 +75,16 @@ def test_a_reward_is_asked_once_a_copy_and_its_value_is_its_own(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_of_two_is_two_of_one(method):
     config = GradientConfig(method=method)
-    both = gradient(config).grad_BN
+    both = gradient(config).grad_BN()
     for i, seed in enumerate(SEEDS):
-        torch.testing.assert_close(both[i], gradient(config, seeds=(seed,)).grad_BN[0])
+        torch.testing.assert_close(both[i], gradient(config, seeds=(seed,)).grad_BN()[0])
 
 
 def test_rewards_with_a_gradient_keep_their_exact_one_beside_an_estimate():
     config = GradientConfig(samples=2)
-    alone = gradient(config).grad_BN
-    mixed = gradient(config, extra=[Term("seen", brightness, 10.0)]).grad_BN
-    torch.testing.assert_close(mixed, alone + 10 * exact().grad_BN)
+    alone = gradient(config).grad_BN()
+    mixed = gradient(config, extra=[RewardTerm("seen", brightness, 10.0)]).grad_BN()
+    torch.testing.assert_close(mixed, alone + 10 * exact().grad_BN())
 
 
 def test_zeroth_order_alone_runs_the_sampler_without_a_graph():
@@ -115,11 +110,11 @@ def test_a_reward_outside_of_torch_climbs(method):
     sample = ToySampler(8).bind(*zip(*items, strict=True))
     gradient = GradientConfig(method=method, samples=16, size=0.1)
     problem = Problem(
-        items, sample, [Term("redness", redness, differentiable=False)], gradient=gradient
+        items, sample, [RewardTerm("redness", redness, differentiable=False)], gradient=gradient
     )
-    result = optimize(problem, Adam(lr=0.1).build(None), 30, bus=Bus(RunInfo(items, 30, 0, None)))
-    assert result.error is None
+    outcome = climb(problem, 30)
+    assert outcome.error is None
     for before, after in zip(
-        result.history[0].objective, result.history[-1].objective, strict=True
+        outcome.history[0].objective, outcome.history[-1].objective, strict=True
     ):
         assert after > before + 0.02

@@ -14,8 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dno.core.engine import LoopState
 from dno.core.result import Snapshot, StepRecord
+from dno.core.stages import LoopState
 from dno.errors import RunError, RunFolderError
 from dno.media import pictures
 from dno.runs.folders import default_folder, slug
@@ -34,19 +34,28 @@ def folder(tmp_path):
 
 def loop_state(iteration=3):
     record = StepRecord(
-        0,
-        (1.0,),
-        {"r": (0.1,)},
-        {"p": (0.0,)},
-        {"log_p": (-0.5,)},
-        (True,),
-        (-float("inf"),),
-        (2.0,),
-        0.25,
+        iteration=0,
+        objective=(1.0,),
+        rewards={"r": (0.1,)},
+        monitors={"m": (0.2,)},
+        penalties={"p": (0.0,)},
+        log_p={"p": (-0.5,)},
+        gamma=(0.01,),
+        figures={"p1": (-0.5,)},
+        healthy=(True,),
+        best=(-float("inf"),),
+        grad_norm=(2.0,),
+        seconds=0.25,
     )
-    reward, log_p = {"r": torch.rand(1)}, {"log_p": torch.randn(1)}
     snapshot = Snapshot(
-        torch.randn(1, 6), torch.rand(1, 3, 2, 2), torch.randn(1), torch.zeros(1), reward, log_p
+        noise_BN=torch.randn(1, 6),
+        samples=torch.rand(1, 3, 2, 2),
+        score_B=torch.randn(1),
+        iteration_B=torch.zeros(1),
+        rewards={"r": torch.rand(1), "r.dotted": torch.rand(1)},
+        monitors={"m": torch.rand(1)},
+        log_p={"p": torch.randn(1)},
+        figures={"p1": torch.randn(1)},
     )
     return LoopState(
         iteration=iteration,
@@ -55,6 +64,7 @@ def loop_state(iteration=3):
         initial=snapshot,
         best=snapshot,
         history=[replace(record, iteration=i) for i in range(iteration)],
+        failures={0: "no luck"},
         seconds=1.5,
     )
 
@@ -64,6 +74,7 @@ def test_a_state_comes_back_bit_for_bit(folder):
     folder.save_state(state, CONFIG)
     loaded = folder.load_state(CONFIG, torch.device("cpu"))
     assert (loaded.iteration, loaded.seconds, loaded.history) == (3, 1.5, state.history)
+    assert loaded.failures == {0: "no luck"}
     assert torch.equal(loaded.noise_BN, state.noise_BN)
     assert loaded.optimizer.keys() == state.optimizer.keys()
     assert all(torch.equal(loaded.optimizer[k], v) for k, v in state.optimizer.items())
@@ -115,6 +126,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         RunFolder(tmp_path / "file" / "run")
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time(folder):
     code = (
         "from pathlib import Path; from dno.runs.storage import RunFolder; "
@@ -156,6 +168,7 @@ def test_a_damaged_state_is_told(folder, harm):
         folder.load_state(CONFIG, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_harms_nothing_written_before(folder, tmp_path):
     folder.save_state(loop_state(), CONFIG)
     before = {p.name: p.read_bytes() for p in folder.path.iterdir()}

@@ -31,7 +31,8 @@ def colorfulness(images: Tensor) -> Tensor:
     spread_B: Tensor = torch.linalg.vector_norm(centred_B2P, dim=(1, 2))
     deviation_B = spread_B / centred_B2P.shape[2] ** 0.5
     distance_B: Tensor = torch.linalg.vector_norm(mean_B2 + 1e-5, dim=1)
-    return deviation_B + 0.3 * distance_B
+    colorfulness_B: Tensor = deviation_B + 0.3 * distance_B
+    return colorfulness_B
 
 
 class Colorfulness(RewardConfig):

@@ -1,10 +1,16 @@
-"""Observers: all three events, and one event with fewer arguments."""
+"""Observers: all three events, and one alone."""
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from dno.plugin import BuildContext, ObserverConfig, Result, RunInfo, StepRecord, hookimpl
+from dno.plugin import (
+    BuildContext,
+    ObserverConfig,
+    RunFinished,
+    RunStarted,
+    StepDone,
+    hookimpl,
+    write_file,
+)
 
 
 class Diary:
@@ -12,21 +18,25 @@ class Diary:
         self.lines: list[str] = []
 
     @hookimpl
-    def run_started(self, run: RunInfo) -> None:
-        self.lines += [f"{prompt} from seed {seed}" for prompt, seed in run.items]
+    def run_started(self, event: RunStarted) -> None:
+        self.lines += [f"{prompt} from seed {seed}" for prompt, seed in event.run.items]
+        self.lines.append(str(event.run.config["optimizer"]))
 
     @hookimpl
-    def step_done(self, run: RunInfo, record: StepRecord, samples: Tensor) -> bool | None:
+    def step_done(self, event: StepDone) -> bool | None:
+        record = event.record
         self.lines.append(
-            f"{record.iteration} of {run.iterations}: {max(record.objective)}, "
-            f"{samples.mean().item()}"
+            f"{record.iteration} of {event.run.iterations}: {max(record.objective)}, "
+            f"{record.rewards}, {record.monitors}, {record.log_p}, {record.least_log_p}, "
+            f"{record.gamma}, {event.samples.mean().item()}"
         )
-        return samples.isnan().any().item() is True
+        return event.samples.isnan().any().item() is True
 
     @hookimpl(trylast=True)
-    def run_finished(self, run: RunInfo, result: Result) -> None:
-        if run.folder is not None:
-            (run.folder / "diary.txt").write_text("\n".join([*self.lines, result.status]))
+    def run_finished(self, event: RunFinished) -> None:
+        if event.run.folder is not None:
+            text = "\n".join([*self.lines, event.outcome.status])
+            write_file(event.run.folder / "diary.txt", text.encode())
 
 
 class DiaryConfig(ObserverConfig):
@@ -36,8 +46,8 @@ class DiaryConfig(ObserverConfig):
 
 class Patience:
     @hookimpl
-    def step_done(self, record: StepRecord) -> bool:
-        return record.iteration > 10
+    def step_done(self, event: StepDone) -> bool:
+        return event.record.iteration > 10
 
 
 class PatienceConfig(ObserverConfig):

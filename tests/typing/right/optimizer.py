@@ -1,4 +1,4 @@
-"""An optimizer that keeps a memory, and one without."""
+"""An optimizer that keeps a memory, one without, and one that weighs rewards against penalties."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dno.plugin import BuildContext, Objective, Optimizer, OptimizerConfig, State
+from dno.plugin import BuildContext, Objective, Optimizer, OptimizerConfig, Slopes, State
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,31 @@ class RandomWalk:
         self, objective: Objective, noise_BN: Tensor, state: State, /
     ) -> tuple[Tensor, dict[str, Tensor]]:
         tried_BN = (noise_BN + objective.gaussian()) / 2**0.5
-        better_B = objective.value(tried_BN) > objective.value(noise_BN)
+        better_B = objective.score(tried_BN) > objective.score(noise_BN)
         return torch.where(better_B[:, None], tried_BN, noise_BN), {}
 
 
 class RandomWalkConfig(OptimizerConfig):
     def build(self, ctx: BuildContext) -> RandomWalk:
         return RandomWalk()
+
+
+class Projected:
+    """Climbs the rewards across the direction in which the penalties rise."""
+
+    def init(self, noise_BN: Tensor, /) -> State:
+        return {}
+
+    def step(self, objective: Objective, noise_BN: Tensor, state: State, /) -> tuple[Tensor, State]:
+        slopes: Slopes = objective.slopes(noise_BN)
+        away_BN = torch.nn.functional.normalize(slopes.penalty_grad_BN, dim=1)
+        along_B = (slopes.reward_grad_BN * away_BN).sum(dim=1, keepdim=True)
+        worth_B = slopes.reward_B - slopes.penalty_B
+        climbs_B = worth_B.isfinite()
+        moved_BN = noise_BN + 0.1 * (slopes.reward_grad_BN - along_B * away_BN)
+        return torch.where(climbs_B[:, None], moved_BN, noise_BN), state
+
+
+class ProjectedConfig(OptimizerConfig):
+    def build(self, ctx: BuildContext) -> Optimizer:
+        return Projected()

@@ -1,4 +1,4 @@
-"""Regularizers: one tells only its penalty, the other names a figure too."""
+"""Regularizers: one tells only its penalty, others a figure or log P too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Projection:
             torch.randn(noise_BN.shape[1], generator=generator) for generator in generators
         ]
         along_B = self.sign * (noise_BN * torch.stack(directions).to(noise_BN)).mean(dim=1)
-        return Penalty(along_B.square(), {"along": along_B.detach()})
+        return Penalty(along_B.square(), figures={"along": along_B.detach()})
 
 
 class ProjectionConfig(RegularizerConfig):
@@ -38,6 +38,19 @@ class ProjectionConfig(RegularizerConfig):
 
     def build(self, ctx: BuildContext) -> Regularizer:
         return Projection(self.sign)
+
+
+class Length:
+    def __call__(self, noise_BN: Tensor, generators: Sequence[Generator], /) -> Penalty:
+        away_B = noise_BN.square().mean(dim=1) - 1
+        score_B = away_B.detach() * (noise_BN.shape[1] / 2) ** 0.5
+        return Penalty(value_B=away_B.square(), log_p_B=-score_B.square() / 2)
+
+
+def log_p(penalty: Penalty) -> Tensor:
+    if penalty.log_p_B is None:
+        return torch.zeros_like(penalty.value_B)
+    return penalty.log_p_B
 
 
 either: list[RegularizerConfig] = [

@@ -30,4 +30,25 @@ def script() -> Tensor:
     result = dno.optimize(
         "a frog", reward=[(redness, 2), "brightness", own.load("clip")()], iterations=2
     )
+    result.images[0].save("frog.png")
+    print(result.verdict(), result.failures, result.best.score_B)
     return result.best.samples
+
+
+def session() -> list[float]:
+    loaded = dno.load(reward=redness, steps=4)
+    reached: list[float] = []
+    for prompt in ("a frog", "a toad"):
+        result: dno.Result = loaded.optimize(prompt, seed=1, optimizer={"use": "sgd"})
+        reached.append(result.best.rewards["redness"].mean().item())
+    both: dno.Comparison = loaded.compare("a newt", "best-of-n", iterations=3)
+    return [*reached, both.ours.meter()["seconds"]]
+
+
+def read(folder: str) -> Tensor:
+    saved: dno.SavedRun = dno.open_run(folder)
+    status: dno.Status | None = saved.status
+    if status is None or not saved.resumable:
+        (saved,) = dno.list_runs("runs")
+    losses = [-value for record in saved.history for value in record.objective]
+    return saved.noise("best") * max(losses)

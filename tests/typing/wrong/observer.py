@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from dno.plugin import BuildContext, ObserverConfig, Result, RunInfo, StepRecord, hookimpl
+from dno.plugin import (
+    BuildContext,
+    ObserverConfig,
+    RunFinished,
+    RunStarted,
+    StepDone,
+    hookimpl,
+    write_file,
+)
 
 
 class Diary:
     @hookimpl(first=True)  # wrong: no such option
-    def run_started(self, run: RunInfo) -> None:
-        run.iterations = 3  # wrong: observers look on
+    def run_started(self, event: RunStarted) -> None:
+        event.run.iterations = 3  # wrong: observers look on
+        event.run.config["seeds"] = [1]  # wrong: observers look on
+        print(event.record)  # wrong: nothing is recorded yet
 
     @hookimpl(tryfirst="yes")  # wrong: yes or no, not a word
-    def step_done(self, run: RunInfo, record: StepRecord, samples: Tensor) -> bool | None:
-        record.rewards["brightness"] = (0.0,)  # wrong: observers look on
-        return record.reward > 0  # wrong: no such figure
+    def step_done(self, event: StepDone) -> bool | None:
+        event.record = event.record  # wrong: observers look on
+        event.record.rewards["brightness"] = (0.0,)  # wrong: observers look on
+        least: float = event.record.log_p  # wrong: by regularizer
+        gamma: tuple[float, ...] = event.record.gamma  # wrong: there may be none
+        event.record.figures["log_p"][0] = least + gamma[0]  # wrong: observers look on
+        return event.record.reward > 0  # wrong: no such figure
 
     @hookimpl
-    def run_finished(self, run: RunInfo, result: Result) -> None:
-        (run.folder / "diary.txt").write_text(result.status)  # wrong: a run may have no folder
+    def run_finished(self, event: RunFinished) -> None:
+        (event.run.folder / "diary.txt").touch()  # wrong: a run may have no folder
+        if event.run.folder is not None:
+            write_file(event.run.folder / "diary.txt", "done")  # wrong: bytes
+        print(event.result)  # wrong: it is called outcome
+        event.outcome.verdict()  # wrong: words for people are dno.Result's
 
 
 @hookimpl(run_started=True)  # wrong: no such option
-def run_started(run: RunInfo) -> None: ...
+def run_started(event: RunStarted) -> None: ...
 
 
 hookimpl("run_started")  # wrong: takes a method

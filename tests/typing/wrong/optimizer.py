@@ -29,9 +29,7 @@ class DerivedNoiseOnly(Optimizer):
     def init(self, noise_BN: Tensor, /) -> State:
         return {}
 
-    def step(
-        self, objective: Objective, noise_BN: Tensor, state: State, /
-    ) -> Tensor:  # wrong: step returns no state
+    def step(self, ask: Objective, noise_BN: Tensor, old: State, /) -> Tensor:  # wrong: no state
         return noise_BN
 
 
@@ -153,6 +151,12 @@ def ask(objective: Objective, noise_BN: Tensor, state: State) -> Tensor:
     gradient: Tensor = objective.value_and_grad(noise_BN)  # wrong: a pair
     state["steps"] = noise_BN  # wrong: a state is never changed in place
     objective.value()  # wrong: the value of which noise
+    scores: list[float] = objective.score(noise_BN)  # wrong: a tensor
+    objective.score(noise_BN, scores)  # wrong: takes noise alone
+    both: tuple[Tensor, Tensor] = objective.slopes(noise_BN)  # wrong: rewards and penalties apart
+    print(objective.slopes(noise_BN).grad_BN)  # wrong: there are two gradients
+    objective.slopes(noise_BN).reward_B = both[0]  # wrong: slopes are told, not set
+    print(objective.slopes(noise_BN).log_p_B)  # wrong: no such field
     objective(noise_BN)  # wrong: an objective is not called
     objective.gradient(noise_BN)  # wrong: no such method
     objective.gaussian(3)  # wrong: takes nothing

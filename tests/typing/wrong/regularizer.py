@@ -76,9 +76,15 @@ RegularizerConfig()  # wrong: the base cannot be built
 
 
 def penalties(value_B: Tensor) -> Penalty:
-    Penalty(value_B, {"log_p": value_B})
-    Penalty(value_B)  # wrong: no figures
-    Penalty(value_B, {"log_p": -3.0})  # wrong: a figure is a tensor
-    Penalty(value_B, [value_B])  # wrong: figures have names
-    Penalty(0.0, {})  # wrong: a penalty is a tensor
+    Penalty(value_B)
+    Penalty(value_B, value_B, {"sum": value_B})
+    Penalty(value_B, {"log_p": value_B})  # wrong: log P is a field of its own
+    Penalty(value_B, -3.0)  # wrong: log P is a tensor
+    Penalty(value_B, log_p=value_B)  # wrong: it is called log_p_B
+    Penalty(value_B, figures={"sum": -3.0})  # wrong: a figure is a tensor
+    Penalty(value_B, figures=[value_B])  # wrong: figures have names
+    Penalty(0.0)  # wrong: a penalty is a tensor
+    Penalty()  # wrong: nothing to take off
+    certain_B: Tensor = Penalty(value_B).log_p_B  # wrong: there may be none
+    Penalty(value_B).value_B = certain_B  # wrong: a penalty is told, not set
     return value_B  # wrong: a tensor is no Penalty

@@ -112,9 +112,7 @@ class AnswersPromptless(RewardConfig):
 
 
 class AnswersTensor(RewardConfig):
-    def build(
-        self, ctx: BuildContext
-    ) -> Tensor:  # wrong: build makes the reward, it does not score
+    def build(self, ctx: BuildContext) -> Tensor:  # wrong: build makes the reward, it scores not
         return brightness(ctx, [])  # wrong: the context is no image
 
 

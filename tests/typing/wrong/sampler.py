@@ -66,9 +66,7 @@ class NoCall:
 
 @dataclass(frozen=True)
 class Prompted(Map):
-    def __call__(
-        self, noise_BN: Tensor, prompts: Sequence[str]
-    ) -> Tensor:  # wrong: a map takes noise alone
+    def __call__(self, noise_BN: Tensor, prompts: object) -> Tensor:  # wrong: takes noise alone
         return noise_BN
 
 
@@ -138,9 +136,8 @@ accept(Right())
 accept(Right)  # wrong: the class, not an object of it
 accept(Seedless())  # wrong: bind takes no seeds
 accept(OneSample())  # wrong: bind takes one prompt alone
-accept(
-    OtherNames()
-)  # wrong (pyright): prompts and seeds may be given by name; mypy does not compare names
+# Prompts and seeds may be given by name; mypy does not compare names.
+accept(OtherNames())  # wrong (pyright): other names
 accept(BindsTensor())  # wrong: a tensor is no map
 accept(BindsHalf())  # wrong: the map has no draws
 accept(Unbound())  # wrong: no bind

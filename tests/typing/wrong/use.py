@@ -38,9 +38,18 @@ dno.optimize("a frog", reward=brightness)
 dno.optimize("a frog", reward=promptless)  # wrong: takes no prompts
 dno.optimize("a frog", reward=lambda images: images)  # wrong: takes no prompts
 dno.optimize("a frog", reward=brightness, sampler=brightness)  # wrong: a reward is no sampler
-dno.optimize(
-    "a frog", reward=brightness, optimizer=OPTIMIZERS.load("adam")
-)  # wrong: the class, not an object of it
+adam = OPTIMIZERS.load("adam")
+dno.optimize("a frog", reward=brightness, optimizer=adam)  # wrong: the class, not an object of it
 dno.optimize("a frog", reward=brightness, iterations="many")  # wrong: a word for a number
 dno.optimize("a frog", reward=brightness, iteration=3)  # wrong: no such option
 dno.optimize("a frog")  # wrong: nothing to climb
+print(dno.optimize("a frog", reward=brightness).held_out)  # wrong: what was climbed is told
+dno.load()  # wrong: nothing to climb
+dno.load(prompt="a frog", reward=brightness)  # wrong: prompts come later
+session = dno.load(reward=brightness)
+session.optimize()  # wrong: what to draw
+session.optimize("a frog", reward=brightness)  # wrong: rewards are loaded
+session.optimize("a frog", sampler="ddim")  # wrong: the sampler is loaded
+session.compare("a frog")  # wrong: with what
+dno.open_run("runs/frog").status = None  # wrong: a run is read, not changed
+dno.open_run("runs/frog").noise().upper()  # wrong: a tensor

@@ -86,10 +86,12 @@ class ProgressLine:
         parts = [f"iteration {record.iteration}{limit}"]
         parts += [f"{name} {_mean(values):.4g}" for name, values in record.rewards.items()]
         parts += [f"{name} {_mean(values):.4g}" for name, values in record.monitors.items()]
-        parts.append(f"best {_mean(record.best):.4g}")
+        best = _mean(record.best)
+        parts.append("best -" if math.isnan(best) else f"best {best:.4g}")
         log_p = record.least_log_p
         if log_p is not None:
-            least = f" (least {min(log_p):.2f})" if len(log_p) > 1 else ""
+            known = [value for value in log_p if math.isfinite(value)]
+            least = f" (least {min(known):.2f})" if len(log_p) > 1 and known else ""
             parts.append(f"log P {_mean(log_p):.2f}{least}")
         left = self._seconds_left(run, record)
         if left is not None:

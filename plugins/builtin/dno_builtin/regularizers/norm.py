@@ -13,9 +13,8 @@ class Norm(RegularizerConfig):
     how far it lies under that: 0 there, 0.5 on average over Gaussian noise, and near there about
     the squared distance of r. It holds the norm alone: noise of the right length may still be far
     from Gaussian. The same prior as in Samuel et al. (NeurIPS 2023, arXiv 2306.08687) and in ReNO,
-    Eyring et al. (NeurIPS 2024, arXiv 2406.04312). It reports `log_p`, the natural log of the
-    two-sided p-value of r^2 under the chi-squared distribution, by the approximation of Wilson and
-    Hilferty.
+    Eyring et al. (NeurIPS 2024, arXiv 2406.04312). Its log P is the natural log of the two-sided
+    p-value of r^2 under the chi-squared distribution, by the approximation of Wilson and Hilferty.
     """
 
     def build(self, ctx: BuildContext) -> Regularizer:

@@ -14,8 +14,8 @@ class Permutation(RegularizerConfig):
     into vectors of length k, and the probabilities p1 and p2 that Gaussian vectors have a mean, and
     a covariance, as far off as these are bounded by concentration inequalities. The penalty is
     minus the mean over permutations of log p1 + log p2: 0 for typical noise, and large once noise
-    has left the shell that N(0, I) lives on. It reports three figures, natural logs in (-inf, 0]:
-    `log_p1` and `log_p2`, the least over permutations of each, and `log_p`, the lesser of the two.
+    has left the shell that N(0, I) lives on. It reports two figures, natural logs in (-inf, 0]:
+    `log_p1` and `log_p2`, the least over permutations of each; its log P is the lesser of the two.
     """
 
     permutations: int = Field(default=100, ge=1, le=10_000)

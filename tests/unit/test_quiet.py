@@ -1,0 +1,147 @@
+"""Loading without chatter: entered again, by several threads, and everything given back."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from dno.plugin import first_line, quiet
+
+LIBRARIES: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+
+
+def state() -> list[object]:
+    """All that `quiet` changes."""
+    told = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in LIBRARIES]
+    return [*told, list(warnings.filters)]
+
+
+def is_quiet() -> bool:
+    silent = [
+        library.get_verbosity() == library.ERROR and not library.is_progress_bar_enabled()
+        for library in LIBRARIES
+    ]
+    return all(silent) and warnings.filters[0][0] == "ignore"
+
+
+@pytest.fixture(autouse=True)
+def loud() -> Iterator[None]:
+    """Settings that nobody would have by chance; what was there comes back after the test."""
+    kept = [(library, library.get_verbosity()) for library in LIBRARIES]
+    bars = [library.is_progress_bar_enabled() for library in LIBRARIES]
+    diffusers_logging.set_verbosity_info()
+    transformers_logging.set_verbosity_debug()
+    for library in LIBRARIES:
+        library.enable_progress_bar()
+    yield
+    for (library, verbosity), bar in zip(kept, bars, strict=True):
+        library.set_verbosity(verbosity)
+        if not bar:
+            library.disable_progress_bar()
+
+
+def test_what_there_was_comes_back() -> None:
+    before = state()
+    with quiet():
+        assert is_quiet()
+        warnings.warn("nobody hears this", stacklevel=1)
+    assert state() == before
+    with pytest.raises(UserWarning, match="somebody does"):
+        warnings.warn("somebody does", stacklevel=1)
+
+
+def test_a_progress_bar_that_was_off_stays_off() -> None:
+    diffusers_logging.disable_progress_bar()
+    before = state()
+    with quiet():
+        assert is_quiet()
+    assert state() == before
+    assert not diffusers_logging.is_progress_bar_enabled()
+
+
+def test_it_may_be_entered_again_inside() -> None:
+    before = state()
+    with quiet():
+        with quiet():
+            assert is_quiet()
+        assert is_quiet()
+    assert state() == before
+
+
+def test_an_error_inside_gives_everything_back() -> None:
+    before = state()
+    with pytest.raises(LookupError), quiet(), quiet():
+        raise LookupError
+    assert state() == before
+
+
+def test_the_last_thread_to_leave_gives_everything_back() -> None:
+    before = state()
+    first_is_in = threading.Event()
+    second_is_in = threading.Event()
+    first_is_out = threading.Event()
+    seen: list[bool] = []
+
+    def first() -> None:
+        with quiet():
+            first_is_in.set()
+            second_is_in.wait(10)
+        first_is_out.set()
+
+    def second() -> None:
+        first_is_in.wait(10)
+        with quiet():
+            second_is_in.set()
+            first_is_out.wait(10)
+            # The one who silenced has left, and this one is still loading.
+            seen.append(is_quiet())
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [True]
+    assert state() == before
+
+
+def test_many_threads_at_once() -> None:
+    before = state()
+    loudly: list[bool] = []
+    gate = threading.Barrier(8)
+
+    def load() -> None:
+        gate.wait(10)
+        for _ in range(50):
+            with quiet():
+                loudly.append(not is_quiet())
+
+    threads = [threading.Thread(target=load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loudly) == 400
+    assert not any(loudly)
+    assert state() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("no such file\n  at /deep/down"), "no such file"),
+        (ValueError("\n\n  late  \nmore"), "late"),
+        (KeyError("x"), "'x'"),
+        (MemoryError(), "MemoryError"),
+        (ValueError("  \n "), "ValueError"),
+    ],
+    ids=repr,
+)
+def test_the_first_line_of_what_an_error_says(error: Exception, line: str) -> None:
+    assert first_line(error) == line
