@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 
 from dno.plugin import ConfigError, Objective, State, first_line
-from dno_builtin.optimizers.torch_optim import UNFIT
 
 OURS = ("self", "params", "optimizer", "last_epoch", "maximize")
 """Arguments that are given here, and so are nobody's options."""
@@ -35,17 +34,19 @@ class Recipe:
         options: Mapping[str, object],
         schedule: str,
         schedule_options: Mapping[str, object],
+        unfit: Collection[str],
     ) -> Recipe:
-        """The classes of these names, tried out.
+        """The classes of these names, tried out; those that are unfit are not proposed.
 
         Raises:
             ConfigError: torch has no such class or option, or the class does not take noise.
         """
-        kind = _class(torch.optim, Optimizer, name, "cls")
+        kind = _class(torch.optim, Optimizer, name, unfit, "cls")
         plan = None
         _check_options(kind, options, "options")
         if schedule:
-            plan = _class(lr_scheduler, lr_scheduler.LRScheduler, schedule, "schedule")
+            base = lr_scheduler.LRScheduler
+            plan = _class(lr_scheduler, base, schedule, unfit, "schedule")
             _check_options(plan, schedule_options, "schedule_options")
 
         recipe = cls(kind, _tuples(options), plan, _tuples(schedule_options))
@@ -171,14 +172,16 @@ class TorchAscent:
         return torch.stack(moved), {"steps": state["steps"] + 1, **new}
 
 
-def _class(module: object, base: type[Any], name: str, at: str) -> type[Any]:
+def _class(
+    module: object, base: type[Any], name: str, unfit: Collection[str], at: str
+) -> type[Any]:
     """The class of a module that has this name, in which nothing may be missing."""
     found = getattr(module, name, None)
     if inspect.isclass(found) and issubclass(found, base) and found is not base:
         return found
     classes = [one for one in vars(module).values() if inspect.isclass(one)]
     names = [one.__name__ for one in classes if issubclass(one, base) and one is not base]
-    known = sorted({one for one in names if not one.startswith("_") and one not in UNFIT})
+    known = sorted({one for one in names if not one.startswith("_") and one not in unfit})
     where = getattr(module, "__name__", "torch")
     raise ConfigError(f"{where} has no {name!r}; {_near(name, known)}", at=at)
 

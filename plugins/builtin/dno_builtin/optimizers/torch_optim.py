@@ -68,5 +68,7 @@ class TorchOptim(OptimizerConfig):
         from dno_builtin.optimizers._torch_optim import Recipe, TorchAscent
 
         self.check()
-        recipe = Recipe.of(self.cls, self.options, self.schedule, self.schedule_options)
+        recipe = Recipe.of(
+            self.cls, self.options, self.schedule, self.schedule_options, unfit=UNFIT
+        )
         return TorchAscent(recipe, self.decoupled)
