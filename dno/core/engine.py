@@ -161,6 +161,12 @@ def _better(best: Snapshot | None, new: Snapshot) -> Snapshot:
     wins_B = new.score_B > best.score_B
     ours = new.tensors()
     theirs = best.tensors()
+    changed = sorted(ours.keys() ^ theirs.keys())
+    if changed:
+        raise RunError(
+            f"a regularizer reports {', '.join(changed)} at some evaluations and not at others; it "
+            "must report the same at each"
+        )
     return Snapshot.of(
         {name: _rows_where(wins_B, ours[name], theirs[name].to(ours[name])) for name in ours}
     )
