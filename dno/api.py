@@ -35,9 +35,6 @@ AnyRegularizer: TypeAlias = Named | RegularizerConfig | Regularizer | tuple[Any,
 AnyOptimizer: TypeAlias = Named | OptimizerConfig | Optimizer
 AnyObserver: TypeAlias = Named | ObserverConfig | list[Any] | object
 
-_ALWAYS_WATCHING = "curve"
-"""The observer that every run from Python has: it draws into the run folder, if there is one."""
-
 
 def optimize(
     prompt: str | Sequence[str],
@@ -290,7 +287,8 @@ def _values(**parts: object) -> dict[str, Any]:
             several = given if isinstance(given, list) else [given]
             values[name] = [_table(part) for part in several]
     if "observers" in values:
-        values["observers"].append({"use": _ALWAYS_WATCHING})
+        usual = RunConfig.model_fields["observers"].default
+        values["observers"].extend(_table(part) for part in usual)
     return values
 
 

@@ -21,6 +21,7 @@ from dno.media import IMAGE as IMAGE
 from dno.media import Medium as Medium
 from dno.media import pictures as pictures
 from dno.media import thumbnails as thumbnails
+from dno.protocols import Constraint as Constraint
 from dno.protocols import NoiseMap as NoiseMap
 from dno.protocols import Objective as Objective
 from dno.protocols import Optimizer as Optimizer
@@ -31,6 +32,7 @@ from dno.protocols import Sampler as Sampler
 from dno.protocols import Slopes as Slopes
 from dno.protocols import State as State
 from dno.registry.configs import BuildContext as BuildContext
+from dno.registry.configs import ConstraintConfig as ConstraintConfig
 from dno.registry.configs import ModelConfig as ModelConfig
 from dno.registry.configs import ObserverConfig as ObserverConfig
 from dno.registry.configs import OptimizerConfig as OptimizerConfig

@@ -26,10 +26,11 @@ class NoiseMap(Protocol):
 
     Called once per objective evaluation. It has no randomness of its own and nothing that one call
     leaves changes another's answer; the weights behind it are frozen; sample i depends on row i of
-    the noise alone. Two attributes are optional: `network_evaluations`, the evaluations of its
+    the noise alone. Three attributes are optional: `network_evaluations`, the evaluations of its
     network that a call makes per sample, by which it is metered (1 a call without it); and
     `medium`, what its samples are (`dno.plugin.IMAGE` and its like; without it, told from their
-    shape).
+    shape); and `coarser(steps)`, a `CoarseMap` of so many steps, or a `ConfigError` that says why
+    there is none.
     """
 
     @property
@@ -44,6 +45,30 @@ class NoiseMap(Protocol):
 
     def __call__(self, noise_BN: Tensor, /) -> Tensor:
         """Samples for this noise; images are `B x 3 x H x W`, RGB in [0, 1], float32."""
+        ...
+
+
+class CoarseMap(Protocol):
+    """A bound sampler on fewer of its own timesteps, its draws on the same Brownian path.
+
+    With W the map from fine draws to coarse ones, whose rows are orthonormal, fine noise z from
+    N(0, I) gives coarse noise W z from N(0, I), and both give nearly the same samples.
+    """
+
+    @property
+    def sample(self) -> NoiseMap:
+        """The coarse map itself; its noise is `B x M`."""
+        ...
+
+    def coarsen(self, noise_BN: Tensor, /) -> Tensor:
+        """The coarse noise of fine noise, `B x M`: W z."""
+        ...
+
+    def refine(self, noise_BN: Tensor, coarse_BM: Tensor, /) -> Tensor:
+        """Fine noise whose coarse noise is `coarse_BM`, `B x N`: z + W^T (coarse - W z).
+
+        What the coarse map cannot see stays as it is in `noise_BN`.
+        """
         ...
 
 
@@ -91,6 +116,24 @@ class Regularizer(Protocol):
         """`B` penalties. All randomness for row i comes from `generators[i]` (CPU, fresh each
         evaluation).
         """
+        ...
+
+
+class Constraint(Protocol):
+    """Puts noise back where N(0, I) puts it, whichever rule moved it away.
+
+    A regularizer answers with a number that is taken off the objective; a constraint answers with
+    noise, and has no weight and no gradient. It is asked after every step, every few steps, or once
+    after the last, and what it puts back is where the next iteration starts. Pure: all it remembers
+    is the state that `init` made of the noise that its phase starts at.
+    """
+
+    def init(self, noise_BN: Tensor, /) -> State:
+        """What it keeps of the noise where the climb starts."""
+        ...
+
+    def retract(self, noise_BN: Tensor, state: State, /) -> Tensor:
+        """The noise put back, `B x N`; row i from row i alone. The start itself stays as it is."""
         ...
 
 

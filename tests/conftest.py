@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,10 +26,56 @@ if TYPE_CHECKING:
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# `dev` tries other examples at each run; `ci` tries the same ones always, so that what fails there
+# failed by the change; `nightly` tries many, and prints how to try a failing one again.
 settings.register_profile("dev", max_examples=20, deadline=None)
 settings.register_profile("ci", max_examples=20, deadline=None, derandomize=True)
-settings.register_profile("nightly", max_examples=500, deadline=None)
+settings.register_profile("nightly", max_examples=500, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+MODEL_FIXTURES = {"pipeline_folders", "tiny_folder", "models"}
+SLOW_FILE = re.compile(r"^pytestmark = pytest\.mark\.slow$", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where no slow tests are wanted, a file that is slow as a whole is not even imported.
+
+    The imports of those files, diffusers and transformers, take longer than many tests.
+    """
+    if "not slow" not in config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    return bool(SLOW_FILE.search(collection_path.read_text(encoding="utf-8"))) or None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that ask for a model are slow; those for a GPU are skipped where there is none."""
+    for item in items:
+        if MODEL_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+
+
+class _NoModels(ModuleType):
+    """Stands where a library of models would, and fails the test that reaches for it."""
+
+    def __getattr__(self, name: str) -> object:
+        # Whoever looks through all modules asks for names like `__file__`, and means nothing by it.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        pytest.fail(
+            f"{self.__name__}.{name} is wanted, and only slow tests may load a model: mark the "
+            "test with pytest.mark.slow, and move it out of tests/unit where it is there",
+        )
+
+
+@pytest.fixture(autouse=True)
+def _no_models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that is not marked slow loads no model."""
+    if not request.node.get_closest_marker("slow"):
+        for name in ("diffusers", "transformers"):
+            monkeypatch.setitem(sys.modules, name, _NoModels(name))
 
 
 @pytest.fixture(autouse=True)

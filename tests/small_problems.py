@@ -9,10 +9,12 @@ import torch
 from dno_builtin.optimizers.adam import Adam
 from torch import Generator, Tensor
 
-from dno.core.engine import Phase, optimize
+from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
-from dno.core.problem import Problem, RegularizerTerm, RewardTerm
+from dno.core.problem import Problem
 from dno.core.result import Outcome, Snapshot
+from dno.core.stages import Phase
+from dno.core.terms import RegularizerTerm, RewardTerm
 from dno.protocols import Optimizer, Penalty, Regularizer, Reward
 from dno.testing.toy import ToySampler
 

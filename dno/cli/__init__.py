@@ -1,1 +1,1 @@
-"""The `dno` command: one file per group of commands, all imports of ours inside function bodies."""
+"""The `dno` command: one file per group of commands. Other rooms are imported inside functions."""

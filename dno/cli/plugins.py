@@ -1,12 +1,14 @@
-"""`dno plugins`: see and check what is installed."""
+"""`dno plugins`: see and check what is installed, and start a new one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from dno.cli.quick import QUICK
 
 if TYPE_CHECKING:
     from dno.registry.configs import PluginConfig
@@ -16,19 +18,9 @@ if TYPE_CHECKING:
 plugins = typer.Typer(
     help="See and check what is installed.",
     no_args_is_help=True,
-    rich_markup_mode=None,
     add_completion=False,
-    pretty_exceptions_enable=False,
+    **QUICK,
 )
-
-
-_PLACES = {
-    "samplers": "sampler",
-    "rewards": "rewards.0",
-    "regularizers": "regularizers.0",
-    "optimizers": "optimizer",
-    "observers": "observers.0",
-}
 
 
 @plugins.command("list")
@@ -36,24 +28,32 @@ def list_plugins() -> None:
     """Every installed plugin: kind, name, distribution, version. Imports none of them."""
     from dno.registry.discovery import unsupported, usable
 
-    row = _rows([*usable(), *unsupported()])
+    columns = _Columns([*usable(), *unsupported()])
     for info in usable():
-        row(info, f"{info.distribution} {info.version}", _hindrance(info))
+        columns.write(info, _origin(info), _hindrance(info))
     for info in unsupported():
-        row(info, f"{info.distribution} {info.version}", _why_not(info))
+        columns.write(info, _origin(info), _why_not(info))
 
 
-def _rows(infos: Sequence[PluginInfo]) -> Callable[..., None]:
-    """What prints one of these in columns that hold each; most lists are as wide as the least."""
-    kinds = max([12, *(len(info.kind) for info in infos)])
-    names = max([19, *(len(info.name) for info in infos)])
+class _Columns:
+    """Rows of plugins, in columns that hold each; most lists are as wide as the least."""
 
-    def row(info: PluginInfo, told: str, note: str = "") -> None:
-        typer.echo(
-            f"{info.kind:<{kinds}}  {info.name:<{names}}  {told}" + (f"  ({note})" if note else "")
-        )
+    def __init__(self, infos: Sequence[PluginInfo]) -> None:
+        self.kind_width = max([12, *(len(info.kind) for info in infos)])
+        self.name_width = max([19, *(len(info.name) for info in infos)])
 
-    return row
+    def write(self, info: PluginInfo, what: str, note: str = "") -> None:
+        """Print a row."""
+        kind = info.kind.ljust(self.kind_width)
+        name = info.name.ljust(self.name_width)
+        row = f"{kind}  {name}  {what}"
+        if note:
+            row += f"  ({note})"
+        typer.echo(row)
+
+
+def _origin(info: PluginInfo) -> str:
+    return f"{info.distribution} {info.version}"
 
 
 def _hindrance(info: PluginInfo) -> str:
@@ -62,6 +62,7 @@ def _hindrance(info: PluginInfo) -> str:
 
     if not NAME.fullmatch(info.name):
         return "its name cannot be used: lower case letters, digits, '-', '_' and '.' can"
+
     claims = [
         other.qualified for other in usable() if (other.kind, other.name) == (info.kind, info.name)
     ]
@@ -74,6 +75,7 @@ def _hindrance(info: PluginInfo) -> str:
 
 
 def _why_not(info: PluginInfo) -> str:
+    """Why a plugin can never be used with this dno."""
     from dno.registry.discovery import CONTRACT, KINDS
 
     if not info.contract:
@@ -90,52 +92,81 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="The options as a JSON schema.")] = False,
 ) -> None:
     """A plugin's options with their types, defaults and meaning."""
+    for registry, short in _find(name):
+        if as_json:
+            _show_schema(registry, short)
+        else:
+            _show_options(registry, short)
+
+
+def _show_schema(registry: Registry[PluginConfig], name: str) -> None:
     import json
 
-    from dno.registry.describe import about, options
+    schema = registry.load(name).model_json_schema()
+    typer.echo(json.dumps(schema, indent=2))
 
-    for registry, short in _find(name):
-        cls, info = registry.load(short), registry.info(short)
-        if as_json:
-            typer.echo(json.dumps(cls.model_json_schema(), indent=2))
-            continue
-        typer.echo(f"{info.kind[:-1]} {info.name} ({info.distribution} {info.version})\n")
-        if text := about(cls):
-            typer.echo(f"{text}\n")
-        for option in options(cls):
-            default = "required" if option.default is None else f"default: {option.default}"
-            typer.echo(f"  {option.name}: {option.type} [{default}]\n      {option.meaning}")
-        if place := _PLACES.get(info.kind):
-            typer.echo(f"\nIn a run: --set {place}.OPTION=VALUE")
+
+def _show_options(registry: Registry[PluginConfig], name: str) -> None:
+    from dno.registry.describe import about, options
+    from dno.runs.draft import place_of_kind
+
+    cls = registry.load(name)
+    info = registry.info(name)
+    typer.echo(f"{info.kind[:-1]} {info.name} ({_origin(info)})\n")
+    if text := about(cls):
+        typer.echo(f"{text}\n")
+
+    for option in options(cls):
+        default = "required" if option.default is None else f"default: {option.default}"
+        typer.echo(f"  {option.name}: {option.type} [{default}]")
+        typer.echo(f"      {option.meaning}")
+
+    place = place_of_kind(info.kind)
+    if place is not None:
+        typer.echo(f"\nIn a run: --set {place}.OPTION=VALUE")
 
 
 def _find(name: str) -> list[tuple[Registry[PluginConfig], str]]:
     """Where NAME or KIND/NAME is, and what it is called there; in two kinds it may be."""
+    from dno.errors import UnknownPluginError
+    from dno.registry.registry import REGISTRIES
+
+    kind, _, short = name.rpartition("/")
+    asked = [registry for registry in REGISTRIES if kind in ("", registry.kind, registry.kind[:-1])]
+    if not asked:
+        kinds = ", ".join(registry.kind for registry in REGISTRIES)
+        raise UnknownPluginError(f'there is no kind "{kind}"; kinds: {kinds}')
+
+    found = [
+        (registry, short)
+        for registry in asked
+        if any(short in (info.name, info.qualified) for info in registry.infos())
+    ]
+    if not found:
+        _refuse(name, short, asked, one_kind=bool(kind))
+    return found
+
+
+def _refuse(
+    name: str, short: str, asked: Sequence[Registry[PluginConfig]], *, one_kind: bool
+) -> None:
+    """Raise what tells best why there is no such plugin."""
     import difflib
 
     from dno.errors import UnknownPluginError
     from dno.registry.discovery import unsupported
     from dno.registry.registry import REGISTRIES
 
-    kind, _, short = name.rpartition("/")
-    asked = [registry for registry in REGISTRIES if kind in ("", registry.kind, registry.kind[:-1])]
-    if not asked:
-        raise UnknownPluginError(
-            f'there is no kind "{kind}"; kinds: {", ".join(r.kind for r in REGISTRIES)}'
-        )
-    if found := [
-        (r, short) for r in asked if any(short in (i.name, i.qualified) for i in r.infos())
-    ]:
-        return found
     odd = [info for info in unsupported() if short in (info.name, info.qualified)]
     for registry in asked:
-        if kind or any(info.kind == registry.kind for info in odd):
+        if one_kind or any(info.kind == registry.kind for info in odd):
             registry.info(short)  # Raises, for it knows best what is wrong.
     if odd:
-        raise UnknownPluginError(
-            f'"{short}" of {odd[0].distribution} cannot be used: {_why_not(odd[0])}'
-        )
-    near = difflib.get_close_matches(short, {i.name for r in REGISTRIES for i in r.infos()}, n=3)
+        why = _why_not(odd[0])
+        raise UnknownPluginError(f'"{short}" of {odd[0].distribution} cannot be used: {why}')
+
+    names = {info.name for registry in REGISTRIES for info in registry.infos()}
+    near = difflib.get_close_matches(short, names, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UnknownPluginError(f'no plugin is called "{name}"; {hint}see: dno plugins list')
 
@@ -144,21 +175,22 @@ def _find(name: str) -> list[tuple[Registry[PluginConfig], str]]:
 def check() -> None:
     """Import every plugin made for this dno, a row each; exit 1 if any fails."""
     from dno.errors import DNOError
-    from dno.registry.discovery import unsupported
+    from dno.registry.discovery import unsupported, usable
     from dno.registry.registry import REGISTRIES
 
+    columns = _Columns([*unsupported(), *usable()])
     failed = False
-    row = _rows([*unsupported(), *(info for registry in REGISTRIES for info in registry.infos())])
     for registry in REGISTRIES:
         for info in registry.infos():
             try:
                 registry.load(info.qualified)
-                verdict = "ok"
             except DNOError as error:
-                failed, verdict = True, str(error)
-            row(info, verdict)
+                failed = True
+                columns.write(info, str(error))
+            else:
+                columns.write(info, "ok")
     for info in unsupported():
-        row(info, _why_not(info))
+        columns.write(info, _why_not(info))
     raise typer.Exit(int(failed))
 
 
@@ -180,7 +212,8 @@ def new(
     folder, *files = write_reward(name, out)
     for path in files:
         typer.echo(path)
-    typer.echo(
-        f"\nnext:\n  cd {shlex.quote(str(folder))}\n"
-        f'  pip install -e ".[test]"\n  dno optimize "a black cat" --reward {name}\n  pytest'
-    )
+    typer.echo("\nnext:")
+    typer.echo(f"  cd {shlex.quote(str(folder))}")
+    typer.echo('  pip install -e ".[test]"')
+    typer.echo(f'  dno optimize "a black cat" --reward {name}')
+    typer.echo("  pytest")

@@ -9,173 +9,32 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dno.core.budget import Budget, peak_memory
 from dno.core.events import Bus
-from dno.core.noise import evaluation_generators
-from dno.core.problem import Evaluation, Problem
+from dno.core.problem import Problem
+from dno.core.recorder import Recorder, rows_where, snapshot
 from dno.core.result import Outcome, PerSample, Snapshot, Status, StepRecord
+from dno.core.stages import (
+    LoopState,
+    Phase,
+    begin,
+    is_put_back,
+    lost_B,
+    next_phase,
+    problem_of,
+    put_back,
+)
 from dno.core.weights import first_gamma, next_gamma
 from dno.errors import DNOError, RunError
 from dno.media import OTHER, Medium, medium_of
-from dno.protocols import Optimizer, Slopes, State
+from dno.protocols import State
 
 _log = logging.getLogger("dno")
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a run that one optimizer climbs."""
-
-    optimizer: Optimizer
-    iterations: int
-    from_best: bool = False
-    """Whether it starts at the best noise found before it; else where the phase before it ended."""
-
-
-@dataclass(frozen=True)
-class LoopState:
-    """Everything that the rest of a run depends on, as it is between two iterations."""
-
-    iteration: int
-    """Iterations done, in all phases."""
-    noise_BN: Tensor
-    """Where the next iteration starts."""
-    optimizer: State
-    """Memory of the phase's optimizer."""
-    initial: Snapshot | None = None
-    """None before the first evaluation."""
-    best: Snapshot | None = None
-    history: Sequence[StepRecord] = ()
-    failures: Mapping[int, str] = field(default_factory=dict)
-    """Samples that could not go on, by row, and why."""
-    seconds: float = 0.0
-    """Wall-clock time spent so far."""
-
-
-class _Recorder:
-    """The objective that an optimizer sees during one iteration; keeps the best evaluations."""
-
-    def __init__(self, problem: Problem, state: LoopState, gamma_B: Tensor | None) -> None:
-        self._problem = problem
-        self._iteration = state.iteration
-        self._start_BN = state.noise_BN
-        self._gamma_B = gamma_B
-        self._calls = 0
-        self._draws = 0
-        self._at_start: Evaluation | None = None
-
-        self.best = state.best
-        self.failures = dict(state.failures)
-        self.network_evaluations = 0
-        self.reward_calls = 0
-
-    def score(self, noise_BN: Tensor) -> Tensor:
-        return self._problem.score_B(self._ask(noise_BN, with_grad=False))
-
-    def value(self, noise_BN: Tensor) -> Tensor:
-        return _objective_B(self._ask(noise_BN, with_grad=False))
-
-    def value_and_grad(self, noise_BN: Tensor) -> tuple[Tensor, Tensor]:
-        evaluation = self._ask(noise_BN, with_grad=True)
-        clipped_BN, _ = self._problem.clipped(evaluation.grad_BN())
-        return _objective_B(evaluation), clipped_BN
-
-    def slopes(self, noise_BN: Tensor) -> Slopes:
-        evaluation = self._ask(noise_BN, with_grad=True)
-        assert evaluation.reward_grad_BN is not None
-        assert evaluation.penalty_grad_BN is not None
-        return Slopes(
-            reward_B=evaluation.reward_B.nan_to_num(nan=-math.inf),
-            reward_grad_BN=evaluation.reward_grad_BN,
-            penalty_B=evaluation.penalty_B.nan_to_num(nan=0.0),
-            penalty_grad_BN=evaluation.penalty_grad_BN,
-        )
-
-    def gaussian(self) -> Tensor:
-        # Evaluations count from below, draws of the optimizer's own from above: no number is used
-        # for both.
-        self._draws += 1
-        number = ((self._iteration + 1) << 20) - self._draws
-        seeds = [seed for _, seed in self._problem.items]
-        shape = self._start_BN.shape[1:]
-        generators = evaluation_generators(seeds, number)
-        rows = [torch.randn(shape, generator=generator) for generator in generators]
-        return torch.stack(rows).to(self._start_BN)
-
-    def at_start(self) -> Evaluation:
-        """The evaluation at the iteration's own noise, made now if the optimizer did not ask."""
-        if self._at_start is None:
-            self._ask(self._start_BN, with_grad=False)
-        assert self._at_start is not None
-        return self._at_start
-
-    def _ask(self, noise_BN: Tensor, *, with_grad: bool) -> Evaluation:
-        # Numbered by iteration, so that a run that was stopped and resumed, or extended, sees the
-        # same randomness.
-        number = (self._iteration << 20) + self._calls
-        self._calls += 1
-        evaluation = self._problem.evaluate(
-            noise_BN, number, with_grad=with_grad, gamma_B=self._gamma_B
-        )
-
-        self.network_evaluations += evaluation.network_evaluations
-        self.reward_calls += evaluation.reward_calls
-        for row, why in evaluation.failures.items():
-            self.failures.setdefault(row, why)
-        self.best = _better(self.best, snapshot(self._problem, evaluation, self._iteration))
-        if self._at_start is None and torch.equal(evaluation.noise_BN, self._start_BN):
-            self._at_start = evaluation
-        return evaluation
-
-
-def _objective_B(evaluation: Evaluation) -> Tensor:
-    """The objective as optimizers see it: a sample that could not be evaluated is never better."""
-    return evaluation.objective_B.nan_to_num(nan=-math.inf)
-
-
-def snapshot(problem: Problem, evaluation: Evaluation, iteration: int) -> Snapshot:
-    """What an outcome keeps of an evaluation."""
-    score_B = problem.score_B(evaluation)
-    return Snapshot(
-        noise_BN=evaluation.noise_BN.clone(),
-        samples=evaluation.samples,
-        score_B=score_B,
-        iteration_B=torch.full_like(score_B, iteration),
-        rewards=evaluation.rewards,
-        monitors=evaluation.monitors,
-        log_p=evaluation.log_p,
-        figures=evaluation.figures,
-    )
-
-
-def _better(best: Snapshot | None, new: Snapshot) -> Snapshot:
-    """Per sample the better of two, all its values together."""
-    if best is None:
-        return new
-    wins_B = new.score_B > best.score_B
-    ours = new.tensors()
-    theirs = best.tensors()
-    changed = sorted(ours.keys() ^ theirs.keys())
-    if changed:
-        raise RunError(
-            f"a regularizer reports {', '.join(changed)} at some evaluations and not at others; it "
-            "must report the same at each"
-        )
-    return Snapshot.of(
-        {name: _rows_where(wins_B, ours[name], theirs[name].to(ours[name])) for name in ours}
-    )
-
-
-def _rows_where(chosen_B: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Rows of the first where chosen, of the second elsewhere."""
-    rows = chosen_B.to(first.device).view(-1, *[1] * (first.dim() - 1))
-    return torch.where(rows, first, second)
 
 
 def _floats(values: Tensor) -> PerSample:
@@ -186,7 +45,9 @@ def _by_name(values: Mapping[str, Tensor]) -> dict[str, PerSample]:
     return {name: _floats(value) for name, value in values.items()}
 
 
-def _record(problem: Problem, asked: _Recorder, state: LoopState, seconds: float) -> StepRecord:
+def _record(
+    phase: Phase, asked: Recorder, problem: Problem, state: LoopState, seconds: float
+) -> StepRecord:
     """What an iteration leaves in the history."""
     evaluation = asked.at_start()
     assert asked.best is not None
@@ -201,6 +62,8 @@ def _record(problem: Problem, asked: _Recorder, state: LoopState, seconds: float
         spent_calls += state.history[-1].reward_calls
     return StepRecord(
         iteration=state.iteration,
+        grid=phase.coarse.steps if phase.coarse else None,
+        reward=_floats(evaluation.reward_B),
         objective=_floats(evaluation.objective_B),
         rewards=_by_name(evaluation.rewards),
         monitors=_by_name(evaluation.monitors),
@@ -215,14 +78,6 @@ def _record(problem: Problem, asked: _Recorder, state: LoopState, seconds: float
         network_evaluations=spent_evaluations,
         reward_calls=spent_calls,
     )
-
-
-def begin(problem: Problem, phases: Sequence[Phase]) -> LoopState:
-    """The state before the first iteration."""
-    noise_BN = problem.sample.noise_BN
-    if problem.start_BN is not None:
-        noise_BN = problem.start_BN.to(noise_BN)
-    return LoopState(0, noise_BN, phases[0].optimizer.init(noise_BN))
 
 
 def optimize(
@@ -288,89 +143,129 @@ class _Loop:
         self.checkpoint = checkpoint
         self.state = state
         self.began = time.perf_counter() - (state.seconds if state else 0.0)
-        self.iterations = sum(phase.iterations for phase in phases)
         self.last: Snapshot | None = None
-        """The newest evaluation of this process."""
+        """The newest evaluation of this process on the run's own grid."""
         self.reason = ""
         """Why the run stopped early."""
 
     def run(self) -> None:
         """Iterate until all is done or something asks to stop."""
-        if self.state is None:
-            self.state = begin(self.problem, self.phases)
+        state = self.state or begin(self.problem, self.phases)
+        self.state = state
         while True:
-            final = self.state.iteration == self.iterations
-            asked_to_stop = self._iterate(self.state, final=final)
-            if final:
+            state = self._enter_due_phase(state)
+            final = self._is_last(state)
+            state, asked_to_stop, healed = self._iterate(state, final=final)
+            if final or healed:
                 return
-            self.checkpoint(self.state)
+            self.checkpoint(state)
 
-            best = self.state.best
-            assert best is not None
-            met = self.budget.met(self.state.history[-1], best.score_B, self.state.failures)
-            if met or asked_to_stop:
-                self.reason = met or "an observer asked to stop"
+            limit = self._limit_met(state)
+            if limit or asked_to_stop:
+                self.reason = limit or "an observer asked to stop"
+                self._hand_over(state)
                 return
 
-    def _iterate(self, state: LoopState, *, final: bool) -> bool:
-        """One iteration: step, record, tell; True if an observer asks to stop."""
-        state = self._enter_phase(state)
-        asked = _Recorder(self.problem, state, self._gamma(state))
+    def _enter_due_phase(self, state: LoopState) -> LoopState:
+        """The state in the phase that the next step belongs to."""
+        while state.steps >= self.phases[state.phase].iterations and state.phase + 1 < len(
+            self.phases
+        ):
+            state = next_phase(state, self.problem, self.phases)
+        return state
+
+    def _is_last(self, state: LoopState) -> bool:
+        """Whether all steps are done, so that the noise is looked at once more."""
+        last_phase = state.phase + 1 == len(self.phases)
+        return last_phase and state.steps >= self.phases[-1].iterations
+
+    def _limit_met(self, state: LoopState) -> str | None:
+        coarse = self.phases[state.phase].coarse is not None
+        best = state.coarse_best if coarse else state.best
+        assert best is not None
+        return self.budget.met(state.history[-1], best.score_B, state.failures)
+
+    def _hand_over(self, state: LoopState) -> None:
+        """Look on the run's own grid at what a coarse phase reached, or it would not count."""
+        if self.phases[state.phase].coarse is None:
+            return
+        while self.phases[state.phase].coarse is not None:
+            state = next_phase(state, self.problem, self.phases)
+        self._iterate(state, final=True)
+
+    def _iterate(self, state: LoopState, *, final: bool) -> tuple[LoopState, bool, bool]:
+        """One iteration: step, record, tell.
+
+        Returns:
+            The new state, whether an observer asks to stop, and whether a repair is done.
+        """
+        phase = self.phases[state.phase]
+        problem = problem_of(phase, self.problem)
+        coarse = phase.coarse is not None
+        asked = Recorder(
+            problem,
+            state.iteration,
+            state.noise_BN,
+            best=state.coarse_best if coarse else state.best,
+            failures=dict(state.failures),
+            gamma_B=self._gamma(state, problem),
+            eligible=is_put_back(state, phase, self.problem),
+        )
+
+        repair_B = self._still_lost(state, phase, problem, asked)
+        healed = repair_B is not None and not repair_B.any()
+        moves = not final and not healed
         moved_BN = state.noise_BN
         memory = state.optimizer
-        if not final:
-            step = self._phase(state.iteration).optimizer.step
-            moved_BN, memory = _checked_step(step(asked, state.noise_BN, memory), state.noise_BN)
+        if moves:
+            answer = phase.optimizer.step(asked, state.noise_BN, memory)
+            moved_BN, memory = _checked_step(answer, state.noise_BN)
+            moved_BN = put_back(moved_BN, state, phase, self.problem, state.steps + 1)
+            if repair_B is not None:
+                moved_BN = rows_where(repair_B, moved_BN, state.noise_BN)
 
         evaluation = asked.at_start()
-        self.last = snapshot(self.problem, evaluation, state.iteration)
+        here = snapshot(problem, evaluation, state.iteration)
+        if not coarse:
+            self.last = here
         seconds = time.perf_counter() - self.began
-        record = _record(self.problem, asked, state, seconds)
-        new = LoopState(
-            iteration=state.iteration + (not final),
+        record = _record(phase, asked, problem, state, seconds)
+        new = replace(
+            state,
+            iteration=state.iteration + moves,
+            steps=state.steps + moves,
             noise_BN=moved_BN,
             optimizer=memory,
-            initial=state.initial or self.last,
-            best=asked.best,
+            initial=state.initial or here,
+            best=state.best if coarse else asked.best,
+            coarse_best=asked.best if coarse else state.coarse_best,
+            repair_B=repair_B,
             history=(*state.history, record),
             failures=asked.failures,
             seconds=seconds,
         )
-        self.state = _with_failed_frozen(new)
+        new = _with_failed_frozen(new, coarse=coarse)
+        self.state = new
         stop = self.bus.step(record, evaluation.samples)
         if len(new.failures) == len(moved_BN):
             raise RunError("; ".join(dict.fromkeys(new.failures.values())))
-        return stop
+        return new, stop, healed
 
-    def _phase(self, iteration: int) -> Phase:
-        """The phase of an iteration's step."""
-        for phase in self.phases:
-            if iteration < phase.iterations:
-                return phase
-            iteration -= phase.iterations
-        return self.phases[-1]
+    def _still_lost(
+        self, state: LoopState, phase: Phase, problem: Problem, asked: Recorder
+    ) -> Tensor | None:
+        """The samples that a repairing phase still has to move; None in any other phase."""
+        if not phase.repairs or state.coarse_best is None:
+            return None
+        lost = lost_B(state, problem.score_B(asked.at_start()))
+        if state.repair_B is None:
+            return lost
+        return lost & state.repair_B.to(lost.device)
 
-    def _enter_phase(self, state: LoopState) -> LoopState:
-        """The state, made ready for another optimizer where its phase begins here."""
-        entered: Phase | None = None
-        begins = 0
-        for before, phase in pairwise(self.phases):
-            begins += before.iterations
-            if before.iterations and state.iteration == begins:
-                entered = phase
-        if entered is None:
-            return state
-
-        noise_BN = state.noise_BN
-        if entered.from_best and state.best is not None:
-            found_B = state.best.score_B > -math.inf
-            noise_BN = _rows_where(found_B, state.best.noise_BN.to(noise_BN), noise_BN)
-        return replace(state, noise_BN=noise_BN, optimizer=entered.optimizer.init(noise_BN))
-
-    def _gamma(self, state: LoopState) -> Tensor | None:
+    def _gamma(self, state: LoopState, problem: Problem) -> Tensor | None:
         if not state.history:
-            return first_gamma(self.problem, state.noise_BN)
-        return next_gamma(self.problem, state.history[-1], state.noise_BN)
+            return first_gamma(problem, state.noise_BN)
+        return next_gamma(problem, state.history[-1], state.noise_BN)
 
     def outcome(self, status: Status, error: DNOError | None) -> Outcome:
         """What was reached.
@@ -408,37 +303,44 @@ class _Loop:
             return OTHER
 
 
-def _with_failed_frozen(state: LoopState) -> LoopState:
+def _with_failed_frozen(state: LoopState, *, coarse: bool) -> LoopState:
     """The state with failed samples back at noise at which they could be evaluated."""
     if not state.failures:
         return state
-    assert state.best is not None
     assert state.initial is not None
     failed_B = torch.zeros(len(state.noise_BN), dtype=torch.bool)
     failed_B[list(state.failures)] = True
-    found_B = state.best.score_B > -math.inf
-    rest_BN = _rows_where(found_B, state.best.noise_BN, state.initial.noise_BN)
-    noise_BN = _rows_where(failed_B, rest_BN.to(state.noise_BN), state.noise_BN)
+    best = state.coarse_best if coarse else state.best
+    assert best is not None
+    # Where nothing was found, the start will do: such a sample has no result.
+    instead_BN = state.noise_BN.nan_to_num() if coarse else state.initial.noise_BN
+    found_B = best.score_B > -math.inf
+    rest_BN = rows_where(found_B, best.noise_BN, instead_BN.to(best.noise_BN))
+    noise_BN = rows_where(failed_B, rest_BN.to(state.noise_BN), state.noise_BN)
     return replace(state, noise_BN=noise_BN)
 
 
 def _checked_step(answer: object, noise_BN: Tensor) -> tuple[Tensor, State]:
     """What an optimizer's step returned, if it may be."""
-    pair = answer if isinstance(answer, tuple) and len(answer) == 2 else (None, None)
-    moved_BN, memory = pair
+    moved_BN: object = None
+    memory: object = None
+    if isinstance(answer, tuple) and len(answer) == 2:
+        moved_BN, memory = answer
     if not isinstance(moved_BN, Tensor) or moved_BN.shape != noise_BN.shape:
         raise RunError(
             f"the optimizer must return noise of shape {tuple(noise_BN.shape)} and its state; "
             f"got {answer!r}"
         )
-    if not isinstance(memory, Mapping) or not all(
-        isinstance(value, Tensor) for value in memory.values()
-    ):
+    if not isinstance(memory, Mapping) or not _all_tensors(memory):
         raise RunError(
             "the optimizer's state must be tensors by name, so that it can be saved; "
             f"got {memory!r}"
         )
     return moved_BN.detach().to(noise_BN), memory
+
+
+def _all_tensors(state: Mapping[object, object]) -> bool:
+    return all(isinstance(value, Tensor) for value in state.values())
 
 
 def _as_run_error(error: Exception) -> DNOError:

@@ -22,8 +22,9 @@ class FunctionSampler:
         >>> line.bind(["any"], [0])(torch.zeros(1, 3))
         tensor([[1., 1., 1.]])
 
-    Args: function: takes each draw with the batch in front, `B x *draw`, and returns `B x ...`
-        samples; differentiable, sample i from row i of each draw alone.
+    Args:
+        function: takes each draw with the batch in front, `B x *draw`, and returns `B x ...`
+            samples; differentiable, sample i from row i of each draw alone.
         draws: shape of each Gaussian draw of one sample.
     """
 

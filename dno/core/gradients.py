@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dno.core.noise import normal
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
@@ -116,8 +118,7 @@ def _perturbations(like: Tensor, generators: Sequence[Generator], count: int) ->
     shape = like.shape[1:]
     # Copy by copy, so that the size of a chunk changes nothing.
     copies = [
-        torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        for _ in range(count)
+        torch.stack([normal(shape, generator) for generator in generators]) for _ in range(count)
     ]
     return torch.stack(copies).to(like)
 

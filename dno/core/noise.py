@@ -29,10 +29,16 @@ def gaussian_noise(draws: Sequence[tuple[int, ...]], seeds: Sequence[int]) -> Te
         generator = torch.Generator("cpu").manual_seed(seed)
         # The leading 1 and the draw-by-draw order are diffusers' own; torch's Gaussian stream
         # depends on both.
-        rows.append(
-            torch.cat([torch.randn(1, *shape, generator=generator).flatten() for shape in draws])
-        )
+        drawn = [normal((1, *shape), generator).flatten() for shape in draws]
+        rows.append(torch.cat(drawn))
     return torch.stack(rows)
+
+
+def normal(shape: Sequence[int], generator: Generator) -> Tensor:
+    """Draws from N(0, 1): float32 on the CPU, whatever torch's defaults are."""
+    import torch
+
+    return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def evaluation_generators(seeds: Sequence[int], evaluation: int) -> list[Generator]:

@@ -49,8 +49,12 @@ class StepRecord:
     """One evaluation, made at the noise that iteration `iteration` starts from."""
 
     iteration: int
+    grid: int | None
+    """Denoising steps of the coarser grid that it was made on; None: the run's own."""
+    reward: PerSample
+    """Weighted sum of the rewards that are climbed."""
     objective: PerSample
-    """Weighted rewards less weighted penalties."""
+    """The same less weighted penalties."""
     rewards: Mapping[str, PerSample]
     """Unweighted, by name."""
     monitors: Mapping[str, PerSample]
@@ -66,7 +70,8 @@ class StepRecord:
     healthy: tuple[bool, ...]
     """Whether the least `log_p` was above the run's floor, and the sample could be evaluated."""
     best: tuple[_OrNothingYet, ...]
-    """Highest weighted reward so far among healthy evaluations; -inf before the first."""
+    """Highest weighted reward so far among healthy evaluations on the same grid; -inf before the
+    first."""
     grad_norm: PerSample
     """Norm of the objective's gradient before clipping; nan where none was asked for."""
     seconds: float

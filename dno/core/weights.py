@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dno.core.noise import gaussian_noise
-from dno.core.problem import Problem, RewardTerm
+from dno.core.problem import Problem
+from dno.core.terms import RewardTerm
 from dno.errors import ConfigError, RunError
 
 if TYPE_CHECKING:

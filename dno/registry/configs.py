@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from dno.protocols import Optimizer, Regularizer, Reward, Sampler
+    from dno.protocols import Constraint, Optimizer, Regularizer, Reward, Sampler
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,26 @@ class RegularizerConfig(PluginConfig):
         """The regularizer, ready to be called."""
 
 
+class ConstraintConfig(PluginConfig):
+    """Base of constraint options."""
+
+    every: Annotated[int, Field(ge=0)] = 1
+    """Steps from one time that noise is put back to the next; 0: once, after the last step."""
+
+    @abstractmethod
+    def build(self, ctx: BuildContext) -> Constraint:
+        """The constraint, ready to be asked."""
+
+
 class OptimizerConfig(PluginConfig):
     """Base of optimizer options."""
+
+    constrained: ClassVar[bool] = True
+    """Whether constraints put its noise back; False for methods that draw from N(0, I) afresh."""
+
+    def on_coarser(self, factor: float) -> Self:
+        """The options for a grid of `factor` times fewer steps; the same unless overridden."""
+        return self
 
     @abstractmethod
     def build(self, ctx: BuildContext) -> Optimizer:

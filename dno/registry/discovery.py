@@ -12,8 +12,17 @@ from typing import Final
 
 CONTRACT: Final = "v1"
 """Version of the plugin contract; part of every entry-point group's name."""
-KINDS: Final = ("samplers", "rewards", "regularizers", "optimizers", "observers", "models")
+KINDS: Final = (
+    "samplers",
+    "rewards",
+    "regularizers",
+    "constraints",
+    "optimizers",
+    "observers",
+    "models",
+)
 """Last part of every entry-point group's name."""
+_GROUP: Final = re.compile(r"dno\.(?P<contract>v\d+)\.(?P<kind>[a-z]+)")
 NAME: Final = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 """What a plugin may be called."""
 
@@ -47,26 +56,24 @@ def published() -> tuple[PluginInfo, ...]:
     for group in entries.groups:
         if not group.lower().startswith("dno."):
             continue
-        contract, kind = (
-            match.groups()
-            if (match := re.fullmatch(r"dno\.(v\d+)\.([a-z]+)", group))
-            else ("", group)
-        )
+        match = _GROUP.fullmatch(group)
+        contract = match["contract"] if match else ""
+        kind = match["kind"] if match else group
         for entry in entries.select(group=group):
-            owner, version = (
-                (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "unknown")
-            )
+            owner = entry.dist.name if entry.dist else "unknown"
+            version = entry.dist.version if entry.dist else "unknown"
             found.add(PluginInfo(kind, entry.name, entry.value, owner, version, contract))
-    return tuple(
-        sorted(found, key=lambda i: (i.kind, i.name, i.distribution, i.contract, i.target))
-    )
+
+    def order(info: PluginInfo) -> tuple[str, ...]:
+        return info.kind, info.name, info.distribution, info.contract, info.target
+
+    return tuple(sorted(found, key=order))
 
 
 def usable() -> tuple[PluginInfo, ...]:
     """Those that this `dno` can load, by kind and name."""
-    return tuple(
-        i for kind in KINDS for i in published() if (i.kind, i.contract) == (kind, CONTRACT)
-    )
+    ours = [info for info in published() if info.contract == CONTRACT]
+    return tuple(info for kind in KINDS for info in ours if info.kind == kind)
 
 
 def unsupported() -> tuple[PluginInfo, ...]:

@@ -14,8 +14,9 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def find_model(model: str) -> str:
     """What to hand to `from_pretrained` for a model that a user named.
 
-    Args: model: an installed model's name (see `dno plugins list`), a folder, or a hub id
-        `owner/name`.
+    Args:
+        model: an installed model's name (see `dno plugins list`), a folder, or a hub id
+            `owner/name`.
 
     Raises:
         ConfigError: it is none of these.

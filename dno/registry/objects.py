@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 from dno.errors import ConfigError
 from dno.registry.configs import (
     BuildContext,
+    ConstraintConfig,
     ObserverConfig,
     OptimizerConfig,
     PluginConfig,
@@ -22,6 +23,7 @@ _NEEDS: Final[dict[type[PluginConfig], tuple[str, ...]]] = {
     SamplerConfig: ("bind",),
     RewardConfig: ("__call__",),
     RegularizerConfig: ("__call__",),
+    ConstraintConfig: ("init", "retract"),
     OptimizerConfig: ("init", "step"),
     ObserverConfig: (),
 }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import re
+from collections.abc import Sequence
 from typing import Final, Generic, TypeVar
 
 from dno.errors import PluginLoadError, UnknownPluginError
 from dno.registry import configs as bases
 from dno.registry.configs import PluginConfig
-from dno.registry.discovery import CONTRACT, NAME, PluginInfo, published
+from dno.registry.discovery import CONTRACT, NAME, PluginInfo, published, usable
 
 C_co = TypeVar("C_co", bound=PluginConfig, covariant=True)
 
@@ -18,14 +19,18 @@ C_co = TypeVar("C_co", bound=PluginConfig, covariant=True)
 def _why(error: BaseException, info: PluginInfo, module: str) -> str:
     """What went wrong in an import of `module` for this plugin, and how to mend it."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
-        told = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+        said = " ".join(str(error).split())
+        kind = type(error).__name__
+        told = f"{kind}: {said}" if said else kind
         return f"could not be imported: {told}; update or uninstall it"
+
     missing = error.name
     top = missing.partition(".")[0]
     if top == module.partition(".")[0]:
         return f"has no module {missing}; reinstall or update it"
     if top == "dno":
         return f"was made for another version of dno, one that has {missing}; update it"
+
     # Whoever likes may give a distribution the name of a module: only one that the author requires
     # is sure.
     name = re.compile(re.sub(r"[\W_]+", "[-_.]+", missing) + r"(?![\w.-])", re.IGNORECASE)
@@ -48,14 +53,21 @@ class Registry(Generic[C_co]):
     """
 
     def __init__(self, kind: str, base: type[C_co]) -> None:
-        self.kind, self.base = kind, base
+        self.kind = kind
+        self.base = base
         self._loaded: dict[PluginInfo, type[C_co]] = {}
 
+    @property
+    def one(self) -> str:
+        """What one plugin of this kind is called, such as `reward`."""
+        return self.kind.removesuffix("s")
+
     def infos(self) -> tuple[PluginInfo, ...]:
-        """Every installed plugin of this kind made for this contract, sorted by name, from metadata
-        alone.
+        """Every installed plugin of this kind made for this contract, by name.
+
+        From metadata alone: nothing is imported.
         """
-        return tuple(i for i in published() if (i.kind, i.contract) == (self.kind, CONTRACT))
+        return tuple(info for info in usable() if info.kind == self.kind)
 
     def refresh(self) -> None:
         """Look at the installed distributions again, after one was installed or removed."""
@@ -69,48 +81,59 @@ class Registry(Generic[C_co]):
             UnknownPluginError: nothing has that name, more than one plugin does, or it was made for
                 another version of the plugin contract.
         """
-        one = self.kind.removesuffix("s")
-        dist, _, name = use.rpartition(":")
-        if dist == "python":
+        distribution, _, name = use.rpartition(":")
+        if distribution == "python":
             raise UnknownPluginError(
-                f'{one} "{name}" was a Python object; run it again from the script that made it'
+                f'{self.one} "{name}" was a Python object; run it again from the script that made '
+                "it"
             )
+
         claims = [
-            i
-            for i in published()
-            if (i.kind, i.name) == (self.kind, name) and dist in ("", i.distribution)
+            info
+            for info in published()
+            if info.kind == self.kind
+            and info.name == name
+            and distribution in ("", info.distribution)
         ]
-        usable = [i for i in claims if i.contract == CONTRACT]
-        if len(usable) == 1:
-            return usable[0]
-        if usable:
-            owners = " and ".join(f"{i.distribution} {i.version} ({i.target})" for i in usable)
-            names = [i.qualified for i in usable]
-            choice = " or ".join(f'"{name}"' for name in names if names.count(name) == 1)
-            mend = (
-                f"say which: {choice}" if choice else "its author must give each a name of its own"
-            )
-            raise UnknownPluginError(f'{one} "{use}" is claimed by {owners}; {mend}')
+        ours = [info for info in claims if info.contract == CONTRACT]
+        if len(ours) == 1:
+            return ours[0]
+        if ours:
+            raise self._claimed_twice(use, ours)
         if claims:
-            other = claims[0]
-            raise UnknownPluginError(
-                f'{one} "{use}" of {other.distribution} {other.version} is made for plugin '
-                "contract "
-                f"{other.contract}, this dno has {CONTRACT}; install a release of it made for "
-                f"{CONTRACT}"
-            )
-        names = sorted({i.name for i in self.infos()})
+            raise self._made_for_another(use, claims[0])
+        raise self._unknown(use, name)
+
+    def _claimed_twice(self, use: str, claims: Sequence[PluginInfo]) -> UnknownPluginError:
+        owners = " and ".join(f"{i.distribution} {i.version} ({i.target})" for i in claims)
+        names = [info.qualified for info in claims]
+        choices = [f'"{name}"' for name in names if names.count(name) == 1]
+        mend = "its author must give each a name of its own"
+        if choices:
+            mend = f"say which: {' or '.join(choices)}"
+        return UnknownPluginError(f'{self.one} "{use}" is claimed by {owners}; {mend}')
+
+    def _made_for_another(self, use: str, info: PluginInfo) -> UnknownPluginError:
+        owner = f"{info.distribution} {info.version}"
+        return UnknownPluginError(
+            f'{self.one} "{use}" of {owner} is made for plugin contract {info.contract}, this dno '
+            f"has {CONTRACT}; install a release of it made for {CONTRACT}"
+        )
+
+    def _unknown(self, use: str, name: str) -> UnknownPluginError:
+        names = sorted({info.name for info in self.infos()})
         near = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UnknownPluginError(
-            f'no {one} is called "{use}"; {hint}installed: {", ".join(names) or "none"}'
-        )
+        known = ", ".join(names) or "none"
+        return UnknownPluginError(f'no {self.one} is called "{use}"; {hint}installed: {known}')
 
     def load(self, use: str) -> type[C_co]:
         """Import one plugin's config class.
 
-        Raises: UnknownPluginError: see `info`. PluginLoadError: the import failed, or the target is
-            no config class of this kind or lacks a method.
+        Raises:
+            UnknownPluginError: see `info`.
+            PluginLoadError: the import failed, or the target is no config class of this kind or
+                lacks a method.
         """
         info = self.info(use)
         if info not in self._loaded:
@@ -118,9 +141,8 @@ class Registry(Generic[C_co]):
         return self._loaded[info]
 
     def _import(self, info: PluginInfo) -> type[C_co]:
-        one = self.kind.removesuffix("s")
         owner = f"{info.distribution} {info.version} ({info.target})"
-        who = f'{one} "{info.name}" of {owner}'
+        who = f'{self.one} "{info.name}" of {owner}'
         if not NAME.fullmatch(info.name):
             raise PluginLoadError(
                 f"{who} has a bad name; use lower case letters, digits, '-', '_' and '.'"
@@ -147,20 +169,21 @@ class Registry(Generic[C_co]):
         return target
 
     def name_of(self, config: PluginConfig) -> str | None:
-        """What to write under `use` so that `load` gives this config's class again; None if nothing
-        does.
+        """What to write under `use` so that `load` gives this config's class again.
+
+        None if nothing does.
         """
-        cls, infos = type(config), self.infos()
+        cls = type(config)
+        target = f"{cls.__module__}:{cls.__qualname__}"
+        infos = self.infos()
         for info in infos:
-            if (
-                self._loaded.get(info) is cls
-                or info.target == f"{cls.__module__}:{cls.__qualname__}"
-            ):
-                for use in (info.name, info.qualified):
-                    if NAME.fullmatch(info.name) and [
-                        i for i in infos if use in (i.name, i.qualified)
-                    ] == [info]:
-                        return use
+            leads_here = self._loaded.get(info) is cls or info.target == target
+            if not leads_here or not NAME.fullmatch(info.name):
+                continue
+            for use in (info.name, info.qualified):
+                claims = [other for other in infos if use in (other.name, other.qualified)]
+                if claims == [info]:
+                    return use
         return None
 
     def label(self, config: PluginConfig) -> str:
@@ -171,6 +194,7 @@ class Registry(Generic[C_co]):
 SAMPLERS = Registry("samplers", bases.SamplerConfig)
 REWARDS = Registry("rewards", bases.RewardConfig)
 REGULARIZERS = Registry("regularizers", bases.RegularizerConfig)
+CONSTRAINTS = Registry("constraints", bases.ConstraintConfig)
 OPTIMIZERS = Registry("optimizers", bases.OptimizerConfig)
 OBSERVERS = Registry("observers", bases.ObserverConfig)
 MODELS = Registry("models", bases.ModelConfig)
@@ -179,6 +203,7 @@ REGISTRIES: Final[tuple[Registry[PluginConfig], ...]] = (
     SAMPLERS,
     REWARDS,
     REGULARIZERS,
+    CONSTRAINTS,
     OPTIMIZERS,
     OBSERVERS,
     MODELS,

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import count
 from pathlib import Path
+from typing import Final
+
+_LONGEST: Final = 40
 
 
 def slug(text: str) -> str:
-    """A prompt as a harmless part of a folder's name: lower-case ASCII letters, digits and
-    dashes.
-    """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-") or "run"
+    """A prompt as a harmless part of a folder's name: lower-case ASCII letters, digits, dashes."""
+    harmless = re.sub(r"[^a-z0-9]+", "-", text.lower())
+    return harmless[:_LONGEST].strip("-") or "run"
 
 
 def default_folder(prompt: str) -> Path:
     """`runs/<time>-<prompt>` here, with a number behind it where that is taken. Makes nothing."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(prompt)}"
-    names = (Path("runs", stem + (f"-{n}" if n else "")) for n in range(1000))
-    return next(name for name in names if not name.exists())
+    folder = Path("runs", f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(prompt)}")
+    if not folder.exists():
+        return folder
+
+    # In one second of one prompt: another process, or a script.
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in count(1))
+    return next(path for path in numbered if not path.exists())

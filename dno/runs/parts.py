@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from dno.errors import ConfigError
 from dno.registry.configs import (
+    ConstraintConfig,
     ObserverConfig,
     OptimizerConfig,
     PluginConfig,
@@ -16,6 +17,7 @@ from dno.registry.configs import (
     SamplerConfig,
 )
 from dno.registry.registry import (
+    CONSTRAINTS,
     OBSERVERS,
     OPTIMIZERS,
     REGULARIZERS,
@@ -50,6 +52,7 @@ class Parts:
     monitors: Sequence[Part[RewardConfig]]
     regularizers: Sequence[Part[RegularizerConfig]]
     reports: Sequence[Part[RegularizerConfig]]
+    constraints: Sequence[Part[ConstraintConfig]]
     optimizer: Part[OptimizerConfig]
     warm_start: Part[OptimizerConfig] | None
     observers: Sequence[Part[ObserverConfig]]
@@ -61,6 +64,7 @@ class Parts:
         held = _parts(
             REGULARIZERS, {"regularizers": config.regularizers, "reports": config.reports}
         )
+        holding = _parts(CONSTRAINTS, {"constraints": config.constraints})
         watching = _parts(OBSERVERS, {"observers": config.observers})
         warm_start: Part[OptimizerConfig] | None = None
         if config.warm_start is not None:
@@ -72,6 +76,7 @@ class Parts:
             monitors=asked["monitors"],
             regularizers=held["regularizers"],
             reports=held["reports"],
+            constraints=holding["constraints"],
             optimizer=Part("optimizer", OPTIMIZERS.label(config.optimizer), config.optimizer),
             warm_start=warm_start,
             observers=watching["observers"],
@@ -87,6 +92,7 @@ class Parts:
         yield from self.monitors
         yield from self.regularizers
         yield from self.reports
+        yield from self.constraints
         yield from self.observers
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from torch import Tensor
 
-from dno.core.engine import Phase
-from dno.core.problem import Problem, RegularizerTerm, RewardTerm, Term
+from dno.core.problem import Problem
+from dno.core.stages import Coarse, Phase, Stay
+from dno.core.terms import ConstraintTerm, RegularizerTerm, RewardTerm, Term
 from dno.core.weights import scaled_by_spread
-from dno.protocols import NoiseMap, Regularizer
-from dno.registry.configs import BuildContext
+from dno.protocols import Constraint, NoiseMap, Optimizer, Regularizer
+from dno.registry.configs import BuildContext, OptimizerConfig
 from dno.registry.registry import REGULARIZERS
+from dno.runs.coarse import coarse_steps, coarser
 from dno.runs.load import Loaded, check
-from dno.runs.parts import Parts, at
+from dno.runs.parts import Part, Parts, at
 from dno.runs.run_config import RunConfig, build_plugin_config
 from dno.runs.storage import read_noise
 
@@ -33,6 +35,8 @@ _LEAST_ENTRIES: Final = 64
 class Posed:
     """What the engine needs for one run."""
 
+    config: RunConfig
+    """What was posed, with nothing left to be found out."""
     problem: Problem
     phases: Sequence[Phase]
     observers: Sequence[object]
@@ -62,23 +66,55 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         return loaded.sampler.bind(prompts, seeds)
 
     sample = at("sampler", partial(bind, 1))
-    context = replace(loaded.context, draws=tuple(sample.draws))
     parts = Parts.of(config)
-    problem = Problem(
-        items=items,
-        sample=sample,
-        rewards=_rewards(loaded, parts, config),
-        monitors=[Term(part.name, loaded.rewards[part.name]) for part in parts.monitors],
-        regularizers=_regularizers(parts, context),
-        reports=_reports(parts, context, config),
-        start_BN=_start(config, sample) if fresh else None,
-        copies=bind,
-        gradient=config.gradient,
-        max_grad_norm=config.max_grad_norm,
-        log_p_floor=config.log_p_floor,
-    )
+    rewards = _rewards(loaded, parts, config)
+    monitors = [Term(part.name, loaded.rewards[part.name]) for part in parts.monitors]
+    start_BN = _start(config, sample) if fresh else None
+
+    def on(sample: NoiseMap, copies: Callable[[int], NoiseMap]) -> tuple[Problem, BuildContext]:
+        """The problem on one time grid, and what its other parts are built with."""
+        context = replace(loaded.context, draws=tuple(sample.draws))
+        problem = Problem(
+            items=items,
+            sample=sample,
+            rewards=rewards,
+            monitors=monitors,
+            regularizers=_regularizers(parts, context),
+            reports=_reports(parts, context, config),
+            constraints=_constraints(parts, context),
+            copies=copies,
+            gradient=config.gradient,
+            max_grad_norm=config.max_grad_norm,
+            log_p_floor=config.log_p_floor,
+        )
+        return problem, context
+
+    problem, context = on(sample, bind)
+    problem = replace(problem, start_BN=start_BN)
+    # Found once: a run that is resumed must climb on the same grids.
+    coarse_grids = coarse_steps(config, sample)
+    config = config.model_copy(update={"coarse": coarse_grids})
+    grids = []
+    for steps in coarse_grids:
+        coarse_map = coarser(sample, steps)
+        coarse, inner = on(coarse_map.sample, _coarse_copies(bind, steps))
+        grids.append((Coarse(coarse_map, coarse, steps), inner))
+
+    phases = _phases(parts, context, config)
+    if grids:
+        phases = _coarse_phases(parts, context, config, grids)
     observers = [at(part.place, partial(part.config.build, context)) for part in parts.observers]
-    return Posed(problem, _phases(parts, context, config), observers)
+    return Posed(config, problem, phases, observers)
+
+
+def _coarse_copies(bind: Callable[[int], NoiseMap], steps: int) -> Callable[[int], NoiseMap]:
+    """The coarse map of the sampler bound to so many copies of the items."""
+
+    @functools.cache
+    def copies(count: int) -> NoiseMap:
+        return coarser(bind(count), steps).sample
+
+    return copies
 
 
 def _rewards(loaded: Loaded, parts: Parts, config: RunConfig) -> Sequence[RewardTerm]:
@@ -132,6 +168,14 @@ def _reports(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence
     return reports
 
 
+def _constraints(parts: Parts, context: BuildContext) -> Sequence[ConstraintTerm]:
+    terms = []
+    for part in parts.constraints:
+        constraint: Constraint = at(part.place, partial(part.config.build, context))
+        terms.append(ConstraintTerm(part.name, constraint, part.config.every))
+    return terms
+
+
 def _start(config: RunConfig, sample: NoiseMap) -> Tensor | None:
     if config.start is None:
         return None
@@ -140,13 +184,61 @@ def _start(config: RunConfig, sample: NoiseMap) -> Tensor | None:
     return at("start", partial(read_noise, path, sample.draws, count))
 
 
-def _phases(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence[Phase]:
-    main = at("optimizer", partial(parts.optimizer.config.build, context))
-    if parts.warm_start is None or config.warm_start is None:
-        return [Phase(main, config.iterations)]
+def _optimizer(
+    part: Part[OptimizerConfig], context: BuildContext, factor: float = 1.0
+) -> Optimizer:
+    """An optimizer, for a grid of `factor` times fewer steps than the sampler's own."""
+    return at(part.place, lambda: part.config.on_coarser(factor).build(context))
 
-    first = at(parts.warm_start.place, partial(parts.warm_start.config.build, context))
-    return [
-        Phase(first, config.warm_start.iterations),
-        Phase(main, config.iterations, from_best=True),
-    ]
+
+def _phases(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence[Phase]:
+    """A warm start, if there is one, and the climb."""
+    climb = Phase(
+        _optimizer(parts.optimizer, context),
+        config.iterations,
+        constrained=config.optimizer.constrained,
+    )
+    warm = _warm_phase(parts, context, config)
+    return [climb] if warm is None else [warm, replace(climb, from_best=True)]
+
+
+def _warm_phase(parts: Parts, context: BuildContext, config: RunConfig) -> Phase | None:
+    if parts.warm_start is None or config.warm_start is None:
+        return None
+    return Phase(
+        _optimizer(parts.warm_start, context),
+        config.warm_start.iterations,
+        constrained=config.warm_start.optimizer.constrained,
+    )
+
+
+def _coarse_phases(
+    parts: Parts,
+    context: BuildContext,
+    config: RunConfig,
+    grids: Sequence[tuple[Coarse, BuildContext]],
+) -> Sequence[Phase]:
+    """A look at the start, the climb on coarser grids, and repairs on the sampler's own."""
+    constrained = config.optimizer.constrained
+    phases = [Phase(Stay(), 1, constrained=False)]
+    fine = len(context.draws)
+    for i, (coarse, inner) in enumerate(grids):
+        if i == 0:
+            warm = _warm_phase(parts, inner, config)
+            if warm is not None:
+                phases.append(replace(warm, coarse=coarse))
+        # Shared equally; what does not divide goes to the coarsest, where it costs least.
+        share, rest = divmod(config.iterations, len(grids))
+        optimizer = _optimizer(parts.optimizer, inner, fine / len(inner.draws))
+        phases.append(
+            Phase(
+                optimizer,
+                share + (rest if i == 0 else 0),
+                from_best=len(phases) > 1,
+                constrained=constrained,
+                coarse=coarse,
+            )
+        )
+    repair = _optimizer(parts.optimizer, context)
+    phases.append(Phase(repair, config.repair, constrained=constrained, repairs=True))
+    return phases

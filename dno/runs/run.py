@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from dno.core.engine import LoopState, optimize
+from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
 from dno.core.result import Outcome, Status
+from dno.core.stages import LoopState
 from dno.errors import ConfigError, RunError, RunFolderError
 from dno.runs.load import Loaded, find_device, load
 from dno.runs.pose import Posed, pose
@@ -42,7 +43,7 @@ def run(config: RunConfig, out: Path | None = None, *, loaded: Loaded | None = N
     # Posed before the folder is made, so that a configuration that cannot be built leaves nothing.
     posed = pose(models, config)
     with RunFolder(out, new=True) as folder:
-        return _carry_out(config, posed, folder, None)
+        return _carry_out(posed, folder, None)
 
 
 def resume(
@@ -85,7 +86,8 @@ def resume(
     with RunFolder(path) as folder:
         state = folder.load_state(config, find_device(config.device))
         done = state.iteration - _warm_up(config) if state else 0
-        if done > config.iterations:
+        # On coarser grids a run has steps of its own besides those that were asked for.
+        if done > config.iterations and not config.coarse:
             raise ConfigError(f"{done} are done already, got {config.iterations}", at="iterations")
         models = load(config, fresh=state is None)
         return _run(config, models, folder, state)
@@ -101,12 +103,11 @@ def _run(
     config: RunConfig, models: Loaded, folder: RunFolder | None, state: LoopState | None
 ) -> Outcome:
     posed = pose(models, config, fresh=state is None)
-    return _carry_out(config, posed, folder, state)
+    return _carry_out(posed, folder, state)
 
 
-def _carry_out(
-    config: RunConfig, posed: Posed, folder: RunFolder | None, state: LoopState | None
-) -> Outcome:
+def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) -> Outcome:
+    config = posed.config
     latest = state
 
     def checkpoint(new: LoopState) -> None:
@@ -119,7 +120,7 @@ def _carry_out(
         folder.save_config(config)
     info = RunInfo(
         items=posed.problem.items,
-        iterations=_warm_up(config) + config.iterations,
+        iterations=sum(phase.iterations for phase in posed.phases),
         start=state.iteration if state else 0,
         folder=folder.path if folder else None,
         seconds=config.budget.seconds,

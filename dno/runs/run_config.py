@@ -22,6 +22,7 @@ from dno.core.budget import Budget
 from dno.core.gradients import GradientConfig
 from dno.errors import ConfigError
 from dno.registry.configs import (
+    ConstraintConfig,
     ObserverConfig,
     OptimizerConfig,
     PluginConfig,
@@ -30,7 +31,15 @@ from dno.registry.configs import (
     SamplerConfig,
 )
 from dno.registry.objects import live_class
-from dno.registry.registry import OBSERVERS, OPTIMIZERS, REGULARIZERS, REWARDS, SAMPLERS, Registry
+from dno.registry.registry import (
+    CONSTRAINTS,
+    OBSERVERS,
+    OPTIMIZERS,
+    REGULARIZERS,
+    REWARDS,
+    SAMPLERS,
+    Registry,
+)
 
 C = TypeVar("C", bound=PluginConfig)
 
@@ -148,6 +157,14 @@ class RunConfig(BaseModel):
     the seeds' own noise if not given."""
     warm_start: WarmStart | None = None
     """A search before the first iteration, such as best-of-n."""
+    coarse: tuple[Annotated[int, Field(ge=1)], ...] | Literal["auto"] = ()
+    """Denoising steps of the coarser grids to climb on first, fewest first, such as 10; each is a
+    part of the sampler's own grid. The iterations are shared among them, and the noise is handed
+    back to the sampler's own grid in the end. `auto`: the coarsest whose pictures are close; none
+    if not given."""
+    repair: Annotated[int, Field(ge=0)] = 5
+    """Iterations on the sampler's own grid, at most, for samples whose coarse gain was lost when
+    noise was handed back."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """The gradient of each sample's whole noise is scaled down to this norm where it is longer."""
     log_p_floor: Annotated[float, Field(le=0)] = -4.6
@@ -181,6 +198,10 @@ class RunConfig(BaseModel):
     ] = _default(("gaussianity",))
     """Regularizers whose figures are reported at each iteration, whatever holds the noise; their
     penalties count for nothing."""
+    constraints: tuple[
+        Annotated[ConstraintConfig, _parser(CONSTRAINTS), _dumper(CONSTRAINTS)], ...
+    ] = ()
+    """What puts noise back where N(0, I) puts it, one after the other."""
     optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = _default(
         "adam"
     )
@@ -196,6 +217,7 @@ class RunConfig(BaseModel):
         "rewards",
         "monitors",
         "regularizers",
+        "constraints",
         "reports",
         "observers",
         mode="before",
@@ -204,6 +226,18 @@ class RunConfig(BaseModel):
     def _one_is_a_list_of_one(cls, value: object) -> object:
         one = isinstance(value, (str, int, Mapping, PluginConfig)) and not isinstance(value, bool)
         return (value,) if one else value
+
+    @field_validator("coarse", mode="before")
+    @classmethod
+    def _one_grid(cls, value: object) -> object:
+        return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("coarse")
+    @classmethod
+    def _fewest_first(cls, coarse: tuple[int, ...] | str) -> tuple[int, ...] | str:
+        if isinstance(coarse, tuple) and list(coarse) != sorted(set(coarse)):
+            raise ValueError("should be different numbers of steps, the fewest first")
+        return coarse
 
     @field_validator("prompts")
     @classmethod
@@ -219,8 +253,10 @@ class RunConfig(BaseModel):
     ) -> RunConfig:
         """Validate plain values, such as a TOML file's.
 
-        Args: values: the fields by name. sources: where values came from, by their dotted place (""
-            for all others), for messages.
+        Args:
+            values: the fields by name.
+            sources: where values came from, by their dotted place ("" for all others), for
+                messages.
 
         Raises:
             ConfigError: one sentence with the value's source and place.
@@ -265,8 +301,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 def put(values: dict[str, Any], place: str, value: Any) -> None:
     """Set the value at a dotted place such as `rewards.0.weight`, making tables as needed.
 
-    Raises: ConfigError: the place leads through something that is no table or list, or past a
-        list's end.
+    Raises:
+        ConfigError: the place leads through something that is no table or list, or past a list's
+            end.
     """
     here: Any = values
     *path, last = place.split(".")

@@ -1,81 +1,316 @@
-"""The few options that people set most, as the command line and `dno.optimize` spell them."""
+"""The options that people set most, as the command line and `dno.optimize` spell them.
+
+One entry of a table below is all there is to an option: its type, what it means, and where its
+value goes. The parameters of `dno optimize`, its help, the messages and the reference page are
+made from these entries.
+"""
+
+# The command line reads the tables before it knows what was asked for, so that importing this
+# module must not import pydantic: what needs it is imported where it is used.
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from numbers import Integral
+import difflib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    TypeAlias,
+    TypedDict,
+    get_args,
+    get_type_hints,
+)
 
 from dno.errors import ConfigError
-from dno.runs.run_config import RunConfig, put
+from dno.runs.spellings import (
+    first_seed,
+    listed,
+    number_or_word,
+    seeds_from_the_first,
+    warm_start_table,
+    weighted,
+    weighted_or_none,
+)
+
+if TYPE_CHECKING:
+    from dno.runs.draft import Draft
+    from dno.runs.run_config import RunConfig
+
+COMMAND_LINE_OBSERVERS: Final = ("progress", "curve")
+"""What looks on at a run of the command line. In Python it is what `RunConfig` has."""
+
+
+class Group(StrEnum):
+    """Headings that help puts options under, in this order."""
+
+    DRAW = "What to draw"
+    CLIMB = "What to climb"
+    MODEL = "What draws it"
+    METHOD = "How to climb"
+    STOP = "When to stop"
+    KEEP = "Where it runs, and what is kept"
+    REST = "Anything else"
+
+
+Read: TypeAlias = Callable[[Any, Any], Any]
+"""Turns what was given, and what is at its place so far, into what to put there."""
+
+
+def _as_given(value: Any, before: Any) -> Any:
+    return value
+
+
+def _as_held(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
+class Shorthand:
+    """All that is known of an option, besides its name and its type."""
+
+    place: str
+    """Where its value goes: a dotted place in a configuration, `*` standing for each of a list."""
+    group: Group
+    help: str
+    metavar: str | None = None
+    """What help calls its value, where that is more than the type."""
+    names: str | None = None
+    """Kind of the plugins whose names it takes."""
+    read: Read = _as_given
+    """How what was given becomes what the configuration holds."""
+    adds: bool = False
+    """Whether its values go behind those at the place, and not instead of them."""
+    tell: Callable[[Any], Any] = _as_held
+    """How what the configuration holds is told as a value of this option."""
+    name: str = ""
+    """Its name in the table."""
+    type: Any = None
+    """Its type in the table."""
+
+    def spelled(self, *, command_line: bool) -> str:
+        """The option as people write it: `--guidance-scale`, or `guidance_scale` in Python."""
+        return f"--{self.name.replace('_', '-')}" if command_line else self.name
 
 
 class Options(TypedDict, total=False):
-    """Options that are None are left at their default."""
+    """What the command line and `dno.optimize` have in common; None leaves it at its default."""
 
-    model: Any
-    """An installed model's name, a folder, a hub id or, in Python, a live diffusers pipeline."""
-    iterations: int | None
-    """Optimizer steps (30)."""
-    seconds: float | None
-    """Stop after this much wall-clock time."""
-    target: float | None
-    """Stop when the weighted rewards reach this."""
-    start: str | Path | None
-    """A run folder or noise file, whose best noise is where to start; the seed's noise if not
-    given."""
-    warm_start: str | None
-    """A search that comes first: `best-of-8`, or `NAME=COUNT` for another optimizer and its
-    steps."""
-    steps: int | None
-    """Denoising steps, `num_inference_steps` (50)."""
-    last_steps: int | None
-    """Move the noise of this many last steps alone (all)."""
-    eta: float | None
-    """Noise injected at each denoising step, from 0 (ODE) to 1 (SDE with DDPM's variance) (1)."""
-    guidance_scale: float | None
-    """Classifier-free guidance (5)."""
-    negative_prompt: str | None
-    """What to guide away from."""
-    lr: float | None
-    """The optimizer's step size (0.01)."""
-    gamma: float | str | None
-    """Weight of every regularizer, or `auto` to hold log P at a target (1)."""
-    seed: int | None
-    """First seed (0); a sample from it starts where diffusers starts from a CPU generator so
-    seeded."""
-    batch: int | None
-    """Samples a prompt, from seeds `seed`, `seed + 1`, ... (1)."""
-    device: str | None
-    """`cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the first GPU if there is one (auto)."""
-    dtype: str | None
-    """What the denoising network computes in (float32)."""
+    # Before `batch`, which counts on from it.
+    seed: Annotated[
+        int | None,
+        Shorthand(
+            "seeds",
+            Group.DRAW,
+            "First seed, meaning what a CPU generator so seeded means to diffusers.",
+            read=first_seed,
+            tell=lambda seeds: listed(seeds)[0],
+        ),
+    ]
+    batch: Annotated[
+        int | None,
+        Shorthand(
+            "seeds",
+            Group.DRAW,
+            "Samples per prompt, from SEED, SEED + 1, ...",
+            read=seeds_from_the_first,
+            tell=lambda seeds: len(listed(seeds)),
+        ),
+    ]
+    negative_prompt: Annotated[
+        str | None,
+        Shorthand(
+            "sampler.negative_prompt", Group.DRAW, "What to guide away from.", metavar="TEXT"
+        ),
+    ]
+    start: Annotated[
+        str | Path | None,
+        Shorthand(
+            "start",
+            Group.DRAW,
+            "Run folder or noise file whose best noise to start from, not the seeds' own.",
+            metavar="PATH",
+        ),
+    ]
+    gamma: Annotated[
+        float | str | None,
+        Shorthand(
+            "regularizers.*.weight",
+            Group.CLIMB,
+            "Weight of every regularizer, or auto to hold log P at a target.",
+            metavar="WEIGHT",
+            read=number_or_word,
+        ),
+    ]
+    model: Annotated[
+        Any,
+        Shorthand(
+            "sampler.model",
+            Group.MODEL,
+            "Installed model, folder or hub id; in Python also a loaded pipeline.",
+            metavar="MODEL",
+            names="models",
+        ),
+    ]
+    steps: Annotated[
+        int | None,
+        Shorthand("sampler.steps", Group.MODEL, "Denoising steps, `num_inference_steps`."),
+    ]
+    last_steps: Annotated[
+        int | None,
+        Shorthand("sampler.last_steps", Group.MODEL, "Move the noise of so many last steps alone."),
+    ]
+    eta: Annotated[
+        float | None,
+        Shorthand(
+            "sampler.eta",
+            Group.MODEL,
+            "Noise that each step adds, from 0 (ODE) to 1 (SDE with DDPM's variance).",
+        ),
+    ]
+    guidance_scale: Annotated[
+        float | None,
+        Shorthand("sampler.guidance_scale", Group.MODEL, "Weight of classifier-free guidance."),
+    ]
+    lr: Annotated[
+        float | None,
+        Shorthand("optimizer.lr", Group.METHOD, "The optimizer's step size."),
+    ]
+    warm_start: Annotated[
+        str | None,
+        Shorthand(
+            "warm_start",
+            Group.METHOD,
+            "Search that comes first: best-of-8, or NAME=COUNT for another optimizer's steps.",
+            metavar="SEARCH",
+            read=warm_start_table,
+        ),
+    ]
+    iterations: Annotated[
+        int | None,
+        Shorthand("iterations", Group.STOP, "Optimizer steps."),
+    ]
+    seconds: Annotated[
+        float | None,
+        Shorthand("budget.seconds", Group.STOP, "Stop after this much wall-clock time."),
+    ]
+    target: Annotated[
+        float | None,
+        Shorthand("budget.target", Group.STOP, "Stop when the weighted rewards reach this."),
+    ]
+    device: Annotated[
+        str | None,
+        Shorthand(
+            "device",
+            Group.KEEP,
+            "cpu, cuda, cuda:1, mps, or auto for the first GPU if there is one.",
+            metavar="DEVICE",
+        ),
+    ]
+    dtype: Annotated[
+        str | None,
+        Shorthand(
+            "dtype",
+            Group.KEEP,
+            "What the denoising network computes in: float32, bfloat16 or float16.",
+            metavar="DTYPE",
+        ),
+    ]
 
 
-class CommandLine(Options, total=False):
-    """What has no option in Python, where parts are arguments of their own."""
+class CommandLine(TypedDict, total=False):
+    """What is chosen by name on the command line; in Python each is an argument of its own."""
 
-    sampler: str | None
-    """How noise becomes an image, by name (ddim)."""
+    reward: Annotated[
+        list[str] | None,
+        Shorthand(
+            "rewards",
+            Group.CLIMB,
+            "What to climb; repeatable. A weight of 0 only reports it.",
+            metavar="NAME[=WEIGHT]",
+            names="rewards",
+            read=weighted,
+        ),
+    ]
+    monitor: Annotated[
+        list[str] | None,
+        Shorthand(
+            "monitors",
+            Group.CLIMB,
+            "Reward to report and never climb; repeatable.",
+            metavar="NAME",
+            names="rewards",
+        ),
+    ]
+    regularizer: Annotated[
+        list[str] | None,
+        Shorthand(
+            "regularizers",
+            Group.CLIMB,
+            "What keeps noise Gaussian; repeatable; or none.",
+            metavar="NAME[=WEIGHT]",
+            names="regularizers",
+            read=weighted_or_none,
+        ),
+    ]
+    sampler: Annotated[
+        str | None,
+        Shorthand(
+            "sampler.use",
+            Group.MODEL,
+            "How noise becomes an image.",
+            metavar="NAME",
+            names="samplers",
+        ),
+    ]
+    optimizer: Annotated[
+        str | None,
+        Shorthand(
+            "optimizer",
+            Group.METHOD,
+            "What moves the noise, by its gradient or by search.",
+            metavar="NAME",
+            names="optimizers",
+        ),
+    ]
+    observer: Annotated[
+        list[str] | None,
+        Shorthand(
+            "observers",
+            Group.KEEP,
+            "What looks on, besides the usual; repeatable.",
+            metavar="NAME",
+            names="observers",
+            adds=True,
+        ),
+    ]
 
 
-_PLACES: Final = {
-    name: f"sampler.{name}"
-    for name in ("model", "steps", "eta", "guidance_scale", "negative_prompt", "last_steps")
-} | {
-    "lr": "optimizer.lr",
-    "sampler": "sampler.use",
-    "seconds": "budget.seconds",
-    "target": "budget.target",
-}
+@functools.cache
+def entries(table: type) -> Mapping[str, Shorthand]:
+    """The options of one of the tables above, by name."""
+    found = {}
+    for name, hint in get_type_hints(table, include_extras=True).items():
+        kind, about = get_args(hint)
+        found[name] = replace(about, name=name, type=kind)
+    return found
+
+
+def known_options(*, command_line: bool) -> Mapping[str, Shorthand]:
+    """Every option that can be given, by name."""
+    if command_line:
+        return {**entries(CommandLine), **entries(Options)}
+    return entries(Options)
 
 
 def assemble(
     values: Mapping[str, Any],
-    options: Options | CommandLine,
+    options: Mapping[str, object],
     settings: Sequence[tuple[str, Any]] = (),
     *,
     source: str = "",
@@ -85,7 +320,7 @@ def assemble(
 
     Args:
         values: a configuration's fields; components may be config objects.
-        options: see `Options`.
+        options: see `Options`; on the command line also `CommandLine`.
         settings: (dotted place, value) pairs.
         source: where `values` came from, for messages.
         command_line: whether messages should call options `--lr` rather than `lr`.
@@ -93,75 +328,47 @@ def assemble(
     Raises:
         ConfigError: one sentence with the source and place of the first thing wrong.
     """
-    sources = {"": source}
-    merged = dict(values)
-    for name in ("sampler", "optimizer"):
-        merged[name] = _table(merged.get(name, RunConfig.model_fields[name].default))
-    for name in ("rewards", "monitors", "regularizers", "reports", "observers"):
-        field = RunConfig.model_fields[name]
-        if name in merged or not field.is_required():
-            parts = merged.get(name, field.default)
-            merged[name] = [
-                _table(part) for part in (parts if isinstance(parts, (list, tuple)) else [parts])
-            ]
+    from dno.runs.draft import Draft
 
-    def put_at(place: str, value: Any, shown: str) -> None:
-        try:
-            put(merged, place, value)
-        except ConfigError as error:
-            raise error.inside("", shown) from None
-        sources[place] = shown
+    draft = Draft(values, source)
 
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    shown = {
-        name: f"--{name.replace('_', '-')}" if command_line else name
-        for name in CommandLine.__annotations__
-    }
-    if unknown := given.keys() - shown.keys():
-        raise ConfigError(f"unknown option; known: {', '.join(shown)}", source=min(unknown))
-    if "warm_start" in given:
-        put_at(
-            "warm_start", _warm_start(given["warm_start"], shown["warm_start"]), shown["warm_start"]
-        )
-    for name in sorted(given.keys() - {"seed", "batch", "gamma", "warm_start"}):
-        put_at(_PLACES.get(name, name), given[name], shown[name])
-    if given.keys() & {"seed", "batch"}:
-        seeds = merged.get("seeds", 0)
-        first: Any = given.get(
-            "seed", seeds[0] if isinstance(seeds, (list, tuple)) and seeds else seeds
-        )
-        count = given.get("batch", 1)
-        for name, value, least in (("seed", first, 0), ("batch", count, 1)):
-            if not isinstance(value, Integral) or value < least:
-                raise ConfigError(
-                    f"must be a whole number of at least {least}, got {value!r}", source=shown[name]
-                )
-        put_at("seeds", [first + i for i in range(count)], shown["seed"])
-    for i in range(len(merged["regularizers"])) if "gamma" in given else ():
-        put_at(f"regularizers.{i}.weight", given["gamma"], shown["gamma"])
+    known = known_options(command_line=command_line)
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"unknown option; {_near(name, list(known))}", source=name)
+
+    given = [option for name, option in known.items() if options.get(name) is not None]
+    # Whole parts go before what is inside them, so that lr is the chosen optimizer's.
+    given.sort(key=lambda option: option.place.count("."))
+    for option in given:
+        put_option(draft, option, options[option.name], command_line=command_line)
+
     for place, value in settings:
-        put_at(place, value, "--set" if command_line else "settings")
-    return RunConfig.parse(merged, sources)
+        draft.put(place, value, "--set" if command_line else "settings")
+    return draft.parse()
 
 
-def parse_value(text: str) -> Any:
-    """A command-line value as TOML would read it; text that is no TOML value is itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        return text
+def put_option(draft: Draft, option: Shorthand, value: object, *, command_line: bool) -> None:
+    """Put an option's value where it goes.
+
+    Raises:
+        ConfigError: the value cannot be read, or its place leads nowhere.
+    """
+    source = option.spelled(command_line=command_line)
+    for place in draft.each(option.place):
+        try:
+            read = option.read(value, draft.at(place))
+        except ConfigError as error:
+            raise error.inside("", source) from None
+
+        if option.adds:
+            draft.add(place, read, source)
+        else:
+            draft.put(place, read, source)
 
 
-def _warm_start(text: str, source: str) -> dict[str, Any]:
-    """`best-of-8` or `NAME=COUNT` as a table: a number at the end stands for the n of a name."""
-    match = re.fullmatch(r"(?P<name>.+)=(?P<count>\d+)|(?P<stem>.+-)(?P<n>\d+)", str(text))
-    if match is None:
-        raise ConfigError(f"needs the form best-of-8 or NAME=COUNT, got {text!r}", source=source)
-    if match["stem"]:
-        return {"optimizer": {"use": f"{match['stem']}n"}, "iterations": int(match["n"])}
-    return {"optimizer": {"use": match["name"]}, "iterations": int(match["count"])}
-
-
-def _table(part: object) -> dict[str, Any]:
-    """A part as a table that options can be put in."""
-    return dict(part) if isinstance(part, Mapping) else {"use": part}
+def _near(name: str, known: Sequence[str]) -> str:
+    """What may have been meant by a name that is not known."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}known: {', '.join(known)}"

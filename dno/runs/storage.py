@@ -28,8 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dno.core.engine import LoopState
 from dno.core.result import Outcome, Snapshot, StepRecord
+from dno.core.stages import LoopState, under
 from dno.errors import ConfigError, RunError, RunFolderError
 from dno.files import write_file
 from dno.media import Medium, encoded, png, side_by_side, thumbnails
@@ -65,8 +65,9 @@ def read_noise(path: Path, draws: Sequence[tuple[int, ...]], samples: int) -> Te
     """The best noise in a run folder or in its `noise.safetensors`, `samples x N`; one row serves
     all samples.
 
-    Raises: ConfigError: it is not there, cannot be read, or was made for other draws or another
-        number of samples.
+    Raises:
+        ConfigError: it is not there, cannot be read, or was made for other draws or another number
+            of samples.
     """
     file_path = noise_file(path)
     try:
@@ -96,8 +97,9 @@ class RunFolder:
         path: the folder; made if it is not there.
         new: whether it must hold nothing yet.
 
-    Raises: RunFolderError: the folder cannot be made, holds something, or another process is
-        working in it.
+    Raises:
+        RunFolderError: the folder cannot be made, holds something, or another process is working in
+            it.
     """
 
     def __init__(self, path: Path, *, new: bool = False) -> None:
@@ -146,14 +148,12 @@ class RunFolder:
         """Save where to go on from, unless that was done less than `every` seconds ago."""
         if time.monotonic() - self._saved < every:
             return
-        tensors = {"noise": state.noise_BN}
-        tensors |= {f"optimizer.{key}": value for key, value in state.optimizer.items()}
-        for name, snapshot in {"initial": state.initial, "best": state.best}.items():
-            assert snapshot is not None, "a state is saved after its first evaluation"
-            tensors |= {f"{name}.{key}": value for key, value in snapshot.tensors().items()}
+        tensors = _tensors_of(state)
         self.save_history(state.history)
         about = {
             "iteration": state.iteration,
+            "phase": state.phase,
+            "steps": state.steps,
             "seconds": state.seconds,
             "failures": {str(row): why for row, why in state.failures.items()},
             "config": _decisive(config),
@@ -182,23 +182,7 @@ class RunFolder:
                 f"midway); undo that, or start a new run: dno optimize --config {file}"
             )
 
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {
-                k.removeprefix(prefix): value
-                for k, value in tensors.items()
-                if k.startswith(prefix)
-            }
-
-        return LoopState(
-            iteration=about["iteration"],
-            noise_BN=tensors["noise"],
-            optimizer=under("optimizer."),
-            initial=Snapshot.of(under("initial.")),
-            best=Snapshot.of(under("best.")),
-            history=history,
-            failures={int(row): why for row, why in about["failures"].items()},
-            seconds=about["seconds"],
-        )
+        return _state_of(about, tensors, history)
 
     def _read_state(
         self, path: Path, device: torch.device
@@ -271,6 +255,53 @@ class RunFolder:
         # One entry, because safetensors writes several in random order, and equal runs should give
         # equal files.
         self.write(name, save(apart, {"dno": json.dumps({"format": _FORMAT, **about})}))
+
+
+_SNAPSHOTS: Final = ("initial", "best", "coarse_best")
+_MAYBE: Final = ("fine_BN", "repair_B")
+
+
+def _tensors_of(state: LoopState) -> dict[str, Tensor]:
+    """All tensors of a state by name."""
+    tensors = {"noise": state.noise_BN}
+    tensors |= {f"optimizer.{key}": value for key, value in state.optimizer.items()}
+    tensors |= {f"constraints.{key}": value for key, value in state.constraints.items()}
+    for name in _SNAPSHOTS:
+        snapshot: Snapshot | None = getattr(state, name)
+        if snapshot is not None:
+            tensors |= {f"{name}.{key}": value for key, value in snapshot.tensors().items()}
+    for name in _MAYBE:
+        tensor: Tensor | None = getattr(state, name)
+        if tensor is not None:
+            tensors[name] = tensor
+    return tensors
+
+
+def _state_of(
+    about: Mapping[str, Any], tensors: Mapping[str, Tensor], history: Sequence[StepRecord]
+) -> LoopState:
+    """The state that `_tensors_of` took apart."""
+
+    def snapshot(name: str) -> Snapshot | None:
+        found = under(f"{name}.", tensors)
+        return Snapshot.of(found) if found else None
+
+    return LoopState(
+        iteration=about["iteration"],
+        noise_BN=tensors["noise"],
+        optimizer=under("optimizer.", tensors),
+        constraints=under("constraints.", tensors),
+        phase=about["phase"],
+        steps=about["steps"],
+        history=history,
+        failures={int(row): why for row, why in about["failures"].items()},
+        seconds=about["seconds"],
+        initial=snapshot("initial"),
+        best=snapshot("best"),
+        coarse_best=snapshot("coarse_best"),
+        fine_BN=tensors.get("fine_BN"),
+        repair_B=tensors.get("repair_B"),
+    )
 
 
 def _as_json(outcome: Outcome) -> bytes:

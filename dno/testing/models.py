@@ -53,9 +53,12 @@ def tiny_stable_diffusion(
 ) -> DiffusionPipeline:
     """A text-to-image pipeline of the Stable Diffusion family, in float32 on the CPU; about 0.4 MB.
 
-    Args: kind: the generation whose shape it has: 1.x, 2.x or XL (two text encoders, size
-        conditioning). prediction_type: what the network predicts; None: v-prediction for 2.x, noise
-        for the others. seed: of the random weights; torch's global random state is left as it was.
+    Args:
+        kind: the generation whose shape it has: 1.x, 2.x or XL (two text encoders, size
+            conditioning).
+        prediction_type: what the network predicts; None: v-prediction for 2.x, noise for the
+            others.
+        seed: of the random weights; torch's global random state is left as it was.
     """
     import torch
     from diffusers import (

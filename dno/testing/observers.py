@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dno.core.engine import LoopState, Phase, optimize
+from dno.core.engine import optimize
 from dno.core.events import Bus, Events, RunInfo, StepDone, hookimpl
-from dno.core.problem import Problem, RewardTerm
+from dno.core.problem import Problem
 from dno.core.result import Outcome, Status
+from dno.core.stages import LoopState, Phase
+from dno.core.terms import RewardTerm
 from dno.errors import DNOError
 from dno.protocols import Reward
 from dno.registry.configs import ObserverConfig

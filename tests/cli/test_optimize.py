@@ -43,7 +43,7 @@ def test_a_run_says_where_the_pictures_are_and_how_it_went(dno, tiny_folder, tmp
     ]
     assert all((tmp_path / p).is_file() for p in paths)
     assert change.startswith("brightness 0.")
-    assert ", log P -" in change
+    assert ", log P (permutation) -" in change
     assert ending.startswith("finished: best at iteration ")
     # Three steps with guidance are six passes of the network; three iterations and the last look
     # make four.

@@ -124,6 +124,7 @@ def score(images, prompts):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "told", "line", "code"),
     [
@@ -221,3 +222,31 @@ def test_show_borrows_no_docstring(dno, site):
     assert dno("plugins", "show", "sunny")[1].startswith(
         "reward sunny (dno-sunny 1.2)\n\n  weight: float [default: 1.0]\n"
     )
+
+
+HALF_SICK = """
+import torch
+from dno.plugin import RewardConfig
+class HalfSick(RewardConfig):
+    def build(self, ctx):
+        return score
+def score(images, prompts):
+    brightness = images.mean(dim=(1, 2, 3))
+    sick = torch.tensor([prompt == "a dog" for prompt in prompts])
+    return torch.where(sick, float("nan"), brightness)
+"""
+
+
+def test_a_run_some_of_whose_samples_failed_is_not_a_success(dno, site, tiny_folder, tmp_path):
+    site.install(
+        "dno-half", "[dno.v1.rewards]\nhalf = half_here:HalfSick\n", "half_here", HALF_SICK
+    )
+    folder = tmp_path / "run"
+    args = ["--model", tiny_folder, "--steps", 2, "--iterations", 2, "--quiet", "--out", folder]
+    code, out, err = dno("optimize", "a cat", "a dog", "--reward", "half", *args)
+    assert code == 1
+    assert "partial" in out
+    assert err == (
+        f"dno: 1 of 2 samples failed; the others went well, and all are kept in {folder}\n"
+    )
+    assert (folder / "best.png").is_file()

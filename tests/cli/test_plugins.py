@@ -153,10 +153,10 @@ def test_new_is_sound_under_any_name(dno, tmp_path, name, module, cls):
 
 
 MISTAKES = {
-    "a digit first": ("3d", 'NAME: "3d" is no name; it needs a lower case letter first'),
-    "a capital": ("Mine", "is no name"),
-    "a folder": ("../mine", "is no name"),
-    "two dashes": ("my--own", "is no name"),
+    "a digit first": ("3d", 'NAME: "3d" is not a name; it needs a lower case letter first'),
+    "a capital": ("Mine", "is not a name"),
+    "a folder": ("../mine", "is not a name"),
+    "two dashes": ("my--own", "is not a name"),
     "an installed reward": ("clip", 'NAME: "clip" is already a reward of dno; choose another'),
     "an installed module": ("emoji", "would be the module dno_emoji, which is installed already"),
     "a keyword": ("none", "would be the class None, which is taken"),

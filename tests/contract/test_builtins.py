@@ -18,6 +18,8 @@ from dno.testing import (
     SamplerContract,
 )
 
+pytestmark = pytest.mark.slow
+
 PREFERENCE = ["aesthetic", "hpsv2", "hpsv2.1", "imagereward", "pickscore", "siglip"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "ddim": {"steps": 3},

@@ -81,6 +81,7 @@ def run(command: list[str], script: str, folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if of_kind(page, "bash") and page != OUTSIDE], ids=page_id
 )
@@ -88,6 +89,7 @@ def test_commands_run(page, tmp_path):
     run(["bash", "-euo", "pipefail"], "\n".join(of_kind(page, "bash")), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if of_kind(page, "python")], ids=page_id)
 def test_python_runs(page, tmp_path):
     script = "\n".join(of_kind(page, "python"))

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from test_docs import ROOT
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs" / "explanation" / "results.md"
 
 

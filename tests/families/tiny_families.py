@@ -161,9 +161,7 @@ def _nothing() -> None:
 
 
 def _spelling(name: str, **options: Any) -> _Build:
-    """How to build a tokenizer that spells every word letter by letter, from a class of
-    transformers.
-    """
+    """How to build a tokenizer of a class of transformers that spells words letter by letter."""
 
     def build() -> Any:
         import transformers
@@ -950,22 +948,23 @@ def tiny_pipeline(name: str, seed: int = 0) -> DiffusionPipeline:
             return tiny_stable_diffusion(kind, seed=seed)
     family = (_TABLE | _OTHERS)[name]
     with torch.random.fork_rng(devices=()), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # diffusers' models use what diffusers has deprecated
+        # diffusers' models use what diffusers has deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(seed)
         parts = {part: build() for part, build in family.parts.items()}
     for part in parts.values():
         if isinstance(part, torch.nn.Module):
             part.eval()
+
     return getattr(diffusers, family.pipeline)(**parts, **family.options)
 
 
 def tiny_call(name: str) -> dict[str, Any]:
-    """What to call a family's tiny pipeline with besides its prompt, so that its image is small and
-    quick.
+    """What to call a family's tiny pipeline with besides its prompt, for a small, quick image.
 
     Raises:
         KeyError: there is no such family.
     """
-    return {} if name in _STABLE_DIFFUSION else dict((_TABLE | _OTHERS)[name].call)
+    if name in _STABLE_DIFFUSION:
+        return {}
+    return dict((_TABLE | _OTHERS)[name].call)

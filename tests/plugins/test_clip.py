@@ -19,6 +19,8 @@ from transformers import CLIPModel, CLIPProcessor
 from dno.plugin import BuildContext, ConfigError
 from dno.testing.clip import save_tiny_clip
 
+pytestmark = pytest.mark.slow
+
 CPU = BuildContext(device=torch.device("cpu"), dtype=torch.bfloat16)
 
 

@@ -1,6 +1,4 @@
-"""The ddim sampler against diffusers' own pipelines, a hand-written DDIM, and finite
-differences.
-"""
+"""The ddim sampler against diffusers' pipelines, a hand-written DDIM, and finite differences."""
 
 from __future__ import annotations
 
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from dno_builtin.samplers._ddim import DDIMSampler
+from dno_builtin.samplers._diffusers.memory import Memory
 from dno_builtin.samplers.ddim import DDIM
 from pydantic import ValidationError
 from torch import Tensor
@@ -26,13 +25,15 @@ from torch import Tensor
 from dno.plugin import BuildContext, ConfigError, find_model, gaussian_noise
 from dno.testing.models import LATENT_SHAPE, Kind, Prediction, tiny_scheduler, tiny_stable_diffusion
 
+pytestmark = pytest.mark.slow
+
 CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 KINDS: tuple[Kind, ...] = get_args(Kind)
-PROMPTS, SEEDS = ["a black cat", "a white dog"], [3, 4]
+PROMPTS = ["a black cat", "a white dog"]
+SEEDS = [3, 4]
 STEPS = 6
-TOLERANCE = (
-    3e-5  # float32 rounding, which a network of random weights amplifies most in sample prediction
-)
+TOLERANCE = 3e-5
+"""float32 rounding, which a network of random weights amplifies most in sample prediction."""
 
 
 def stock(
@@ -62,6 +63,7 @@ def weigh(images: Tensor) -> Tensor:
 def gradient(
     sampler: DDIMSampler, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = SEEDS
 ) -> tuple[Tensor, Tensor]:
+    """The images where the seeds start, and the gradient of their `weigh`."""
     model = sampler.bind(prompts, seeds)
     noise_BN = model.noise_BN.clone().requires_grad_()
     images = model(noise_BN)
@@ -110,7 +112,8 @@ def test_images_equal_the_diffusers_pipeline_on_every_schedule(schedule: dict[st
         assert images.isfinite().all()
         expected = stock(pipe, eta=eta, num_inference_steps=7)
         if schedule.get("rescale_betas_zero_snr") and eta == 1 and expected.isnan().any():
-            # Diffusers takes the root of a rounding error there; the limit of eta -> 1 is tested below
+            # diffusers takes the root of a rounding error there; the limit of eta -> 1 is tested
+            # below.
             continue
         torch.testing.assert_close(images, expected, atol=TOLERANCE, rtol=0)
 
@@ -120,10 +123,10 @@ def test_zero_signal_at_eta_one_is_the_limit_of_smaller_eta() -> None:
     pipe.scheduler = tiny_scheduler(
         "v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True
     )
-    near, at = (
-        DDIMSampler(pipe, steps=STEPS, eta=eta).bind(PROMPTS, SEEDS) for eta in (1 - 1e-5, 1.0)
-    )
+    near = DDIMSampler(pipe, steps=STEPS, eta=1 - 1e-5).bind(PROMPTS, SEEDS)
+    at = DDIMSampler(pipe, steps=STEPS, eta=1.0).bind(PROMPTS, SEEDS)
     torch.testing.assert_close(at(at.noise_BN), near(near.noise_BN), atol=1e-2, rtol=0)
+
     images, slope = gradient(DDIMSampler(pipe, steps=STEPS))
     assert images.isfinite().all()
     assert slope.isfinite().all()
@@ -143,9 +146,7 @@ def test_the_models_own_scheduler_may_be_another() -> None:
 def hand_written(
     pipe: Any, noise_BN: Tensor, prompts: Sequence[str], *, eta: float, guidance: float
 ) -> Tensor:
-    """DDIM from its formulas, for leading spacing with an offset of 1; nothing of diffusers'
-    scheduler is used.
-    """
+    """DDIM from its formulas, without diffusers' scheduler, for leading spacing, offset 1."""
     config = pipe.scheduler.config
     betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, 1000) ** 2
     alpha_bar = np.cumprod(1 - betas)
@@ -157,22 +158,28 @@ def hand_written(
         max_length=pipe.tokenizer.model_max_length,
         return_tensors="pt",
     )
-    text = pipe.text_encoder(tokens.input_ids)[0]
-    empty, text = text[:1].expand(len(prompts), -1, -1), text[1:]
+    encoded = pipe.text_encoder(tokens.input_ids)[0]
+    empty = encoded[:1].expand(len(prompts), -1, -1)
+    text = encoded[1:]
 
     draws = list(noise_BN.reshape(len(noise_BN), -1, *LATENT_SHAPE).unbind(1))
     x = draws.pop(0)
     for t in times:
         s = t - 1000 // STEPS
-        a_t, a_s = alpha_bar[t], alpha_bar[max(s, 0)]
+        a_t = alpha_bar[t]
+        a_s = alpha_bar[max(s, 0)]
+
         uncond = pipe.unet(x, t, encoder_hidden_states=empty).sample
-        out = uncond + guidance * (pipe.unet(x, t, encoder_hidden_states=text).sample - uncond)
+        cond = pipe.unet(x, t, encoder_hidden_states=text).sample
+        out = uncond + guidance * (cond - uncond)
+
         if config.prediction_type == "epsilon":
             eps = out
         elif config.prediction_type == "v_prediction":
             eps = a_t**0.5 * out + (1 - a_t) ** 0.5 * x
         else:
             eps = (x - a_t**0.5 * out) / (1 - a_t) ** 0.5
+
         x0 = (x - (1 - a_t) ** 0.5 * eps) / a_t**0.5
         sigma = eta * ((1 - a_s) / (1 - a_t)) ** 0.5 * (1 - a_t / a_s) ** 0.5
         x = a_s**0.5 * x0 + (1 - a_s - sigma**2) ** 0.5 * eps
@@ -194,6 +201,7 @@ def test_images_and_gradients_equal_a_hand_written_ddim(prediction: Prediction, 
     images = model(noise_BN)
     # diffusers keeps its table of noise levels in float32: that is all the difference.
     torch.testing.assert_close(images, expected, atol=2e-5, rtol=0)
+
     (wanted,) = torch.autograd.grad(weigh(expected), noise_BN)
     (got,) = torch.autograd.grad(weigh(images), noise_BN)
     assert (got - wanted).norm() < 2e-4 * wanted.norm()
@@ -208,30 +216,29 @@ def test_gradients_equal_finite_differences(kind: Kind, eta: float) -> None:
     images = model(noise_BN)
     assert images.dtype == torch.float64
     (slopes_BN,) = torch.autograd.grad(weigh(images), noise_BN)
-    direction = torch.randn(
-        noise_BN.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(noise_BN.shape, generator=generator, dtype=torch.float64)
+
+    h = 1e-6
     with torch.no_grad():
-        h = 1e-6
-        rise = (weigh(model(noise_BN + h * direction)) - weigh(model(noise_BN - h * direction))) / (
-            2 * h
-        )
+        above = weigh(model(noise_BN + h * direction))
+        below = weigh(model(noise_BN - h * direction))
+    rise = (above - below) / (2 * h)
     assert (slopes_BN * direction).sum().item() == pytest.approx(rise.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("memory", [name for name in get_args(Memory) if name != "keep"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_recomputing_gives_the_same_gradient(kind: Kind) -> None:
+def test_every_memory_policy_gives_the_same_gradient(kind: Kind, memory: Memory) -> None:
     pipe = tiny_stable_diffusion(kind)
-    kept_images, kept = gradient(DDIMSampler(pipe, steps=STEPS))
-    images, recomputed = gradient(DDIMSampler(pipe, steps=STEPS, memory="recompute"))
+    kept_images, kept = gradient(DDIMSampler(pipe, steps=STEPS, memory="keep"))
+    images, slopes = gradient(DDIMSampler(pipe, steps=STEPS, memory=memory))
     assert torch.equal(images, kept_images)
-    torch.testing.assert_close(recomputed, kept, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(slopes, kept, atol=1e-6, rtol=1e-5)
 
 
 def saved_bytes(sampler: DDIMSampler) -> int:
-    """Bytes of all storage that the graph of one call keeps for the backward pass, weights
-    aside.
-    """
+    """Bytes of storage that the graph of one call keeps for the backward pass, without weights."""
     pipe: Any = sampler._sampler._pipe
     weights = {
         tensor.untyped_storage().data_ptr()
@@ -255,15 +262,13 @@ def saved_bytes(sampler: DDIMSampler) -> int:
 def test_recomputing_keeps_one_network_input_a_step() -> None:
     pipe = tiny_stable_diffusion()
 
-    def bytes_a_step(memory: Any) -> float:
-        few, many = (
-            saved_bytes(DDIMSampler(pipe, steps=steps, memory=memory)) for steps in (4, 12)
-        )
+    def bytes_a_step(memory: Memory) -> float:
+        few = saved_bytes(DDIMSampler(pipe, steps=4, memory=memory))
+        many = saved_bytes(DDIMSampler(pipe, steps=12, memory=memory))
         return (many - few) / (12 - 4)
 
-    network_input = (
-        4 * 2 * len(PROMPTS) * math.prod(LATENT_SHAPE)
-    )  # float32, guidance doubles the batch
+    # float32; guidance doubles the batch.
+    network_input = 4 * 2 * len(PROMPTS) * math.prod(LATENT_SHAPE)
     assert bytes_a_step("recompute") <= network_input + 256
     assert bytes_a_step("keep") > 20 * network_input
 
@@ -273,9 +278,10 @@ def test_a_batch_of_two_equals_two_of_one(kind: Kind) -> None:
     sampler = DDIMSampler(tiny_stable_diffusion(kind), steps=STEPS)
     images, slopes = gradient(sampler)
     for i in range(2):
-        image, slope = gradient(sampler, prompts=PROMPTS[i : i + 1], seeds=SEEDS[i : i + 1])
-        torch.testing.assert_close(images[i : i + 1], image, atol=TOLERANCE, rtol=0)
-        torch.testing.assert_close(slopes[i : i + 1], slope, atol=1e-4, rtol=1e-4)
+        item = slice(i, i + 1)
+        image, slope = gradient(sampler, prompts=PROMPTS[item], seeds=SEEDS[item])
+        torch.testing.assert_close(images[item], image, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(slopes[item], slope, atol=1e-4, rtol=1e-4)
 
 
 def test_a_sample_depends_on_its_own_noise_alone() -> None:
@@ -291,7 +297,9 @@ def test_a_sample_depends_on_its_own_noise_alone() -> None:
 def test_negative_prompt(kind: Kind, negative: str) -> None:
     pipe = tiny_stable_diffusion(kind)
     model = DDIMSampler(pipe, steps=STEPS, negative_prompt=negative).bind(PROMPTS, SEEDS)
-    options: dict[str, Any] = {"negative_prompt": [negative] * 2} if negative else {}
+    options: dict[str, Any] = {}
+    if negative:
+        options["negative_prompt"] = [negative] * 2
     torch.testing.assert_close(
         model(model.noise_BN), stock(pipe, eta=1.0, **options), atol=TOLERANCE, rtol=0
     )
@@ -348,7 +356,8 @@ def test_the_map_is_pure() -> None:
     model = DDIMSampler(tiny_stable_diffusion(), steps=STEPS).bind(PROMPTS, SEEDS)
     state = torch.get_rng_state()
     noise_BN = model.noise_BN.clone()
-    first, second = model(noise_BN), model(noise_BN)
+    first = model(noise_BN)
+    second = model(noise_BN)
     assert torch.equal(first, second)
     assert torch.equal(noise_BN, model.noise_BN)
     assert torch.equal(torch.get_rng_state(), state)
@@ -360,7 +369,8 @@ def test_the_map_is_pure() -> None:
 def test_prompts_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import CLIPTextModel
 
-    calls, forward = [], CLIPTextModel.forward
+    calls = []
+    forward = CLIPTextModel.forward
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -419,10 +429,10 @@ def snapshot(pipe: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("memory", ["keep", "recompute"])
+@pytest.mark.parametrize("memory", get_args(Memory))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_live_pipeline_is_left_as_it_was(kind: Kind, dtype: torch.dtype, memory: Any) -> None:
+def test_a_live_pipeline_is_left_as_it_was(kind: Kind, dtype: torch.dtype, memory: Memory) -> None:
     pipe: Any = tiny_stable_diffusion(kind)
     pipe.unet.train().requires_grad_(True)
     pipe.set_progress_bar_config(desc="mine")
@@ -433,8 +443,10 @@ def test_a_live_pipeline_is_left_as_it_was(kind: Kind, dtype: torch.dtype, memor
     images, slopes = gradient(sampler)
     assert images.dtype == torch.float32
     assert slopes.abs().max() > 0
+
     after = snapshot(pipe)
-    values, values_before = after.pop("values"), before.pop("values")
+    values = after.pop("values")
+    values_before = before.pop("values")
     assert after == before
     assert all(torch.equal(values[name], values_before[name]) for name in values_before)
 
@@ -478,7 +490,8 @@ def test_loading_and_sampling_are_silent(
     pipeline_folders: Callable[[Kind], Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = pipeline_folders("sd1")
-    capfd.readouterr()  # saving it, which may just have happened, is not silent
+    # Saving it, which may just have happened, is not silent.
+    capfd.readouterr()
     sampler = DDIM(model=str(folder), steps=2).build(CPU)
     model = sampler.bind(["a cat"], [0])
     model(model.noise_BN)
@@ -487,7 +500,11 @@ def test_loading_and_sampling_are_silent(
 
 def test_checking_imports_no_torch(pipeline_folders: Callable[[Kind], Path]) -> None:
     code = (
-        "import sys; from dno_builtin.samplers.ddim import DDIM; DDIM(model=sys.argv[1]).check(); "
+        "import sys\n"
+        "from dno_builtin.samplers.ddim import DDIM\n"
+        "from dno_builtin.samplers.pipeline import Pipeline\n"
+        "DDIM(model=sys.argv[1]).check()\n"
+        "Pipeline(model=sys.argv[1]).check()\n"
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(pipeline_folders("sd1"))], check=True)
@@ -538,7 +555,7 @@ def test_check_finds_an_installed_model_without_its_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        "dno_builtin.samplers._options.find_model", lambda name: str(tmp_path / "gone")
+        "dno_builtin.samplers._diffusers.options.find_model", lambda name: str(tmp_path / "gone")
     )
     error = refusal(DDIM(model="emoji"))
     assert error.at == "model"
@@ -646,21 +663,24 @@ def test_own_classes_load_only_from_inside_their_package(
 def test_live_pipelines_that_do_not_suit_are_refused() -> None:
     with pytest.raises(ConfigError, match="ddim samples .* got a Linear"):
         DDIMSampler(torch.nn.Linear(2, 2))
+
     pipe: Any = tiny_stable_diffusion()
     with pytest.raises(ConfigError, match="must be a multiple of 8"):
         DDIMSampler(pipe, height=20)
+
     pipe.vae._hf_hook = object()
     with pytest.raises(ConfigError, match="load it without offloading"):
         DDIMSampler(pipe)
     del pipe.vae._hf_hook
+
     with pytest.raises(ConfigError, match="starts past its last noise level with 1000 steps"):
         DDIMSampler(pipe, steps=1000)
+
     pipe.scheduler = tiny_scheduler(
         "epsilon", timestep_spacing="trailing", rescale_betas_zero_snr=True
     )
-    with pytest.raises(
-        ConfigError, match="predicts noise and its schedule starts without any signal"
-    ):
+    message = "predicts noise and its schedule starts without any signal"
+    with pytest.raises(ConfigError, match=message):
         DDIMSampler(pipe)
 
 

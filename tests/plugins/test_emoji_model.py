@@ -14,6 +14,8 @@ from dno_emoji import CLIP, JUDGE, PIPELINE
 from dno_emoji.codec import PatchCodec
 from transformers import CLIPModel, CLIPTokenizer, ResNetForImageClassification
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("a black spider", "a white rabbit", "a red fox on a blue background", "a green frog")
 
 

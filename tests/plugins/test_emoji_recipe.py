@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 EMOJI = Path(__file__).parents[2] / "plugins" / "emoji"
 Command = Callable[..., None]
 

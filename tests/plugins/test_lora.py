@@ -12,6 +12,8 @@ from dno.errors import ConfigError
 from dno.plugin import BuildContext
 from dno.testing.models import tiny_stable_diffusion
 
+pytestmark = pytest.mark.slow
+
 peft = pytest.importorskip("peft")
 CONTEXT = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 
@@ -33,19 +35,27 @@ def lora(tmp_path_factory):
 
 
 def drawn(config):
+    """The image that a sampler makes of one item."""
     bound = config.build(CONTEXT).bind(["a cat"], [3])
     with torch.no_grad():
         return bound(bound.noise_BN)
 
 
 def stock(folder, lora, strength):
+    """The image that diffusers makes of the same item."""
     pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(lora)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    options = {"num_inference_steps": 3, "eta": 1.0, "guidance_scale": 5.0, "output_type": "pt"}
-    scale = {"cross_attention_kwargs": {"scale": strength}}
-    return pipe("a cat", generator=torch.Generator().manual_seed(3), **options, **scale).images
+    return pipe(
+        "a cat",
+        generator=torch.Generator().manual_seed(3),
+        num_inference_steps=3,
+        eta=1.0,
+        guidance_scale=5.0,
+        output_type="pt",
+        cross_attention_kwargs={"scale": strength},
+    ).images
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.25])
@@ -84,10 +94,11 @@ def test_weights_of_another_model_are_refused(pipeline_folders, tmp_path, lora):
 
     (tmp_path / "other").mkdir()
     weights = load_file(next(lora.glob("*.safetensors")))
-    save_file(
-        {k: torch.zeros(v.shape[0] + 1, v.shape[1] + 1) for k, v in weights.items()},
-        tmp_path / "other" / "x.safetensors",
-    )
+    larger = {}
+    for name, weight in weights.items():
+        rows, columns = weight.shape
+        larger[name] = torch.zeros(rows + 1, columns + 1)
+    save_file(larger, tmp_path / "other" / "x.safetensors")
     with pytest.raises(ConfigError, match="loras.0: .* does not fit a StableDiffusionPipeline"):
         DDIM(model=str(pipeline_folders("sd1")), loras=(str(tmp_path / "other"),)).build(CONTEXT)
 

@@ -13,6 +13,8 @@ from outside import ROOT, Place, build, make_place
 
 from dno.cli.skeleton import write_reward
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = ROOT / "plugins" / "example-reward"
 JUDGE = ROOT / "plugins" / "vlm-judge"
 TUTORIAL = ROOT / "docs" / "tutorials" / "write-a-plugin.md"

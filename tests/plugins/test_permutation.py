@@ -6,7 +6,7 @@ import pytest
 import torch
 from dno_builtin.regularizers._permutation import draw_shuffle
 from dno_builtin.regularizers.permutation import Permutation
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
@@ -234,7 +234,6 @@ def test_nothing_pulls_at_typical_noise() -> None:
     assert noise.grad.count_nonzero() == 0
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     entries=st.integers(8, 700),
     seeds=st.lists(st.integers(0, 2**40), min_size=2, max_size=3),
@@ -255,7 +254,6 @@ def test_a_row_does_not_depend_on_its_neighbours(
         assert all(told(batch)[name][row] == value[0] for name, value in told(single).items())
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**40), start=st.floats(1.0, 2), factor=st.floats(1, 3))
 def test_more_of_too_much_is_never_more_probable(seed: int, start: float, factor: float) -> None:
     # From where every direction has too much variance: short of that, growing is a return to the

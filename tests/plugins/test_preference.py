@@ -44,6 +44,8 @@ from transformers import (
 import dno
 from dno.plugin import BuildContext, ConfigError, RewardConfig
 
+pytestmark = pytest.mark.slow
+
 CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 NAMES = ["siglip", "aesthetic", "pickscore", "hpsv2", "hpsv2.1", "imagereward"]
 PROMPTS = ["a black cat", "duck"]

@@ -269,6 +269,7 @@ def test_scales_are_halved_while_sides_and_entries_are_enough() -> None:
     assert plan(1, 8, 8).scales == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [((4, 16, 16),) * 3, MIXED], ids=["alike", "mixed"])
 def test_the_whiteness_of_gaussian_noise_has_a_uniform_p_value(draws: Draws) -> None:
     found = penalty(Whiteness(), gaussian(2000, draws, seed=1), draws)
@@ -342,6 +343,7 @@ def p_values(noise_BN: Tensor, draws: Draws) -> dict[str, Tensor]:
     return {name: figure_B.double() for name, figure_B in found.figures.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [((4, 16, 16),), MIXED], ids=["one", "mixed"])
 def test_p_values_of_gaussian_noise_are_uniform(draws: Draws) -> None:
     for figure_B in p_values(gaussian(2000, draws, seed=2), draws).values():

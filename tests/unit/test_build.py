@@ -164,6 +164,7 @@ def test_one_row_of_noise_starts_every_sample(tmp_path):
         dno.optimize("x", start=tmp_path / "empty", **options)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_no_longer_needs_where_it_started(tmp_path):
     options = {"model": "emoji", "steps": 2, "iterations": 1, "reward": "brightness"}
     dno.optimize("x", out=tmp_path / "one", **options)
@@ -172,6 +173,7 @@ def test_a_resumed_run_no_longer_needs_where_it_started(tmp_path):
     assert dno.resume(tmp_path / "two", iterations=2).history[-1].iteration == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_warm_start(tmp_path):
     options = {
         "model": "emoji",

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from small_problems import brightness, climb, problem, same
 from torch import Tensor
 
-from dno.core.engine import LoopState, Phase, optimize
+from dno.core.engine import optimize
 from dno.core.events import Bus, RunFinished, RunInfo, RunStarted, StepDone, hookimpl
 from dno.core.noise import evaluation_generators
-from dno.core.problem import RegularizerTerm, RewardTerm, Term
 from dno.core.result import Status
+from dno.core.stages import LoopState, Phase
+from dno.core.terms import RegularizerTerm, RewardTerm, Term
 from dno.errors import ConfigError, RunError
 from dno.protocols import Penalty
 from dno.report.result import Result

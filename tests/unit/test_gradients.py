@@ -10,7 +10,8 @@ import torch
 from small_problems import brightness, climb
 
 from dno.core.gradients import GradientConfig
-from dno.core.problem import Problem, RewardTerm
+from dno.core.problem import Problem
+from dno.core.terms import RewardTerm
 from dno.media import pictures
 from dno.testing.toy import ToySampler
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import tomllib
 
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from dno.errors import ConfigError
 from dno.runs.load import load
 from dno.runs.run_config import RunConfig, put, read_toml
-from dno.runs.shorthands import assemble, parse_value
+from dno.runs.shorthands import assemble
+from dno.runs.spellings import parse_value
 
 REWARDS = st.lists(
     st.one_of(
@@ -246,6 +248,70 @@ def test_options_of_parts_in_lists_can_be_set_whether_named_or_left_at_their_def
 
 def test_a_batch_starts_at_the_files_first_seed():
     assert assemble({"prompts": "x", "rewards": "jpeg", "seeds": [5]}, {"batch": 2}).seeds == (5, 6)
+
+
+def test_a_batch_counts_on_from_the_seed_that_is_given_beside_it():
+    values = {"prompts": "x", "rewards": "jpeg", "seeds": 5}
+    assert assemble(values, {"batch": 2}).seeds == (5, 6)
+    assert assemble(values, {"batch": 2, "seed": 8}).seeds == (8, 9)
+    assert assemble({"prompts": "x", "rewards": "jpeg"}, {"batch": 2}).seeds == (0, 1)
+    with pytest.raises(ConfigError, match="batch: seeds: must be a whole number .*, got 'five'"):
+        assemble({**values, "seeds": ["five"]}, {"batch": 2})
+
+
+def test_gamma_is_the_weight_of_each_regularizer_of_the_run():
+    values = {"prompts": "x", "rewards": "jpeg", "regularizers": ["norm", {"use": "whiteness"}]}
+    config = assemble(values, {"gamma": 0.25})
+    assert [part.weight for part in config.regularizers] == [0.25, 0.25]
+    assert [part.weight for part in config.reports] == [0]
+    assert assemble(values, {"gamma": "auto"}).regularizers[1].weight == "auto"
+    assert assemble({**values, "regularizers": []}, {"gamma": 0.25}).regularizers == ()
+
+
+def test_an_optimizer_chosen_on_the_command_line_comes_without_the_files_options():
+    values = {"prompts": "x", "rewards": "jpeg", "optimizer": {"use": "adam", "beta1": 0.5}}
+    config = assemble(values, {"lr": 3.0, "optimizer": "sgd"}, command_line=True)
+    assert config.dump()["optimizer"] == {"use": "sgd", "lr": 3.0, "momentum": 0.9}
+
+
+def test_options_change_nothing_of_the_callers():
+    values = {
+        "prompts": "x",
+        "rewards": [{"use": "jpeg"}],
+        "observers": ["curve"],
+        "budget": {"reward_calls": 3},
+        "sampler": {"use": "ddim"},
+    }
+    before = copy.deepcopy(values)
+    options = {"seconds": 2.0, "steps": 3, "reward": ["clip"], "observer": ["images"]}
+    config = assemble(values, options, [("observers.0.use", "progress")], command_line=True)
+    assert values == before
+    assert (config.budget.seconds, config.budget.reward_calls) == (2, 3)
+
+
+def test_a_mistake_in_a_list_names_where_that_one_came_from():
+    values = {"prompts": "x", "rewards": "jpeg", "observers": ["curve"]}
+    with pytest.raises(
+        ConfigError, match=r"^--observer: observers.2: no observer is called \"no\""
+    ):
+        assemble(values, {"observer": ["images", "no"]}, command_line=True)
+    with pytest.raises(ConfigError, match="^run.toml: observers.0: no observer"):
+        assemble(
+            {**values, "observers": ["no"]},
+            {"observer": ["images"]},
+            source="run.toml",
+            command_line=True,
+        )
+
+
+def test_an_unknown_option_names_the_near_one_and_those_that_there_are():
+    values = {"prompts": "x", "rewards": "jpeg"}
+    with pytest.raises(ConfigError, match=r"^stepz: unknown option; did you mean steps\? known: "):
+        assemble(values, {"stepz": 3})
+    # Parts are arguments of their own in Python, and so no options there.
+    with pytest.raises(ConfigError, match="^sampler: unknown option; .*known: ") as caught:
+        assemble(values, {"sampler": "ddim"})
+    assert "sampler," not in str(caught.value)
 
 
 @pytest.mark.parametrize("prompt", ["", "  ", "a\nb", "a \udcff"])

@@ -16,11 +16,13 @@ from small_problems import climb, problem
 from torch import Generator, Tensor
 
 import dno
-from dno.core.engine import LoopState, Phase, optimize
+from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
 from dno.core.function import FunctionSampler
-from dno.core.problem import Problem, RegularizerTerm, RewardTerm
+from dno.core.problem import Problem
 from dno.core.result import Outcome
+from dno.core.stages import LoopState, Phase
+from dno.core.terms import RegularizerTerm, RewardTerm
 from dno.protocols import Penalty
 from dno.registry.configs import OptimizerConfig
 

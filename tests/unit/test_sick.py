@@ -20,13 +20,15 @@ from torch import Tensor
 
 import dno
 from dno.core.budget import Budget
-from dno.core.engine import LoopState, Phase, optimize
+from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo, StepDone, hookimpl
 from dno.core.function import FunctionSampler
 from dno.core.gradients import GradientConfig
 from dno.core.noise import gaussian_noise
-from dno.core.problem import Problem, RegularizerTerm, RewardTerm
+from dno.core.problem import Problem
 from dno.core.result import Outcome, Status
+from dno.core.stages import LoopState, Phase
+from dno.core.terms import RegularizerTerm, RewardTerm
 from dno.errors import ConfigError
 from dno.protocols import Objective, Penalty, State
 

@@ -12,7 +12,8 @@ from small_problems import brightness, climb, equal, problem
 from torch import Generator, Tensor
 
 from dno.core.gradients import GradientConfig
-from dno.core.problem import Problem, RegularizerTerm, RewardTerm
+from dno.core.problem import Problem
+from dno.core.terms import RegularizerTerm, RewardTerm
 from dno.protocols import Objective, Penalty, Slopes, State
 from dno.testing.toy import ToySampler
 

@@ -14,8 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dno.core.engine import LoopState
 from dno.core.result import Snapshot, StepRecord
+from dno.core.stages import LoopState
 from dno.errors import RunError, RunFolderError
 from dno.media import pictures
 from dno.runs.folders import default_folder, slug
@@ -126,6 +126,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         RunFolder(tmp_path / "file" / "run")
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time(folder):
     code = (
         "from pathlib import Path; from dno.runs.storage import RunFolder; "
@@ -167,6 +168,7 @@ def test_a_damaged_state_is_told(folder, harm):
         folder.load_state(CONFIG, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_harms_nothing_written_before(folder, tmp_path):
     folder.save_state(loop_state(), CONFIG)
     before = {p.name: p.read_bytes() for p in folder.path.iterdir()}

@@ -156,8 +156,9 @@ def load(
     """The judge in a folder or behind a hub id; it is asked once how it reads an image before its
     weights are loaded.
 
-    Raises: ConfigError: the model or its processor cannot be loaded, or cannot be asked for a yes
-        or no about an image.
+    Raises:
+        ConfigError: the model or its processor cannot be loaded, or cannot be asked for a yes or no
+            about an image.
     """
     with _loading(model, "the processor of an image-text-to-text model"):
         processor = AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=False)

@@ -98,8 +98,9 @@ class VLMJudgeHTTP(QuestionReward):
 
         What proves nothing is let pass: a slow answer, a list without this model, no list at all.
 
-        Raises: ConfigError: the server cannot be reached, is elsewhere or refuses the key; or there
-            is no key where one is named, or it is not fit to be sent.
+        Raises:
+            ConfigError: the server cannot be reached, is elsewhere or refuses the key; or there is
+                no key where one is named, or it is not fit to be sent.
         """
         from dno_vlm_judge._endpoint import Client, knock
 

@@ -28,7 +28,8 @@ class VLMJudge(LocalReward):
     def build(self, ctx: BuildContext) -> Reward:
         """Load the model onto `ctx.device`.
 
-        Raises: ConfigError: it cannot be loaded, has no chat template, or no tokens that read yes
-            and no.
+        Raises:
+            ConfigError: it cannot be loaded, has no chat template, or no tokens that read yes and
+                no.
         """
         return self.load(ctx, exact=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from dno.plugin import BuildContext, Optimizer, OptimizerConfig
 
 
@@ -11,6 +13,8 @@ class BestOfN(OptimizerConfig):
     With n iterations n + 1 samples are seen, the seed's own and n more; as a warm start of n
     iterations, n of them. The noise never leaves N(0, I), so that no regularizer is needed.
     """
+
+    constrained: ClassVar[bool] = False
 
     def build(self, ctx: BuildContext) -> Optimizer:
         """The optimizer; it remembers nothing."""

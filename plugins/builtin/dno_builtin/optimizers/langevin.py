@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from dno.plugin import BuildContext, Optimizer, OptimizerConfig
@@ -13,6 +15,8 @@ class Langevin(OptimizerConfig):
     With no reward, N(0, I) is kept exactly, whatever the step; with one, noise settles where reward
     and prior balance.
     """
+
+    constrained: ClassVar[bool] = False
 
     step_size: float = Field(default=0.01, gt=0)
     """Time that one step covers: the share of the old noise that is forgotten is about half of it

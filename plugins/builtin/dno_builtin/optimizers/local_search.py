@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from dno.plugin import BuildContext, Optimizer, OptimizerConfig
@@ -14,6 +16,8 @@ class LocalSearch(OptimizerConfig):
     variance one, so is it, however often it is made (the preconditioned Crank-Nicolson proposal,
     Cotter et al. 2013, arXiv 1202.0709).
     """
+
+    constrained: ClassVar[bool] = False
 
     beta: float = Field(default=0.3, gt=0, le=1)
     """How much of a proposal is new: 1 is `best-of-n`."""

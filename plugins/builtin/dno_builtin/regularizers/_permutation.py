@@ -242,8 +242,8 @@ class PermutationPenalty:
             log_p2_B = torch.stack([row.log_p2 for row in rows]).to(noise_BN)
             grads = [-row.gradient for row in rows if row.gradient is not None]
         if with_grad:
-            grad_BN = torch.stack(grads).to(noise_BN)
-            value_B = _Closed.apply(noise_BN, value_B, grad_BN)  # type: ignore[no-untyped-call]
+            slopes_BN = torch.stack(grads).to(noise_BN)
+            value_B = _Closed.apply(noise_BN, value_B, slopes_BN)  # type: ignore[no-untyped-call]
         log_p_B = torch.minimum(log_p1_B, log_p2_B)
         return Penalty(value_B, log_p_B, {"log_p1": log_p1_B, "log_p2": log_p2_B})
 

@@ -68,8 +68,9 @@ def look(
         revision: see `commit`.
         at: the option that errors are about.
 
-    Raises: ConfigError: a folder has none of them, or the hub's cache has none and downloads are
-        forbidden.
+    Raises:
+        ConfigError: a folder has none of them, or the hub's cache has none and downloads are
+            forbidden.
     """
     wanted = " or ".join(names)
     if Path(model).is_dir():

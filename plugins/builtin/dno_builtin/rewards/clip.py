@@ -52,8 +52,9 @@ class Clip(ModelReward):
     def build(self, ctx: BuildContext) -> Reward:
         """Load the model onto `ctx.device`.
 
-        Raises: ConfigError: it cannot be loaded, is no CLIP model, or has a processor of an unknown
-            kind.
+        Raises:
+            ConfigError: it cannot be loaded, is no CLIP model, or has a processor of an unknown
+                kind.
         """
         import torch
 

@@ -39,8 +39,9 @@ class Siglip(ModelReward):
     def build(self, ctx: BuildContext) -> Reward:
         """Load the model onto `ctx.device`.
 
-        Raises: ConfigError: it cannot be loaded, is no SigLIP model, or has a processor of an
-            unknown kind.
+        Raises:
+            ConfigError: it cannot be loaded, is no SigLIP model, or has a processor of an unknown
+                kind.
         """
         import torch
 

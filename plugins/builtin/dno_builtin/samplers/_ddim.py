@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from dno.plugin import ConfigError
-from dno_builtin._quiet import quiet
+from dno.plugin import ConfigError, quiet
 
-from ._folder import PIPELINES, check_size, check_steps
-from ._invert import noise_of
-from ._parts import UNCLIPPED
-from ._pipeline import PipelineNoiseMap, PipelineSampler
-from ._schedule import Scheduler
+from ._diffusers.coarse import DDIMNoiseMap
+from ._diffusers.folder import PIPELINES, check_size, check_steps
+from ._diffusers.invert import noise_of
+from ._diffusers.memory import Memory
+from ._diffusers.schedule import UNCLIPPED, Scheduler
+from ._pipeline import PipelineSampler
+
+_PREDICTIONS = ("epsilon", "sample", "v_prediction")
+"""What a model may predict for DDIM to sample it."""
 
 
 class DDIMSampler:
@@ -24,12 +27,15 @@ class DDIMSampler:
     A `PipelineSampler` with `DDIMScheduler` put in. Latents, noise and scheduler arithmetic are
     float32 (float64 where `dtype` is float64), whatever the networks compute in.
 
-    Args: pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`. steps, eta,
-        guidance_scale, negative_prompt, height, width, memory, last_steps, start_image: see `DDIM`.
+    Args:
+        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`.
+        steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps, start_image:
+            see `DDIM`.
         device, dtype: see `PipelineSampler`.
 
-    Raises: ConfigError: the pipeline cannot be sampled by DDIM, or a size or number of steps does
-        not suit it.
+    Raises:
+        ConfigError: the pipeline cannot be sampled by DDIM, or a size or number of steps does not
+            suit it.
     """
 
     def __init__(
@@ -42,7 +48,7 @@ class DDIMSampler:
         negative_prompt: str = "",
         height: int | None = None,
         width: int | None = None,
-        memory: Literal["keep", "recompute"] = "keep",
+        memory: Memory = "keep",
         last_steps: int | None = None,
         start_image: Path | None = None,
         device: torch.device | None = None,
@@ -53,7 +59,8 @@ class DDIMSampler:
             scheduler = Scheduler.from_config(pipe.scheduler.config, **UNCLIPPED)
         _check_schedule(scheduler, steps)
         height, width = _image_size(pipe, height, width)
-        self._sampler = PipelineSampler(
+
+        self._sampler = _DDIMPipeline(
             pipe,
             steps=steps,
             guidance_scale=guidance_scale,
@@ -70,14 +77,28 @@ class DDIMSampler:
         self.device: torch.device = self._sampler.device
         self._start_image = start_image
 
-    def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> PipelineNoiseMap:
-        """Encode the prompts once and draw the starting noise; sample i is `prompts[i]` from
-        `seeds[i]`.
+    def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> DDIMNoiseMap:
+        """Encode the prompts once and draw the starting noise, or find that of the start image.
+
+        Args:
+            prompts: what sample i shows.
+            seeds: what its noise comes from, one for each prompt.
+
+        Raises:
+            ConfigError: the pipeline refuses its options.
+            ValueError: there are not as many seeds as prompts.
         """
         bound = self._sampler.bind(prompts, seeds)
+        assert isinstance(bound, DDIMNoiseMap)
         if self._start_image is not None:
             bound.noise_BN = noise_of(self._start_image.expanduser(), bound)
         return bound
+
+
+class _DDIMPipeline(PipelineSampler):
+    """A pipeline under DDIM, whose bound maps offer coarser ones."""
+
+    noise_map = DDIMNoiseMap
 
 
 def _check_pipeline(pipe: Any) -> None:
@@ -87,36 +108,43 @@ def _check_pipeline(pipe: Any) -> None:
         raise ConfigError(
             f"ddim samples {' and '.join(PIPELINES)}, got a {type(pipe).__name__}", at="model"
         )
+
     prediction = pipe.scheduler.config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "sample", "v_prediction"):
+    if prediction not in _PREDICTIONS:
         raise ConfigError(f"ddim cannot sample a model that predicts {prediction!r}", at="model")
 
 
 def _check_schedule(scheduler: Any, steps: int) -> None:
     levels = scheduler.config.num_train_timesteps
     check_steps(steps, levels)
+
+    # An offset may push the first timestep out of the table.
     scheduler.set_timesteps(steps)
-    if int(scheduler.timesteps.max()) >= levels:
+    timesteps = scheduler.timesteps
+    if int(timesteps.max()) >= levels:
         raise ConfigError(
             f"the model's schedule starts past its last noise level with {steps} steps; use fewer",
             at="steps",
         )
-    if (
-        scheduler.config.prediction_type == "epsilon"
-        and not scheduler.alphas_cumprod[scheduler.timesteps].all()
-    ):
+
+    has_signal = bool(scheduler.alphas_cumprod[timesteps].all())
+    if scheduler.config.prediction_type == "epsilon" and not has_signal:
         raise ConfigError(
             "the model predicts noise and its schedule starts without any signal, where noise "
-            "tells nothing of the "
-            "image; such a schedule (rescale_betas_zero_snr) needs v_prediction",
+            "tells nothing of the image; such a schedule (rescale_betas_zero_snr) needs "
+            "v_prediction",
             at="model",
         )
 
 
 def _image_size(pipe: Any, height: int | None, width: int | None) -> tuple[int, int]:
-    own = pipe.unet.config.sample_size
-    own_height, own_width = (own, own) if isinstance(own, int) else own
+    """Height and width of the images in pixels, the model's own where they are not given."""
     scale = int(pipe.vae_scale_factor)
-    for at, size in (("height", height), ("width", width)):
-        check_size(at, size, scale)
+    check_size("height", height, scale)
+    check_size("width", width, scale)
+
+    latent: int | Sequence[int] = pipe.unet.config.sample_size
+    if isinstance(latent, int):
+        latent = (latent, latent)
+    own_height, own_width = latent
     return height or own_height * scale, width or own_width * scale

@@ -10,17 +10,15 @@ from pydantic import Field
 
 from dno.plugin import BuildContext, ConfigError
 
-from ._folder import PIPELINES, check_size, check_steps, read_json
-from ._options import DiffusersConfig
+from ._diffusers.folder import PIPELINES, check_size, check_steps, read_levels, read_scale
+from ._diffusers.options import DiffusersConfig
 
 if TYPE_CHECKING:
     from ._ddim import DDIMSampler
 
 
 class DDIM(DiffusersConfig):
-    """Stable Diffusion 1.x, 2.x or XL, sampled by DDIM (Song et al. 2021) with all its noise
-    exposed.
-    """
+    """Stable Diffusion 1.x, 2.x or XL, sampled by DDIM (Song et al. 2021), all its noise exposed."""
 
     classes: ClassVar[Sequence[str] | None] = PIPELINES
 
@@ -37,39 +35,45 @@ class DDIM(DiffusersConfig):
     picture leaves open."""
 
     def check(self) -> None:
-        """Raise `ConfigError` where the model is missing, is no Stable Diffusion pipeline, or does
-        not suit.
-        """
+        """Raise `ConfigError` where the model is missing, or an option does not suit it."""
+        self._check_start_and_last_steps()
+
+        folder = self.folder()
+        # What is not here yet is checked once it is loaded.
+        if folder is None:
+            return
+
+        check_steps(self.steps, read_levels(folder))
+        scale = read_scale(folder)
+        check_size("height", self.height, scale)
+        check_size("width", self.width, scale)
+
+    def _check_start_and_last_steps(self) -> None:
         if self.start_image is not None:
             _check_picture(self.start_image.expanduser())
-        if self.start_image is not None and self.last_steps is not None:
-            raise ConfigError("needs all the noise to move; leave last_steps out", at="start_image")
+            if self.last_steps is not None:
+                raise ConfigError(
+                    "needs all the noise to move; leave last_steps out", at="start_image"
+                )
+
         if self.last_steps is not None and self.last_steps > self.steps:
             raise ConfigError(
                 f"must be at most {self.steps}, the number of steps, got {self.last_steps}",
                 at="last_steps",
             )
-        folder = self.folder()
-        if folder is None:
-            return
-        levels = read_json(folder / "scheduler" / "scheduler_config.json").get(
-            "num_train_timesteps", 1000
-        )
-        check_steps(self.steps, int(levels))
-        blocks = read_json(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)
-        for at, size in (("height", self.height), ("width", self.width)):
-            check_size(at, size, 2 ** (len(blocks) - 1))
 
     def build(self, ctx: BuildContext) -> DDIMSampler:
         """Load the model and put DDIM on it.
 
-        Raises: ConfigError: the pipeline cannot be loaded, is not one that `ddim` samples, or an
-            option does not suit it.
+        Raises:
+            ConfigError: the pipeline cannot be loaded, is not one that `ddim` samples, or an option
+                does not suit it.
         """
         from ._ddim import DDIMSampler
 
+        pipe = self.load(ctx)
         options = self.model_dump(exclude={"model", "revision", "loras"})
-        return DDIMSampler(self.load(ctx), device=ctx.device, dtype=ctx.dtype, **options)
+        return DDIMSampler(pipe, device=ctx.device, dtype=ctx.dtype, **options)
 
 
 def _check_picture(path: Path) -> None:
@@ -77,9 +81,11 @@ def _check_picture(path: Path) -> None:
 
     if not path.is_file():
         raise ConfigError(f"there is no file {path}", at="start_image")
+
     try:
         with Image.open(path) as picture:
             picture.verify()
+    # Pillow raises a SyntaxError for some broken files.
     except (OSError, ValueError, SyntaxError) as error:
         raise ConfigError(
             f"{path} cannot be read as a picture: {error}", at="start_image"

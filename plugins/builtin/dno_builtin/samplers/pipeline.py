@@ -8,12 +8,12 @@ from pydantic import Field
 
 from dno.plugin import BuildContext, ConfigError
 
-from ._options import DiffusersConfig
+from ._diffusers.options import DiffusersConfig
 
 if TYPE_CHECKING:
     from ._pipeline import PipelineSampler
 
-_OURS = (
+_OUR_ARGUMENTS = (
     "prompt",
     "negative_prompt",
     "generator",
@@ -23,13 +23,17 @@ _OURS = (
     "height",
     "width",
 )
-_NAMES = {"num_inference_steps": "steps", "guidance_scale": "guidance_scale"}
+"""Arguments of a pipeline's call that the sampler gives it."""
+
+_OUR_OPTIONS = {"num_inference_steps": "steps", "guidance_scale": "guidance_scale"}
+"""Arguments that are options of the sampler, and what it calls them."""
+
+_CLIPPING = ("clip_sample", "thresholding")
+"""Options of schedulers that cut gradients where they act."""
 
 
 class Pipeline(DiffusersConfig):
-    """Any diffusers text-to-image pipeline, sampled as it samples itself, with all its Gaussian
-    noise exposed.
-    """
+    """Any diffusers text-to-image pipeline, sampled as it samples itself, all its noise exposed."""
 
     steps: Annotated[int | None, Field(ge=1)] = None
     """Denoising steps; the pipeline's default if not given."""
@@ -46,39 +50,44 @@ class Pipeline(DiffusersConfig):
     "sde-dpmsolver++", or stochastic_sampling = true for noise at every step of a flow model."""
 
     def check(self) -> None:
-        """Raise `ConfigError` where the model is missing, is no pipeline, or an option is in the
-        wrong place.
-        """
+        """Raise `ConfigError` where the model is missing or an option is in the wrong place."""
         for name in self.options:
-            if name in _NAMES:
+            if name in _OUR_OPTIONS:
                 raise ConfigError(
-                    f"`{name}` is the sampler's own `{_NAMES[name]}`; give it there", at="options"
+                    f"`{name}` is the sampler's own `{_OUR_OPTIONS[name]}`; give it there",
+                    at="options",
                 )
-            if name in _OURS:
+            if name in _OUR_ARGUMENTS:
                 raise ConfigError(
                     f"`{name}` is the sampler's to give, and cannot be among the options",
                     at="options",
                 )
-        for name in ("clip_sample", "thresholding"):
+
+        for name in _CLIPPING:
             if self.scheduler.get(name):
                 raise ConfigError(
                     f"`{name}` must stay off: where it acts, gradients vanish", at="scheduler"
                 )
+
         self.folder()
 
     def build(self, ctx: BuildContext) -> PipelineSampler:
         """Load the pipeline.
 
-        Raises: ConfigError: it cannot be loaded, is no text-to-image pipeline, or does not take one
-            of the options.
+        Raises:
+            ConfigError: it cannot be loaded, is not a text-to-image pipeline, or does not take one
+                of the options.
         """
-        from ._pipeline import PipelineSampler, make_scheduler
+        from ._diffusers.schedule import make_scheduler
+        from ._pipeline import PipelineSampler
 
         pipe = self.load(ctx)
         scheduler = make_scheduler(pipe, self.scheduler_class, self.scheduler)
-        arguments = self.model_dump(
-            exclude={"model", "revision", "loras", "scheduler", "scheduler_class"}
-        )
+        used = {"model", "revision", "loras", "scheduler", "scheduler_class"}
         return PipelineSampler(
-            pipe, scheduler=scheduler, device=ctx.device, dtype=ctx.dtype, **arguments
+            pipe,
+            scheduler=scheduler,
+            device=ctx.device,
+            dtype=ctx.dtype,
+            **self.model_dump(exclude=used),
         )

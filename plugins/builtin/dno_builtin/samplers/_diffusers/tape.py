@@ -1,10 +1,8 @@
-"""The noise tape: any code that draws Gaussian noise, as a differentiable function of what it
-draws.
-"""
+"""The noise tape: code that draws Gaussian noise, as a differentiable function of its draws."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,8 +35,7 @@ _OTHER_DRAWS = frozenset(
 
 
 class NoiseTape(TorchFunctionMode):
-    """While active, every Gaussian draw comes from `draw`, and nothing can switch gradients off or
-    on.
+    """While active, every Gaussian draw is answered, and nothing switches gradients off or on.
 
     It knows no model: it answers `torch.randn` and `torch.randn_like`, and ignores
     `torch._C._set_grad_enabled`, so that `torch.no_grad` inside a library's function has no effect
@@ -46,9 +43,9 @@ class NoiseTape(TorchFunctionMode):
     `torch._C.DisableTorchFunction()` is out of its sight.
 
     Args:
-        draw: gives the noise for a draw of that shape; called once a draw, in the order of drawing.
-            What it returns must have that shape; it is copied to the device and dtype asked for,
-            since callers may write into their draw.
+        draw: gives the noise for a draw of that shape; called once for each draw, in the order of
+            drawing. What it returns must have that shape; it is cloned to the device and dtype
+            asked for, since callers may write into their draw.
 
     Raises:
         RunError: inside the tape, something was drawn that is not Gaussian noise of unit variance.
@@ -67,37 +64,70 @@ class NoiseTape(TorchFunctionMode):
     ) -> Any:
         """Answer one torch function."""
         kwargs = kwargs or {}
+
+        # What `no_grad` and `enable_grad` call as they are entered and left.
         if func is torch._C._set_grad_enabled:
             return None
+
         if func is torch.randn:
-            size = kwargs.get("size", args[0] if len(args) == 1 else args)
-            shape = (size,) if isinstance(size, int) else tuple(size)
-            return self._answer(
-                shape, kwargs.get("dtype") or torch.get_default_dtype(), kwargs.get("device")
-            )
+            return self._randn(args, **kwargs)
         if func is torch.randn_like:
-            like: Tensor = kwargs.get("input", args[0] if args else None)
-            device = kwargs.get("device")
-            return self._answer(
-                tuple(like.shape),
-                kwargs.get("dtype") or like.dtype,
-                like.device if device is None else device,
-            )
+            return self._randn_like(*args, **kwargs)
         if func in _OTHER_DRAWS:
             raise RunError(
                 f"the sampler drew with {func.__name__}, which is not Gaussian noise and cannot "
-                "be optimised; "
-                "use a scheduler that draws Gaussian noise alone"
+                "be optimised; use a scheduler that draws Gaussian noise alone"
             )
         return func(*args, **kwargs)
 
+    def _randn(
+        self,
+        sizes: tuple[Any, ...],
+        *,
+        size: Sequence[int] | int | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Answer `torch.randn`, which takes its sizes one by one or together."""
+        if size is None:
+            size = sizes
+            if len(sizes) == 1:
+                size = sizes[0]
+        if isinstance(size, int):
+            size = (size,)
+
+        return self._answer(
+            tuple(size),
+            dtype or torch.get_default_dtype(),
+            device,
+        )
+
+    def _randn_like(
+        self,
+        input: Tensor,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Answer `torch.randn_like`."""
+        if device is None:
+            device = input.device
+        return self._answer(tuple(input.shape), dtype or input.dtype, device)
+
     def _answer(
-        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device | str | None,
     ) -> Tensor:
         noise = self._draw(shape)
         if tuple(noise.shape) != shape:
             raise RunError(
                 f"the sampler drew noise of shape {shape} where {tuple(noise.shape)} was recorded"
             )
-        target = torch.get_default_device() if device is None else device
-        return noise.to(device=target, dtype=dtype, copy=True)
+
+        if device is None:
+            device = torch.get_default_device()
+        return noise.to(device=device, dtype=dtype, copy=True)

@@ -15,6 +15,13 @@ PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 """Pipeline classes that `ddim` samples."""
 
 INDEX = "model_index.json"
+"""The file of a pipeline folder that names its class and its parts."""
+
+_WITHOUT_WEIGHTS = re.compile("Scheduler|Tokenizer|Processor|Extractor")
+"""What the classes of parts without weights have in their names."""
+
+_USUAL_BLOCKS = (128, 256, 512, 512)
+"""Widths of Stable Diffusion's decoder, which enlarges 8 times."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -47,9 +54,11 @@ def check_folder(folder: Path, classes: Sequence[str] | None = None) -> None:
             f"name a folder with a {INDEX}, as `save_pretrained` of a pipeline writes it",
             at="model",
         )
+
     index = read_json(folder / INDEX)
     check_index(index, str(folder), classes)
     for name, part in index.items():
+        # Safety checkers are not loaded.
         if name == "safety_checker" or not _has_weights(part):
             continue
         if not any((folder / name).glob("*.safetensors")):
@@ -61,22 +70,22 @@ def check_folder(folder: Path, classes: Sequence[str] | None = None) -> None:
 
 
 def _has_weights(part: object) -> bool:
-    """Whether an entry of `model_index.json`, a pair of library and class, names something with
-    weights.
+    """Whether an entry of `model_index.json` names a part with weights.
+
+    A part is a pair of library and class, `null` twice where the pipeline comes without it.
     """
-    if (
-        not isinstance(part, list)
-        or len(part) != 2
-        or not isinstance(part[0], str)
-        or not isinstance(part[1], str)
-    ):
+    if not isinstance(part, list) or [type(name) for name in part] != [str, str]:
         return False
-    return not re.search("Scheduler|Tokenizer|Processor|Extractor", part[1])
+    return _WITHOUT_WEIGHTS.search(part[1]) is None
 
 
 def check_index(index: Mapping[str, Any], where: str, classes: Sequence[str] | None = None) -> None:
-    """Raise `ConfigError` unless `model_index.json` names a pipeline class, one of `classes` where
-    they are given.
+    """Raise `ConfigError` unless a pipeline's index names its class, and one that will do.
+
+    Args:
+        index: what `model_index.json` holds.
+        where: the folder or hub id that it is of, for messages.
+        classes: names of the pipeline classes that will do; None: any.
     """
     name = index.get("_class_name")
     if not isinstance(name, str):
@@ -93,15 +102,36 @@ def check_index(index: Mapping[str, Any], where: str, classes: Sequence[str] | N
 
 
 def check_size(at: str, size: int | None, scale: int) -> None:
-    """Raise `ConfigError` where an image side does not suit a decoder that enlarges `scale`
-    times.
+    """Raise `ConfigError` where an image's side does not suit a decoder.
+
+    Args:
+        at: the option that the size was given with.
+        size: the side in pixels; None: the model's own.
+        scale: how many times the decoder enlarges its latents.
     """
-    unit = math.lcm(8, scale)  # the pipelines themselves ask for multiples of 8
-    if size is not None and size % unit:
-        near = max(unit, round(size / unit) * unit)
-        raise ConfigError(
-            f"must be a multiple of {unit} for this model, such as {near}, got {size}", at=at
-        )
+    # The pipelines themselves ask for multiples of 8.
+    unit = math.lcm(8, scale)
+    if size is None or size % unit == 0:
+        return
+
+    near = max(unit, round(size / unit) * unit)
+    raise ConfigError(
+        f"must be a multiple of {unit} for this model, such as {near}, got {size}", at=at
+    )
+
+
+def read_levels(folder: Path) -> int:
+    """How many noise levels the model of a pipeline folder has."""
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    return int(config.get("num_train_timesteps", 1000))
+
+
+def read_scale(folder: Path) -> int:
+    """How many times the decoder of a pipeline folder enlarges its latents."""
+    config = read_json(folder / "vae" / "config.json")
+    blocks: Sequence[int] = config.get("block_out_channels", _USUAL_BLOCKS)
+    scale: int = 2 ** (len(blocks) - 1)
+    return scale
 
 
 def check_steps(steps: int, levels: int) -> None:
@@ -114,7 +144,10 @@ def check_steps(steps: int, levels: int) -> None:
 
 
 def _what_it_is(folder: Path) -> str:
+    """What a folder without a pipeline's index holds, in words."""
     config = read_json(folder / "config.json")
+
+    # The telling files first: a folder may hold several.
     if (folder / "modular_model_index.json").is_file():
         return "a modular pipeline"
     if (folder / "adapter_config.json").is_file():
@@ -125,4 +158,7 @@ def _what_it_is(folder: Path) -> str:
         return f"a transformers model ({config['model_type']})"
     if any(folder.glob("*.safetensors")) or any(folder.glob("*.ckpt")):
         return "bare weights"
-    return "nothing" if not any(folder.iterdir()) else "other files"
+
+    if any(folder.iterdir()):
+        return "other files"
+    return "nothing"

@@ -9,20 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dno.plugin import ConfigError
+from dno.plugin import ConfigError, first_line
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+
+_ADAPTER = "dno"
+"""What the pipeline calls the weights while they are merged."""
 
 
 def parse(lora: str) -> tuple[str, float]:
     """Where it is, and its strength: `PATH` or `PATH=STRENGTH`.
 
     Raises:
-        ConfigError: the strength is no number.
+        ConfigError: the strength is not a number.
     """
     place, equals, strength = lora.rpartition("=")
     if not equals:
         return lora, 1.0
+
     try:
         value = float(strength)
     except ValueError:
@@ -38,19 +42,34 @@ def check(loras: Sequence[str]) -> None:
         raise ConfigError(
             'LoRA weights need the package peft; try: pip install "dno[lora]"', at="loras"
         )
+
     for i, lora in enumerate(loras):
         try:
-            place = Path(parse(lora)[0]).expanduser()
+            place, _ = parse(lora)
         except ConfigError as error:
             raise error.inside(f"loras.{i}") from None
-        folder = place.is_dir() and any(place.glob("*.safetensors"))
-        hub = not place.exists() and HUB_ID.fullmatch(str(place)) and place.suffix != ".safetensors"
-        if not (folder or hub or (place.is_file() and place.suffix == ".safetensors")):
+
+        path = Path(place).expanduser()
+        if not _holds_weights(path):
             raise ConfigError(
-                f"{place} holds no LoRA weights; name a .safetensors file, a folder with one, or "
+                f"{path} holds no LoRA weights; name a .safetensors file, a folder with one, or "
                 "a hub id",
                 at=f"loras.{i}",
             )
+
+
+def _holds_weights(path: Path) -> bool:
+    """Whether the path is a file of weights, a folder with one, or may be a hub id."""
+    is_weights = path.suffix == ".safetensors"
+    if path.is_file():
+        return is_weights
+    if path.is_dir():
+        return any(path.glob("*.safetensors"))
+    if path.exists():
+        return False
+
+    # Somebody who writes out a file's name means a file.
+    return not is_weights and HUB_ID.fullmatch(str(path)) is not None
 
 
 def merge(pipe: Any, loras: Sequence[str]) -> None:
@@ -61,18 +80,29 @@ def merge(pipe: Any, loras: Sequence[str]) -> None:
     """
     if loras and not hasattr(pipe, "load_lora_weights"):
         raise ConfigError(f"a {type(pipe).__name__} takes no LoRA weights", at="loras")
+
     for i, lora in enumerate(loras):
         place, strength = parse(lora)
-        path = Path(place).expanduser()
-        source = str(path.parent if path.is_file() else path if path.is_dir() else place)
-        file = {"weight_name": path.name} if path.is_file() else {}
         try:
-            pipe.load_lora_weights(source, adapter_name="dno", use_safetensors=True, **file)
-            pipe.fuse_lora(lora_scale=strength, adapter_names=["dno"])
-            pipe.unload_lora_weights()
+            _merge_one(pipe, place, strength)
         # Loading reaches three libraries, each with errors of its own.
         except Exception as error:
-            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise ConfigError(
-                f"{place} does not fit a {type(pipe).__name__}: {reason}", at=f"loras.{i}"
+                f"{place} does not fit a {type(pipe).__name__}: {first_line(error)}",
+                at=f"loras.{i}",
             ) from error
+
+
+def _merge_one(pipe: Any, place: str, strength: float) -> None:
+    path = Path(place).expanduser()
+    source = place
+    options = {}
+    if path.is_file():
+        source = str(path.parent)
+        options["weight_name"] = path.name
+    elif path.is_dir():
+        source = str(path)
+
+    pipe.load_lora_weights(source, adapter_name=_ADAPTER, use_safetensors=True, **options)
+    pipe.fuse_lora(lora_scale=strength, adapter_names=[_ADAPTER])
+    pipe.unload_lora_weights()

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, PlainSerializer, WithJsonSchema
 
-from dno.plugin import BuildContext, ConfigError, SamplerConfig, find_model
+from dno.plugin import BuildContext, ConfigError, SamplerConfig, find_model, hub_is_offline
 
-from ._folder import INDEX, check_folder, check_index, read_json
-from ._lora import check as check_loras
-from ._lora import merge as merge_loras
+from .folder import INDEX, check_folder, check_index, read_json
+from .lora import check as check_loras
+from .lora import merge as merge_loras
+from .memory import Memory
 
 
 def _name_or_pipeline(model: object) -> object:
-    if not (model if isinstance(model, str) else hasattr(model, "components")):
+    is_name = isinstance(model, str) and model != ""
+    if not is_name and not hasattr(model, "components"):
         raise ValueError("should be a model's name, a folder, a hub id or a diffusers pipeline")
     return model
+
+
+def _written(model: object) -> str:
+    if isinstance(model, str):
+        return model
+    return f"python:{type(model).__name__}"
+
+
+Model = Annotated[
+    Any,
+    AfterValidator(_name_or_pipeline),
+    PlainSerializer(_written),
+    WithJsonSchema({"type": "string"}),
+]
+"""A model's name, folder or hub id, or a loaded pipeline, which no saved run can name again."""
 
 
 class DiffusersConfig(SamplerConfig):
@@ -27,14 +44,7 @@ class DiffusersConfig(SamplerConfig):
     classes: ClassVar[Sequence[str] | None] = None
     """Names of the pipeline classes that the sampler takes; None: any."""
 
-    model: Annotated[
-        Any,
-        AfterValidator(_name_or_pipeline),
-        PlainSerializer(
-            lambda model: model if isinstance(model, str) else f"python:{type(model).__name__}"
-        ),
-        WithJsonSchema({"type": "string"}),
-    ] = "emoji"
+    model: Model = "emoji"
     """An installed model's name, a folder that a diffusers pipeline was saved to, or a hub id
     (owner/name); in Python also a pipeline that is loaded already, which is left as it is."""
     revision: str | None = None
@@ -48,7 +58,7 @@ class DiffusersConfig(SamplerConfig):
     """Height of the images in pixels; the model's own if not given."""
     width: Annotated[int | None, Field(ge=8)] = None
     """Width of the images in pixels; the model's own if not given."""
-    memory: Literal["keep", "recompute"] = "keep"
+    memory: Memory = "keep"
     """What the backward pass finds in memory: `keep` keeps all that the network computed;
     `recompute` keeps each step's input and computes the step once more: the same gradient, memory
     of one step, 1.5 to 1.8 times the time."""
@@ -57,11 +67,12 @@ class DiffusersConfig(SamplerConfig):
     kept. All steps if not given."""
 
     def folder(self) -> Path | None:
-        """The model's folder, checked; None for a loaded pipeline, and where a hub id has yet to be
-        downloaded.
+        """The model's folder, checked.
+
+        None for a loaded pipeline, and where a hub id has yet to be downloaded.
 
         Raises:
-            ConfigError: the model is missing, or is none that the sampler takes.
+            ConfigError: the model is missing, or is not one that the sampler takes.
         """
         if self.loras and not isinstance(self.model, str):
             raise ConfigError(
@@ -70,23 +81,31 @@ class DiffusersConfig(SamplerConfig):
         check_loras(self.loras)
         if not isinstance(self.model, str):
             return None
+
         found = self._find()
         if Path(found).is_dir():
             check_folder(Path(found), self.classes)
             return Path(found)
+
+        # What an installed model names is always a folder.
         if found != self.model:
             raise ConfigError(
                 f'the weights of "{self.model}" are missing: there is no folder {found}', at="model"
             )
-        from huggingface_hub import constants, try_to_load_from_cache
+        return self._cached(found)
 
-        cached = try_to_load_from_cache(found, INDEX, revision=self.revision)
-        if isinstance(cached, str):
-            check_index(read_json(Path(cached)), found, self.classes)
-            return Path(cached).parent
-        if constants.HF_HUB_OFFLINE:
+    def _cached(self, hub_id: str) -> Path | None:
+        """The folder that a hub id was downloaded to; None where that is yet to be done."""
+        from huggingface_hub import try_to_load_from_cache
+
+        index = try_to_load_from_cache(hub_id, INDEX, revision=self.revision)
+        if isinstance(index, str):
+            check_index(read_json(Path(index)), hub_id, self.classes)
+            return Path(index).parent
+
+        if hub_is_offline():
             raise ConfigError(
-                f'"{found}" is not on this machine, and HF_HUB_OFFLINE forbids downloading it',
+                f'"{hub_id}" is not on this machine, and HF_HUB_OFFLINE forbids downloading it',
                 at="model",
             )
         return None
@@ -95,26 +114,28 @@ class DiffusersConfig(SamplerConfig):
         """The pipeline, loaded unless it was given.
 
         Raises:
-            ConfigError: it cannot be loaded, or is none that the sampler takes.
+            ConfigError: it cannot be loaded, or is not one that the sampler takes.
         """
         if not isinstance(self.model, str):
             return self.model
-        import torch
 
-        from ._load import load_pipeline
+        from .load import load_pipeline
 
-        vae_dtype = torch.float64 if ctx.dtype == torch.float64 else torch.float32
         pipe = load_pipeline(
             self._find(),
             revision=self.revision,
             dtype=ctx.dtype,
-            vae_dtype=vae_dtype,
             classes=self.classes,
         )
         merge_loras(pipe, self.loras)
         return pipe
 
     def _find(self) -> str:
+        """A folder or hub id.
+
+        Raises:
+            ConfigError: there is no such model.
+        """
         try:
             return find_model(self.model)
         except ConfigError as error:

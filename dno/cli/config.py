@@ -1,0 +1,32 @@
+"""What a run of the command line has before its options go over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def start_values(file: Path | None, *, quiet: bool = False) -> dict[str, Any]:
+    """The values of the configuration file, if there is one, with what looks on at a run.
+
+    Args:
+        file: the file.
+        quiet: whether progress is not to be shown.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    from dno.runs.run_config import read_toml
+    from dno.runs.shorthands import COMMAND_LINE_OBSERVERS
+
+    values = {} if file is None else read_toml(file)
+    watching = values.setdefault("observers", list(COMMAND_LINE_OBSERVERS))
+    if quiet and isinstance(watching, list):
+        values["observers"] = [part for part in watching if _name(part) != "progress"]
+    return values
+
+
+def _name(part: Any) -> Any:
+    """The plugin's name in a part, which is that name or a table."""
+    return part.get("use") if isinstance(part, Mapping) else part

@@ -1,0 +1,88 @@
+"""How a run ended, told on the command line, and the exit codes that say so to scripts."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from dno.report.result import Result
+
+SUCCESS: Final = 0
+FAILED: Final = 1
+MISTAKE: Final = 2
+"""What was asked for is wrong; nothing was run."""
+INTERRUPTED: Final = 130
+"""What shells report of a program that Ctrl-C ended."""
+
+CODES: Final = {
+    "finished": SUCCESS,
+    "stopped": SUCCESS,
+    "partial": FAILED,
+    "failed": FAILED,
+    "interrupted": INTERRUPTED,
+}
+"""Exit code by the status of a run."""
+
+PICTURES: Final = ("initial.png", "best.png", "curve.png")
+
+_LIBRARIES: Final = ("torch", "diffusers", "transformers", "pluggy", "pydantic", "importlib")
+
+
+def finish(*results: Result) -> None:
+    """End the command with the worst of the codes of runs that were told."""
+    code = max(CODES[result.status.value] for result in results)
+    if code != SUCCESS:
+        raise typer.Exit(code)
+
+
+def tell(result: Result) -> None:
+    """Say how a run that has a folder went, and what kept it from going well, if anything."""
+    assert result.folder is not None
+    for name in PICTURES:
+        if (result.folder / name).exists():
+            typer.echo(result.folder / name)
+    typer.echo(result.verdict())
+
+    if CODES[result.status.value] != SUCCESS:
+        typer.echo(f"dno: {_what_to_do(result)}", err=True)
+
+
+def _what_to_do(result: Result) -> str:
+    """What kept a run from going well, and how to go on."""
+    status = result.status.value
+    if status == "interrupted":
+        return f"interrupted; to go on: dno resume {result.folder}"
+    if status == "partial":
+        failed = f"{len(result.failures)} of {len(result.items)} samples failed"
+        return f"{failed}; the others went well, and all are kept in {result.folder}"
+    assert result.error is not None
+    why = told(result.error)
+    return f"{why}\nkept what was reached; to try again from there: dno resume {result.folder}"
+
+
+def told(error: BaseException) -> str:
+    """The error's sentence, with the place in a plugin's code that raised something unforeseen."""
+    cause = error.__cause__
+    if cause is None or type(cause).__name__ not in str(error):
+        return str(error)
+
+    frames = [
+        frame
+        for frame in traceback.extract_tb(cause.__traceback__)
+        if not _is_a_librarys(frame.filename)
+    ]
+    if not frames:
+        return str(error)
+    return f"{error} (at {frames[-1].filename}:{frames[-1].lineno})"
+
+
+def _is_a_librarys(file: str) -> bool:
+    """Whether a file is ours or a library's, and so not where a plugin's author should look."""
+    ours = str(Path(__file__).parents[1])
+    libraries = [f"{os.sep}{name}{os.sep}" for name in _LIBRARIES]
+    return any(part in file for part in (ours, "<frozen", *libraries))

@@ -1,0 +1,190 @@
+"""`dno optimize`, whose options are the entries of `dno.runs.shorthands` and the few below."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from dno.cli.config import start_values
+from dno.cli.ending import finish, tell
+from dno.cli.help import OptimizeCommand
+
+if TYPE_CHECKING:
+    from dno.runs.run_config import RunConfig
+    from dno.runs.shorthands import Shorthand
+
+
+def plugin_names(kind: str) -> Callable[[str], list[str]]:
+    """What completes the name of a plugin of some kind in a shell."""
+
+    def complete(incomplete: str) -> list[str]:
+        from dno.registry.discovery import usable
+
+        return [
+            info.name for info in usable() if info.kind == kind and info.name.startswith(incomplete)
+        ]
+
+    return complete
+
+
+# `rich_help_panel` is the name of a `Group` of options in `dno.runs.shorthands`.
+def optimize(
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PROMPT...",
+            help="Each is drawn from each seed.",
+            show_default=False,
+            rich_help_panel="DRAW",
+        ),
+    ] = None,
+    *,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="Optimizer to spend the same seconds on afterwards.",
+            metavar="NAME",
+            rich_help_panel="METHOD",
+            autocompletion=plugin_names("optimizers"),
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder to make. [default: runs/<time>-<prompt>]",
+            metavar="FOLDER",
+            show_default=False,
+            rich_help_panel="KEEP",
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="No progress.", rich_help_panel="KEEP"),
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with any of this and more; options go over it.",
+            metavar="FILE",
+            rich_help_panel="REST",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Anything by its place, as sampler.memory=recompute; repeatable.",
+            metavar="PLACE=VALUE",
+            rich_help_panel="REST",
+        ),
+    ] = None,
+    **options: Any,
+) -> None:
+    """Optimise the noise behind PROMPT so that the reward rises, and keep the run in a folder.
+
+    Example: dno optimize "a black cat" --reward brightness
+    """
+    values = start_values(config, quiet=quiet)
+    if prompts:
+        values["prompts"] = prompts
+    _ask_for_what_is_missing(values, options)
+    run_config = _configure(values, options, settings, source=str(config or ""))
+
+    # From here on torch is needed, which takes seconds to import: a mistake is told before.
+    from dno.api import run
+    from dno.runs.folders import default_folder
+    from dno.runs.storage import free_folder
+
+    folder = free_folder(out or default_folder(run_config.prompts[0]))
+    if compare is not None:
+        _run_and_compare(run_config, compare, folder)
+        return
+    result = run(run_config, folder)
+    tell(result)
+    finish(result)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make `optimize` a command of the app, with the options of the table among its parameters."""
+
+    @functools.wraps(optimize)
+    def command(**given: Any) -> None:
+        optimize(**given)
+
+    # Typer reads a command's parameters from its signature.
+    signature = inspect.signature(optimize, eval_str=True)
+    prompts, *few, _options = signature.parameters.values()
+    parameters = [prompts, *_table_parameters(), *few]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+
+    app.command(cls=OptimizeCommand, context_settings={"max_content_width": 100})(command)
+
+
+def _table_parameters() -> Iterator[inspect.Parameter]:
+    """The options of the table as parameters that Typer can read."""
+    from dno.runs.shorthands import known_options
+
+    for name, option in known_options(command_line=True).items():
+        about = typer.Option(
+            help=option.help,
+            metavar=option.metavar,
+            rich_help_panel=option.group.name,
+            autocompletion=plugin_names(option.names) if option.names else None,
+        )
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[_type_on_the_command_line(option), about],
+        )
+
+
+def _type_on_the_command_line(option: Shorthand) -> Any:
+    """The option's own type, or text where Python takes one of several."""
+    kinds = [kind for kind in get_args(option.type) if kind is not NoneType]
+    return option.type if len(kinds) == 1 else str | None
+
+
+def _ask_for_what_is_missing(values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    from dno.errors import ConfigError
+
+    if "prompts" not in values:
+        raise ConfigError(
+            'say what to draw: dno optimize "a black cat" --reward brightness', source="PROMPT"
+        )
+    if "rewards" not in values and not options["reward"]:
+        raise ConfigError(
+            "say what to climb, such as --reward brightness; see: dno plugins list",
+            source="--reward",
+        )
+
+
+def _configure(
+    values: Mapping[str, Any],
+    options: Mapping[str, Any],
+    settings: list[str] | None,
+    *,
+    source: str,
+) -> RunConfig:
+    from dno.runs.shorthands import assemble
+    from dno.runs.spellings import parse_settings
+
+    placed = parse_settings(settings or [])
+    return assemble(values, options, placed, source=source, command_line=True)
+
+
+def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
+    """Run, then spend the same seconds on another optimizer, in a folder beside."""
+    from dno.api import compare
+
+    both = compare(run_config, name, folder)
+    tell(both.ours)
+    typer.echo(f"\n{both.against} in the same {both.ours.meter()['seconds']:.0f} s:")
+    tell(both.rival)
+    finish(both.ours, both.rival)

@@ -1,0 +1,39 @@
+"""Commands on run folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dno.cli.ending import finish, tell
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    iterations: Annotated[
+        int | None,
+        typer.Option(help="Go on to this many in all.", show_default=False),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="What else may change, as budget.seconds=60; repeatable.",
+            metavar="PLACE=VALUE",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Go on with a run that was stopped or killed, or give a finished one more iterations."""
+    from dno.runs.spellings import parse_settings
+
+    changes = dict(parse_settings(settings or []))
+
+    # After what was given has been read: this imports torch, which takes seconds.
+    from dno.api import resume as go_on
+
+    result = go_on(folder, iterations=iterations, settings=changes)
+    tell(result)
+    finish(result)

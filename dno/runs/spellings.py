@@ -1,0 +1,97 @@
+"""What people write for an option, read as what a configuration holds.
+
+Functions that read an option get what was given, and what is at its place so far.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+from dno.errors import ConfigError
+
+
+def parse_value(text: str) -> Any:
+    """A command-line value as TOML would read it; text that is not a TOML value is itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def parse_settings(texts: Sequence[str]) -> list[tuple[str, Any]]:
+    """The places and values of `PLACE=VALUE` texts.
+
+    Raises:
+        ConfigError: a text has another form.
+    """
+    settings = []
+    for text in texts:
+        place, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"needs the form PLACE=VALUE, got {text!r}", source="--set")
+        settings.append((place.strip(), parse_value(value)))
+    return settings
+
+
+def number_or_word(value: Any, before: object) -> Any:
+    """What may be a number or `auto`."""
+    return parse_value(value) if isinstance(value, str) else value
+
+
+def weighted(texts: Sequence[str], before: object) -> list[dict[str, Any]]:
+    """Each `NAME` or `NAME=WEIGHT` as a table."""
+    tables = []
+    for text in texts:
+        name, equals, weight = text.partition("=")
+        table: dict[str, Any] = {"use": name}
+        if equals:
+            table["weight"] = parse_value(weight)
+        tables.append(table)
+    return tables
+
+
+def weighted_or_none(texts: Sequence[str], before: object) -> list[dict[str, Any]]:
+    """As `weighted`; the word `none` stands for no plugin."""
+    return weighted([text for text in texts if text != "none"], before)
+
+
+def warm_start_table(text: str, before: object) -> dict[str, Any]:
+    """`best-of-8` or `NAME=COUNT` as a table: a number at the end stands for the n of a name."""
+    match = re.fullmatch(r"(?P<name>.+)=(?P<count>\d+)|(?P<stem>.+-)(?P<n>\d+)", str(text))
+    if match is None:
+        raise ConfigError(f"needs the form best-of-8 or NAME=COUNT, got {text!r}")
+    if match["stem"]:
+        return {"optimizer": {"use": f"{match['stem']}n"}, "iterations": int(match["n"])}
+    return {"optimizer": {"use": match["name"]}, "iterations": int(match["count"])}
+
+
+def first_seed(seed: object, before: object) -> list[int]:
+    """The seeds of a run of one sample per prompt."""
+    return [_whole(seed, least=0)]
+
+
+def seeds_from_the_first(count: object, seeds: Any) -> list[int]:
+    """So many seeds, counted on from the first of those at the place so far."""
+    count = _whole(count, least=1)
+    try:
+        first = _whole(listed(seeds)[0], least=0)
+    except ConfigError as error:
+        raise error.inside("seeds") from None
+    return [first + index for index in range(count)]
+
+
+def listed(seeds: Any) -> list[Any]:
+    """Seeds as a list: a file may have one by itself."""
+    if isinstance(seeds, (list, tuple)) and seeds:
+        return list(seeds)
+    return [seeds]
+
+
+def _whole(value: object, *, least: int) -> int:
+    if not isinstance(value, Integral) or value < least:
+        raise ConfigError(f"must be a whole number of at least {least}, got {value!r}")
+    return int(value)

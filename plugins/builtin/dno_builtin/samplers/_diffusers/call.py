@@ -1,0 +1,105 @@
+"""A pipeline's public call: what it must take to be sampled here, and the images that it makes."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Container, Mapping
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from dno.plugin import ConfigError, quiet
+
+_NEEDED = ("prompt", "output_type", "return_dict")
+"""Arguments without which a call cannot make images of prompts for us."""
+
+_OUR_NAMES = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance_scale",
+    "height": "height",
+    "width": "width",
+}
+"""Arguments of the call that the sampler has options of its own for, and what it calls them."""
+
+
+def call_pipeline(pipe: Any, options: Mapping[str, Any]) -> Any:
+    """The pipeline's images."""
+    # Lists are given away, because some pipelines write into their list of prompts.
+    own = dict(options)
+    for name, value in options.items():
+        if isinstance(value, list):
+            own[name] = copy.copy(value)
+
+    # Some pipelines would say the same thing at every call.
+    with quiet():
+        result = pipe(**own)
+    if isinstance(result, (tuple, list)):
+        return result[0]
+    return result
+
+
+def check_class(cls: type) -> None:
+    """Raise `ConfigError` unless the class is a diffusers pipeline that makes images of prompts."""
+    if not issubclass(cls, DiffusionPipeline):
+        raise ConfigError(f"should be a diffusers pipeline, got a {cls.__name__}", at="model")
+
+    known = _parameters(cls)
+    for name in _NEEDED:
+        if name not in known:
+            raise ConfigError(
+                f"{cls.__name__} takes no `{name}`; only text-to-image pipelines are sampled",
+                at="model",
+            )
+
+
+def check_options(cls: type, options: Mapping[str, Any], free: Container[str]) -> None:
+    """Raise `ConfigError` unless a pipeline's call takes these options and needs no others.
+
+    Args:
+        cls: the pipeline's class.
+        options: arguments that the sampler calls it with, but for the prompts.
+        free: names of those that came as they are, not by an option of the sampler.
+    """
+    known = _parameters(cls)
+    for name in options:
+        if name not in known:
+            at = "options"
+            if name not in free:
+                at = _OUR_NAMES.get(name, "options")
+            raise ConfigError(f"{cls.__name__} takes no `{name}`", at=at)
+
+    given = {"self", "prompt", *options}
+    for name, parameter in known.items():
+        if name not in given and _is_required(parameter):
+            raise ConfigError(
+                f"{cls.__name__} needs `{name}` besides a prompt; only text-to-image pipelines "
+                "are sampled",
+                at="model",
+            )
+
+
+def check_negative_prompt(cls: type) -> None:
+    """Raise `ConfigError` unless a pipeline's call takes a negative prompt."""
+    if "negative_prompt" not in _parameters(cls):
+        raise ConfigError(f"{cls.__name__} takes no `negative_prompt`", at="negative_prompt")
+
+
+def check_hooks(pipe: Any) -> None:
+    """Raise `ConfigError` where hooks move the pipeline's networks between devices."""
+    if any(hasattr(part, "_hf_hook") for part in pipe.components.values()):
+        raise ConfigError(
+            "the pipeline moves its networks between devices as it runs, which breaks the "
+            "backward pass; load it without offloading",
+            at="model",
+        )
+
+
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls.__call__).parameters
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return False
+    return parameter.default is parameter.empty

@@ -1,0 +1,179 @@
+"""A pipeline bound to its prompts, as a function of all the noise that acts on its images."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dno.plugin import IMAGE, ConfigError, Medium, RunError, gaussian_noise
+
+from .call import call_pipeline
+from .modules import Function, without_gradient
+from .nests import each
+from .parts import Answer, for_one_call
+from .rehearsal import Found, Rehearsal
+from .tape import NoiseTape
+
+
+class PipelineNoiseMap:
+    """A `PipelineSampler` bound to prompts and seeds; see `dno.plugin.NoiseMap`.
+
+    Args:
+        pipe: a private pipeline, which remembers its encoded prompts.
+        options: what it is called with, prompts included.
+        seeds: one for each prompt.
+        device: where it computes.
+        last_steps: steps whose noise moves, counted from the last; None: all.
+
+    Raises:
+        ConfigError: the pipeline refuses its options, or is not a differentiable map from noise to
+            images.
+        RunError: it draws noise that is not Gaussian.
+    """
+
+    medium: Medium = IMAGE
+    """What its samples are; the rehearsal holds the pipeline to it."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        options: Mapping[str, Any],
+        seeds: Sequence[int],
+        device: torch.device,
+        last_steps: int | None = None,
+    ) -> None:
+        self.pipe = pipe
+        """The private pipeline."""
+        self.options = options
+        """What it is called with."""
+
+        rehearsal = Rehearsal(pipe, options, len(seeds), device)
+        found = rehearsal.rehearse()
+        moves = found.acts
+        if last_steps is not None:
+            moves = _in_last_steps(found, last_steps)
+            found = rehearsal.rehearse(moves)
+
+        self._shapes = found.shapes
+        self._depends = found.depends
+        self._signed = found.signed
+        self._answers: dict[int, Any] = {}
+
+        self.network_evaluations: int = round(found.rows / len(seeds))
+        """Passes through the denoising network that a call makes for each sample.
+
+        Guidance counts twice. Those that no moving noise can reach are made by the first call alone
+        and are not counted.
+        """
+        self.draws: Sequence[tuple[int, ...]] = list(itertools.compress(found.shapes, moves))
+        """Shape of each moving draw of one sample, in the order drawn."""
+
+        # Draws that stay take their turn at the generator too: those after them keep the values
+        # that diffusers gives them.
+        noise = gaussian_noise(found.shapes, seeds).to(device)
+        parts = split_draws(noise, found.shapes)
+        self._fixed: list[Tensor | None] = []
+        for part, moving in zip(parts, moves, strict=True):
+            self._fixed.append(None if moving else part.clone())
+
+        self.noise_BN: Tensor = torch.cat(list(itertools.compress(parts, moves)), dim=1)
+        """Where the seeds start, float32 `B x N`, on the sampler's device."""
+
+    def __call__(self, noise_BN: Tensor, /) -> Tensor:
+        """Images of this noise, `B x 3 x H x W`, RGB in [0, 1], in the noise's dtype and device.
+
+        Raises:
+            ValueError: the noise is not `B x N`.
+            RunError: the pipeline drew otherwise than when it was bound.
+        """
+        if noise_BN.shape != self.noise_BN.shape:
+            expected = tuple(self.noise_BN.shape)
+            got = tuple(noise_BN.shape)
+            raise ValueError(f"the noise of these prompts is {expected}, got {got}")
+
+        pipe = for_one_call(self.pipe, self._answerer())
+        with NoiseTape(self._drawer(noise_BN)):
+            images: Tensor = call_pipeline(pipe, self.options)
+        if self._signed:
+            images = (images / 2 + 0.5).clamp(0, 1)
+        return images.to(noise_BN)
+
+    def _drawer(self, noise_BN: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
+        """What answers the draws of one call: this noise where it moves, the seeds' elsewhere."""
+        moving = iter(split_draws(noise_BN, self.draws))
+        drawn = itertools.count()
+
+        def draw(_: tuple[int, ...]) -> Tensor:
+            index = next(drawn)
+            if index >= len(self._fixed):
+                raise RunError(
+                    f"the sampler drew noise more often than the {len(self._fixed)} times recorded"
+                )
+
+            noise = self._fixed[index]
+            if noise is None:
+                noise = next(moving)
+            # The tape compares the shape with the one that was asked for.
+            return noise.to(noise_BN).reshape(-1, *self._shapes[index])
+
+        return draw
+
+    def _answerer(self) -> Answer:
+        """What answers the calls of the networks in one call of the pipeline.
+
+        Those that no moving noise can reach are made once, without a graph.
+        """
+        called = itertools.count()
+
+        def answer(function: Function, _: bool, args: Any, kwargs: Any) -> Any:
+            index = next(called)
+            if index >= len(self._depends) or self._depends[index]:
+                return function(*args, **kwargs)
+
+            if index not in self._answers:
+                self._answers[index] = without_gradient(function, args, kwargs)
+            # The pipeline may write into what it is given.
+            return each(self._answers[index], Tensor.clone)
+
+        return answer
+
+
+def split_draws(noise_BN: Tensor, draws: Sequence[tuple[int, ...]]) -> Sequence[Tensor]:
+    """The part of the noise that is each draw's, `B x` its entries.
+
+    Args:
+        noise_BN: N entries for each sample.
+        draws: shape of each draw of one sample; N entries in all.
+    """
+    sizes = [math.prod(shape) for shape in draws]
+    return torch.split(noise_BN, sizes, dim=1)
+
+
+def _in_last_steps(found: Found, last_steps: int) -> list[bool]:
+    """Whether each draw acts and belongs to the last steps.
+
+    Raises:
+        ConfigError: there are not as many steps, or no such draw.
+    """
+    if last_steps > found.steps:
+        raise ConfigError(
+            f"must be at most {found.steps}, the steps that the scheduler takes, got {last_steps}",
+            at="last_steps",
+        )
+
+    first = found.steps - last_steps
+    moves = []
+    for acts, step in zip(found.acts, found.step, strict=True):
+        moves.append(acts and step >= first)
+    if not any(moves):
+        raise ConfigError(
+            f"no noise that is drawn in the last {last_steps} of {found.steps} steps acts on the "
+            "image; move more steps, or use a scheduler that adds noise at each",
+            at="last_steps",
+        )
+    return moves

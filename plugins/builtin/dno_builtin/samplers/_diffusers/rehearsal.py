@@ -1,0 +1,177 @@
+"""A rehearsal of a pipeline's call: which noise acts on the images, and what the call costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dno.plugin import ConfigError, RunError, first_line
+
+from .call import call_pipeline
+from .parts import for_one_call
+from .tape import NoiseTape
+from .watch import Watch
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a rehearsal found out about one call of a pipeline."""
+
+    shapes: list[tuple[int, ...]]
+    """Shape of each draw of one sample."""
+    acts: list[bool]
+    """Whether each draw can act on the image."""
+    step: list[int]
+    """The denoising step for which each was drawn, from 0; the first noise is the first step's."""
+    steps: int
+    """Denoising steps in all."""
+    depends: list[bool]
+    """Whether each call of a network or decoder can depend on noise that moves."""
+    rows: int
+    """Rows that go through the denoising networks in those calls, guidance and batch included."""
+    signed: bool
+    """Whether the images come as decoders give them, in [-1, 1] and not clamped.
+
+    Some pipelines leave them so.
+    """
+
+
+class Rehearsal:
+    """Calls of the pipeline with cheap stand-ins for its networks, to see which noise goes where.
+
+    Each network runs once for each form of its arguments, for the form of its answer. From then on
+    it answers fixed numbers that have the gradient of a weighted sum of its inputs, so that
+    everything that reaches an input goes on to every entry of the answer, and gradients show what
+    reaches the image.
+
+    Args:
+        pipe: a private pipeline; left as it is.
+        options: what it is called with.
+        items: prompts among them, each of which gets a sample.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        options: Mapping[str, Any],
+        items: int,
+        device: torch.device,
+    ) -> None:
+        self._pipe = pipe
+        self._options = options
+        self._items = items
+        self._device = device
+        self._name = type(pipe).__name__
+        self._forms: dict[Any, Any] = {}
+
+    def rehearse(self, moves: Sequence[bool] | None = None) -> Found:
+        """What one call of the pipeline turns out to do.
+
+        Args:
+            moves: whether each draw moves; None where that is not yet known: all move.
+
+        Raises:
+            ConfigError: the call fails, or is not a differentiable map from noise to images.
+            RunError: it draws noise that is not Gaussian.
+        """
+        watch = Watch(self._name, self._items, moves, self._forms)
+        before = _random_state(self._device)
+        images = self._called(watch)
+        after = _random_state(self._device)
+
+        self._check_medium(images)
+        self._check_size(images)
+        if not torch.equal(before, after):
+            raise ConfigError(
+                f"{self._name} has a network that draws noise of its own, which cannot be held",
+                at="model",
+            )
+        self._check_gradient(images)
+
+        acts = watch.acting_on(images)
+        if not any(acts):
+            raise ConfigError(f"no noise that {self._name} draws acts on its images", at="model")
+
+        # What is drawn after the last step would be the step's that comes after it.
+        last = max(watch.steps - 1, 0)
+        return Found(
+            shapes=[tuple(leaf.shape[1:]) for leaf in watch.leaves],
+            acts=acts,
+            step=[min(step, last) for step in watch.step],
+            steps=watch.steps,
+            depends=watch.depends,
+            rows=watch.rows,
+            signed=bool(images.min() < 0) or bool(images.max() > 1),
+        )
+
+    def _called(self, watch: Watch) -> Any:
+        """What the pipeline makes, watched."""
+        pipe = for_one_call(self._pipe, watch.answer, watch.stepped)
+        try:
+            with torch.enable_grad(), NoiseTape(watch.draw):
+                return call_pipeline(pipe, self._options)
+        except (ConfigError, RunError, torch.OutOfMemoryError):
+            raise
+        # Whatever a pipeline says to options that do not suit it.
+        except Exception as error:
+            raise ConfigError(
+                f"{self._name} cannot be sampled with these options: {first_line(error)}",
+                at="model",
+            ) from error
+
+    def _check_medium(self, images: Any) -> None:
+        """Raise `ConfigError` unless what was made is one RGB image for each item."""
+        made = f"a {type(images).__name__}"
+        if isinstance(images, Tensor):
+            if images.ndim == 4 and images.shape[:2] == (self._items, 3):
+                return
+            made = f"a {tuple(images.shape)} tensor"
+
+        raise ConfigError(
+            f"{self._name} makes {made} of {self._items} prompts, not one RGB image each; "
+            "only text-to-image pipelines are sampled",
+            at="model",
+        )
+
+    def _check_size(self, images: Tensor) -> None:
+        """Raise `ConfigError` where one side was asked for and passed over.
+
+        Where both sides are given, a pipeline may round them.
+        """
+        height, width = images.shape[2:]
+        for name, other, side in (("height", "width", height), ("width", "height", width)):
+            asked = self._options.get(name, side)
+            if asked != side and other not in self._options:
+                raise ConfigError(
+                    f"{self._name} makes images of {height} x {width} pixels "
+                    f"where a {name} of {asked} was asked; give a {other} as well",
+                    at=name,
+                )
+
+    def _check_gradient(self, images: Tensor) -> None:
+        """Raise `ConfigError` unless the images are finite and have a gradient."""
+        if not images.isfinite().all():
+            raise ConfigError(
+                f"{self._name} computes values that are not finite whatever its network answers; "
+                "choose another scheduler or another number of steps",
+                at="model",
+            )
+        if not images.requires_grad:
+            raise ConfigError(
+                f"{self._name} cuts the gradient between its noise and its images, so that "
+                "nothing can be optimised",
+                at="model",
+            )
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """The states of torch's global generators that code on the device could draw from."""
+    state = torch.get_rng_state()
+    if device.type == "cuda":
+        return torch.cat([state, torch.cuda.get_rng_state(device)])
+    return state
