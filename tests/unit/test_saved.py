@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distributions import Site
 from PIL import Image
 from torch import Tensor
 
@@ -54,12 +55,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     return Kept(result, path)
 
 
-@pytest.fixture(scope="module")
-def named(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+@pytest.fixture
+def named(site: Site, tmp_path: Path) -> Kept:
     """A run of named plugins alone."""
-    path = tmp_path_factory.mktemp("runs") / "named"
-    options = {"reward": "brightness", "model": "emoji", "steps": 2, "iterations": 1}
-    return Kept(dno.optimize("a cat", out=path, **options), path)
+    site.install_toy()
+    path = tmp_path / "runs" / "named"
+    result = dno.optimize("a cat", reward="brightness", sampler="toy", iterations=1, out=path)
+    return Kept(result, path)
 
 
 def test_columns_are_the_history(kept: Kept) -> None:
