@@ -130,13 +130,22 @@ class Comparison:
     """Two optimizers on one problem for as many seconds, each judged by its best healthy noise."""
 
     ours: Result
-    rival: Result
+    rival: Result | None
+    """None where ours was interrupted or failed."""
     against: str
     """What the rival is called."""
 
     def verdict(self) -> str:
         """Both verdicts, the rival's below."""
+        if self.rival is None:
+            return self.ours.verdict()
         return f"{self.ours.verdict()}\n\n{self.against}:\n{self.rival.verdict()}"
+
+    @classmethod
+    def of(cls, found: comparing.Comparison) -> Comparison:
+        """The same comparison of outcomes."""
+        rival = None if found.rival is None else Result.of(found.rival)
+        return cls(Result.of(found.ours), rival, found.against)
 
 
 def compare(
@@ -153,8 +162,7 @@ def compare(
         ConfigError: the configuration or the rival is wrong; nothing was run.
         RunError: see `run`.
     """
-    found = comparing.compare(config, against, _path(out))
-    return Comparison(Result.of(found.ours), Result.of(found.rival), found.against)
+    return Comparison.of(comparing.compare(config, against, _path(out)))
 
 
 def load(
@@ -264,7 +272,7 @@ class Session:
         """The session's optimizer and another one on a prompt; see `dno.compare`."""
         config = self.config(prompt, settings=settings, **options)
         found = comparing.compare(config, against, _path(out), loaded=self._loaded)
-        return Comparison(Result.of(found.ours), Result.of(found.rival), found.against)
+        return Comparison.of(found)
 
 
 def _path(out: str | Path | None) -> Path | None:

@@ -104,7 +104,8 @@ class Penalty(NamedTuple):
     regularizer does not know. The least of all terms decides which evaluations are healthy enough
     to be a run's best."""
     figures: Mapping[str, Tensor] = MappingProxyType({})
-    """Other figures by name, `B` floats each."""
+    """Other figures by name, `B` floats each. One named `p_...` is a p-value, uniform over Gaussian
+    noise."""
 
 
 class Regularizer(Protocol):
@@ -125,7 +126,9 @@ class Constraint(Protocol):
     A regularizer answers with a number that is taken off the objective; a constraint answers with
     noise, and has no weight and no gradient. It is asked after every step, every few steps, or once
     after the last, and what it puts back is where the next iteration starts. Pure: all it remembers
-    is the state that `init` made of the noise that its phase starts at.
+    is the state that `init` made of the noise that its phase starts at. An optional attribute
+    `keeps` names the reported p-values (figures `p_...`) that it keeps by construction as they were
+    at the start; they are then no evidence of noise that is still Gaussian.
     """
 
     def init(self, noise_BN: Tensor, /) -> State:

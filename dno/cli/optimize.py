@@ -185,6 +185,9 @@ def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
 
     both = compare(run_config, name, folder)
     tell(both.ours)
+    if both.rival is None:
+        finish(both.ours)
+        return
     typer.echo(f"\n{both.against} in the same {both.ours.meter()['seconds']:.0f} s:")
     tell(both.rival)
     finish(both.ours, both.rival)

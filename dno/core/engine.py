@@ -288,6 +288,7 @@ class _Loop:
             last=self.last or state.best,
             history=tuple(state.history),
             climbed=tuple(reward.name for reward in self.problem.optimised),
+            kept=self._kept(),
             medium=self._medium(state.best),
             error=error,
             failures=dict(state.failures),
@@ -295,6 +296,14 @@ class _Loop:
             reason=self.reason,
             peak_memory=peak_memory(state.noise_BN.device),
         )
+
+    def _kept(self) -> Sequence[str]:
+        """Figures that a constraint kept by construction in the whole run."""
+        constraints = self.problem.constraints
+        if not constraints or not all(phase.constrained for phase in self.phases):
+            return ()
+        # The last alone, since it may undo what those before it kept.
+        return sorted(getattr(constraints[-1].call, "keeps", ()))
 
     def _medium(self, best: Snapshot) -> Medium:
         try:

@@ -173,6 +173,8 @@ class Outcome:
     history: Sequence[StepRecord]
     climbed: Sequence[str] = ()
     """The rewards that were optimised; others were only reported."""
+    kept: Sequence[str] = ()
+    """P-values among the figures that a constraint kept by construction, and so are no evidence."""
     medium: Medium = OTHER
     """What the samples are."""
     error: DNOError | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,17 @@ class Change:
     def moved(self) -> float:
         """After less before."""
         return self.after - self.before
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A p-value of noise under N(0, I), of the sample whose best noise has the least."""
+
+    name: str
+    sample: int
+    before: float
+    """Of the noise that the sample started at."""
+    after: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class Facts:
     reward_calls: int
     peak_memory: int
     """In bytes; 0 if unknown."""
+    noise: Sequence[Evidence] = ()
+    """One for each reported p-value that no constraint keeps by construction."""
 
 
 def facts_of(outcome: Outcome) -> Facts:
@@ -64,6 +77,7 @@ def facts_of(outcome: Outcome) -> Facts:
             "rewards": snapshot.rewards,
             "monitors": snapshot.monitors,
             "log_p": snapshot.log_p,
+            "figures": snapshot.figures,
         }
         reached[name] = {
             group: {key: value.tolist() for key, value in values.items()}
@@ -73,6 +87,7 @@ def facts_of(outcome: Outcome) -> Facts:
         status=outcome.status,
         reason=outcome.reason,
         climbed=outcome.climbed,
+        kept=outcome.kept,
         initial=reached["initial"],
         best=reached["best"],
         best_iterations=[round(i) for i in outcome.best.iteration_B.tolist()],
@@ -95,6 +110,7 @@ def facts_of_saved(run: SavedRun) -> Facts:
         status=run.status,
         reason=result["reason"],
         climbed=result["climbed"],
+        kept=result.get("kept", ()),
         initial=result["initial"],
         best=result["best"],
         best_iterations=result["best"]["iteration"],
@@ -109,6 +125,7 @@ def _facts(
     status: Status,
     reason: str,
     climbed: Sequence[str],
+    kept: Collection[str],
     initial: Mapping[str, Any],
     best: Mapping[str, Any],
     best_iterations: Sequence[int],
@@ -137,7 +154,30 @@ def _facts(
         network_evaluations=last.network_evaluations,
         reward_calls=last.reward_calls,
         peak_memory=peak_memory,
+        noise=_evidence(initial.get("figures", {}), best.get("figures", {}), kept),
     )
+
+
+def _evidence(
+    before: Mapping[str, Any], after: Mapping[str, Any], kept: Collection[str]
+) -> list[Evidence]:
+    """The p-values among the figures: those named `p_...`, whoever reports them."""
+    found = []
+    for name, values in after.items():
+        figure = name.rpartition(".")[2]
+        if not figure.startswith("p_") or figure in kept:
+            continue
+        known = [
+            (value, i)
+            for i, value in enumerate(values)
+            if value is not None and math.isfinite(value)
+        ]
+        if not known:
+            continue
+        least, sample = min(known)
+        first = before[name][sample]
+        found.append(Evidence(name, sample, math.nan if first is None else first, least))
+    return found
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:

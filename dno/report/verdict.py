@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from dno.report.facts import Change, Facts
+
+_UNLIKELY: Final = 1e-4
+"""Noise under this is warned of. The p-value is taken times the samples, of which the least is
+looked at (Bonferroni): with g free figures a run of ordinary draws is warned of in at most g of
+10,000 cases."""
 
 
 def verdict(facts: Facts) -> str:
     """What rose and fell, how and where it ended, what it cost, and what to beware of."""
     lines = [_changes(facts), _ending(facts), _cost(facts)]
     lines += [f"failed: {why}" for why in dict.fromkeys(facts.failures.values())]
-    warning = _warning(facts)
-    if warning:
-        lines.append(warning)
+    lines += [warning for warning in (_warning(facts), _noise_warning(facts)) if warning]
     return "\n".join(lines)
 
 
@@ -56,4 +61,27 @@ def _warning(facts: Facts) -> str:
     return (
         f"careful: {' and '.join(rose)} rose while {' and '.join(fell)}, held out, fell; "
         "look at best.png"
+    )
+
+
+def _noise_warning(facts: Facts) -> str:
+    """Where a p-value that the climb was free to spoil says that the noise is no Gaussian draw.
+
+    One that was as low at the start is the seed's doing.
+    """
+    samples = len(facts.best_iterations)
+    spoilt = [
+        evidence
+        for evidence in facts.noise
+        if evidence.after * samples < _UNLIKELY and not evidence.after >= evidence.before
+    ]
+    if not spoilt:
+        return ""
+    worst = min(spoilt, key=lambda evidence: evidence.after)
+    whose = f" of sample {worst.sample}" if samples > 1 else ""
+    more = f" (and {len(spoilt) - 1} more fell so low)" if len(spoilt) > 1 else ""
+    return (
+        f"careful: {worst.name} of the best noise{whose} fell from {worst.before:.2g} to "
+        f"{worst.after:.2g}{more}, so it has left N(0, I); climb less far (fewer iterations or "
+        "smaller steps), or hold the noise with a constraint or a regularizer"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dno.core.budget import Budget
-from dno.core.result import Outcome
+from dno.core.result import Outcome, Status
 from dno.errors import ConfigError
 from dno.registry.registry import OPTIMIZERS
 from dno.runs.load import Loaded, load
@@ -24,7 +24,8 @@ class Comparison:
     """What each of two optimizers reached in the same time."""
 
     ours: Outcome
-    rival: Outcome
+    rival: Outcome | None
+    """None where ours was interrupted or failed, so that there is nothing to compare with."""
     against: str
     """What the rival is called."""
 
@@ -42,7 +43,7 @@ def rival_of(config: RunConfig, against: Any) -> RunConfig:
     try:
         optimizer = build_plugin_config(OPTIMIZERS, against)
     except ConfigError as error:
-        raise error.inside("optimizer", "compare") from None
+        raise error.inside("compare") from None
     changes = {"optimizer": optimizer, "iterations": _WITHOUT_END, "warm_start": None}
     return config.model_copy(update=changes)
 
@@ -77,6 +78,8 @@ def compare(
 
     models = loaded or load(config)
     ours = run(config, out, loaded=models)
+    if ours.status in (Status.INTERRUPTED, Status.FAILED):
+        return Comparison(ours, None, name)
     seconds = max(ours.meter()["seconds"], 1e-3)
     rival = rival.model_copy(update={"budget": Budget(seconds=seconds)})
     return Comparison(ours, run(rival, beside, loaded=models), name)

@@ -312,6 +312,7 @@ def _as_json(outcome: Outcome) -> bytes:
             "rewards": snapshot.rewards,
             "monitors": snapshot.monitors,
             "log_p": snapshot.log_p,
+            "figures": snapshot.figures,
         }
         return {
             "iteration": [round(i) for i in snapshot.iteration_B.tolist()],
@@ -329,6 +330,7 @@ def _as_json(outcome: Outcome) -> bytes:
         **outcome.meter(),
         "items": [{"prompt": prompt, "seed": seed} for prompt, seed in outcome.items],
         "climbed": list(outcome.climbed),
+        "kept": list(outcome.kept),
         "medium": outcome.medium.kind,
         "initial": reached(outcome.initial),
         "best": reached(outcome.best),

@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dno.testing.constraints import ConstraintContract as ConstraintContract
     from dno.testing.observers import ObserverContract as ObserverContract
     from dno.testing.optimizers import OptimizerContract as OptimizerContract
     from dno.testing.regularizers import RegularizerContract as RegularizerContract
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     f"{kind}Contract": f"{kind.lower()}s"
-    for kind in ("Observer", "Optimizer", "Regularizer", "Reward", "Sampler")
+    for kind in ("Constraint", "Observer", "Optimizer", "Regularizer", "Reward", "Sampler")
 }
 
 __all__ = [
+    "ConstraintContract",
     "ObserverContract",
     "OptimizerContract",
     "RegularizerContract",

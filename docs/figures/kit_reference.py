@@ -42,17 +42,27 @@ def text() -> str:
         cls = getattr(testing, name)
         own = {check: about for check, about in checks(cls).items() if check not in shared}
         options = [
-            f"`{key}`" for key in vars(cls).get("__annotations__", {}) if not key.startswith("_") and key != "config"
+            f"`{key}`"
+            for key in vars(cls).get("__annotations__", {})
+            if not key.startswith("_") and key != "config"
         ]
         about = inspect.getdoc(cls) or ""
-        parts.append(f"## {name}\n\n{about}\n\nAttributes: {', '.join(options)}, `device`.\n\n{table(own)}")
+        parts.append(
+            f"## {name}\n\n{about}\n\nAttributes: {', '.join(options)}, `device`.\n\n{table(own)}"
+        )
     return "\n".join(parts)
 
 
 def checks(cls: type[Any]) -> dict[str, str]:
     """The checks in the order that they are written in, each with its docstring."""
-    methods = {name: member for base in reversed(cls.__mro__) for name, member in vars(base).items()}
-    return {name: inspect.getdoc(member) or "" for name, member in methods.items() if name.startswith("test_")}
+    methods = {
+        name: member for base in reversed(cls.__mro__) for name, member in vars(base).items()
+    }
+    return {
+        name: inspect.getdoc(member) or ""
+        for name, member in methods.items()
+        if name.startswith("test_")
+    }
 
 
 def table(rows: dict[str, str]) -> str:

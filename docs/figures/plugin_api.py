@@ -42,7 +42,15 @@ PARTS = {
         "State",
         "Objective",
     ],
-    "What an observer sees": ["hookimpl", "Events", "RunInfo", "StepRecord", "Result", "Snapshot", "Status"],
+    "What an observer sees": [
+        "hookimpl",
+        "Events",
+        "RunInfo",
+        "StepRecord",
+        "Result",
+        "Snapshot",
+        "Status",
+    ],
     "Helpers": ["gaussian_noise", "pictures", "find_model", "ConfigError", "RunError"],
 }
 
@@ -64,9 +72,15 @@ def text() -> str:
     """The whole page."""
     named = {name for names in PARTS.values() for name in names}
     public = {name for name in vars(plugin) if not name.startswith("_")} - {"annotations"}
-    assert public | {"Events", "Snapshot", "Status"} == named, f"not on the page, or not there: {public ^ named}"
+    assert public | {"Events", "Snapshot", "Status"} == named, (
+        f"not on the page, or not there: {public ^ named}"
+    )
     homes = [importlib.import_module(f"dno.{name}") for name in HOMES]
-    nodes = {name: node for module in homes for name, node in named_nodes(ast.parse(inspect.getsource(module)).body)}
+    nodes = {
+        name: node
+        for module in homes
+        for name, node in named_nodes(ast.parse(inspect.getsource(module)).body)
+    }
     lines = [START]
     for part, names in PARTS.items():
         lines.append(f"## {part}\n")
@@ -82,7 +96,11 @@ def named_nodes(body: list[ast.stmt]) -> list[tuple[str, tuple[ast.stmt, str]]]:
             found.append((node.name, (node, ast.get_docstring(node) or "")))
         elif isinstance(node, (ast.AnnAssign, ast.Assign)):
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            about = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            about = (
+                after.value.value
+                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                else ""
+            )
             if isinstance(target, ast.Name):
                 found.append((target.id, (node, inspect.cleandoc(str(about)))))
     return [pair for pair in found if pair[0] == "__call__" or not pair[0].startswith("_")]
@@ -94,7 +112,9 @@ def section(name: str, node: ast.stmt, about: str) -> str:
     if isinstance(node, ast.ClassDef):
         for member, (inner, told) in named_nodes(node.body):
             if member not in ("model_config", "inside"):
-                lines.append(f"- `{signature(member, inner)}`\n\n{indented(quoted(told))}".rstrip() + "\n")
+                lines.append(
+                    f"- `{signature(member, inner)}`\n\n{indented(quoted(told))}".rstrip() + "\n"
+                )
     return "\n".join(lines)
 
 

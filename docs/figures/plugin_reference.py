@@ -27,9 +27,14 @@ def text() -> str:
                 continue
             cls = registry.load(info.qualified)
             parts.append(f"### {info.name}\n\n{about(cls)}\n")
-            rows = [f"| `{o.name}` | `{o.type}` | `{o.default}` | {o.meaning} |" for o in options(cls)]
+            rows = [
+                f"| `{o.name}` | `{o.type}` | `{o.default}` | {o.meaning} |" for o in options(cls)
+            ]
             if rows:
-                parts.append("\n".join(["| option | type | default | meaning |", "|---|---|---|---|", *rows]) + "\n")
+                parts.append(
+                    "\n".join(["| option | type | default | meaning |", "|---|---|---|---|", *rows])
+                    + "\n"
+                )
     return "\n".join(parts)
 
 

@@ -61,7 +61,9 @@ class Case:
             merge = isinstance(value, dict) and "use" not in value and key in values
             values[key] = values[key] | value if merge else value
         if self.seconds_of:
-            other = json.loads((work / self.seconds_of / f"seed-{seed}" / "result.json").read_text())
+            other = json.loads(
+                (work / self.seconds_of / f"seed-{seed}" / "result.json").read_text()
+            )
             values |= {"iterations": 10**6, "budget": {"seconds": other["seconds"]}}
         return RunConfig.parse(values)
 
@@ -109,7 +111,11 @@ CASES = (
 def finish(case: Case, seed: int, work: Path) -> None:
     """Make or go on with one run, unless it has ended."""
     out = work / case.name / f"seed-{seed}"
-    ended = json.loads((out / "result.json").read_text())["status"] if (out / "result.json").exists() else None
+    ended = (
+        json.loads((out / "result.json").read_text())["status"]
+        if (out / "result.json").exists()
+        else None
+    )
     if ended in ("finished", "stopped"):
         return
     result = resume(out) if (out / "run.toml").exists() else run(case.config(seed, work), out)
@@ -119,7 +125,9 @@ def finish(case: Case, seed: int, work: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/results"))
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=[case.name for case in CASES])
     args = parser.parse_args()

@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers import ResNetForImageClassification
 
-from dno.plugin import find_model
 from dno.core.result import StepRecord
+from dno.plugin import find_model
 
 PAGE = Path(__file__).parents[1] / "explanation" / "results.md"
 PROMPTS = 20  # side by side in a run
@@ -34,13 +34,19 @@ T_QUANTILE = 2.093024  # 97.5 % of Student's t with PROMPTS - 1 = 19 degrees of 
 Z_QUANTILE = 1.959964  # 97.5 % of N(0, 1)
 FLOOR = -4.6
 ANIMAL_LABELS = 45  # the judge names animals first, then colours
+JUDGE_SEES = 32  # pixels a side, enlarged twice
 WHEN = ("initial", "best", "last")
 P_VALUES = ("p_mean", "p_norm", "p_covariance", "p_spectrum")
 Row = dict[str, Any]
 Values = Mapping[tuple[str, int], float]
 """A value of each (prompt, seed)."""
 
-COLOURS = "#0072B2", "#E69F00", "#009E73", "#CC79A7"  # Okabe and Ito's; the first is a figure's default setting
+COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+)  # Okabe and Ito's; the first is a figure's default setting
 RISE = {"brightness": "brightness", "darkness": "darkness", "CLIP": "clip"}
 ETA = {"η = 1": "brightness", "η = 0.5": "eta-0.5", "η = 0": "eta-0"}
 FREE = {"η = 1": "brightness-gamma-0", "η = 0": "eta-0-gamma-0"}
@@ -87,7 +93,10 @@ PAIRS = {
         ("jpeg-hybrid-2-wide", "jpeg-zo-wide", "gain"),
         ("jpeg-hybrid-1-wide", "jpeg-zo-wide", "gain"),
     ],
-    "optimizers": [("clip", f"clip-{name}", "reward_best") for name in ("best-of-n", "local-search", "langevin")],
+    "optimizers": [
+        ("clip", f"clip-{name}", "reward_best")
+        for name in ("best-of-n", "local-search", "langevin")
+    ],
     "steps": [("steps-5", "brightness", "gain"), ("steps-50", "brightness", "gain")],
 }
 """Of each section, two cases and what is compared: the first less the second."""
@@ -101,19 +110,40 @@ Panel = tuple[Mapping[str, str], str, str, str]
 LUMA, DARKNESS, COSINE = "brightness (mean pixel)", "darkness (1 − mean pixel)", "CLIP (cosine)"
 PANELS: dict[str, list[list[Panel]]] = {
     "rise": [
-        [({"": case}, x, "reward", what) for case, what in zip(RISE.values(), (LUMA, DARKNESS, COSINE), strict=True)]
+        [
+            ({"": case}, x, "reward", what)
+            for case, what in zip(RISE.values(), (LUMA, DARKNESS, COSINE), strict=True)
+        ]
         for x in ("iteration", "seconds")
     ],
-    "eta": [[(ETA, "iteration", "reward", f"{LUMA}, γ = 1"), (FREE, "iteration", "reward", "γ = 0")]],
+    "eta": [
+        [(ETA, "iteration", "reward", f"{LUMA}, γ = 1"), (FREE, "iteration", "reward", "γ = 0")]
+    ],
     "gamma": [
         [(BRIGHT, "iteration", "reward", LUMA), (DARK, "iteration", "reward", DARKNESS)],
-        [(settings, "iteration", "log_p", "mean log P (natural log)") for settings in (BRIGHT, DARK)],
+        [
+            (settings, "iteration", "log_p", "mean log P (natural log)")
+            for settings in (BRIGHT, DARK)
+        ],
     ],
     "jpeg": [
-        [(JPEG, "reward_calls", "reward", "− JPEG size (kB), μ = 0.01"), (WIDE, "reward_calls", "reward", "μ = 0.1")]
+        [
+            (JPEG, "reward_calls", "reward", "− JPEG size (kB), μ = 0.01"),
+            (WIDE, "reward_calls", "reward", "μ = 0.1"),
+        ]
     ],
-    "optimizers": [[(SEARCH, x, "best_so_far", f"best so far, {COSINE}") for x in ("seconds", "network_evaluations")]],
-    "steps": [[(STEP_COUNTS, x, "best_so_far", f"best so far, {LUMA}") for x in ("seconds", "network_evaluations")]],
+    "optimizers": [
+        [
+            (SEARCH, x, "best_so_far", f"best so far, {COSINE}")
+            for x in ("seconds", "network_evaluations")
+        ]
+    ],
+    "steps": [
+        [
+            (STEP_COUNTS, x, "best_so_far", f"best so far, {LUMA}")
+            for x in ("seconds", "network_evaluations")
+        ]
+    ],
 }
 """Figures, as rows of panels."""
 
@@ -146,7 +176,9 @@ def share_interval(values: Values) -> tuple[float, float, float]:
     share, half = interval(values)
     independent = share * (1 - share) / len(values)
     clustered = (half / T_QUANTILE) ** 2
-    return share, *wilson(share, len(values) * min(1.0, independent / clustered if clustered else 1.0))
+    return share, *wilson(
+        share, len(values) * min(1.0, independent / clustered if clustered else 1.0)
+    )
 
 
 def difference(ours: Values, theirs: Values) -> Values:
@@ -182,9 +214,20 @@ class Run:
         if ended["status"] not in ("finished", "stopped"):
             return None
         config = tomllib.loads((folder / "run.toml").read_text())
-        history = [StepRecord.from_json(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        history = [
+            StepRecord.from_json(line)
+            for line in (folder / "history.jsonl").read_text().splitlines()
+        ]
         seed = int(folder.name.removeprefix("seed-"))
-        return cls(folder, folder.parent.name, seed, ended, history, config["prompts"], config["rewards"][0]["use"])
+        return cls(
+            folder,
+            folder.parent.name,
+            seed,
+            ended,
+            history,
+            config["prompts"],
+            config["rewards"][0]["use"],
+        )
 
     def series(self, kind: str, name: str) -> np.ndarray:
         """`T x B` values of a reward or figure; nan where there are none."""
@@ -197,7 +240,9 @@ class Run:
 
     def unevenness(self) -> float:
         """Of the times that its iterations took, the 90 % quantile over the 10 % one: 1 on a machine left alone."""
-        low, high = np.quantile(np.diff([record.seconds for record in self.history[:-1]]), (0.1, 0.9))
+        low, high = np.quantile(
+            np.diff([record.seconds for record in self.history[:-1]]), (0.1, 0.9)
+        )
         return float(high / low)
 
     def pictures(self, when: str) -> np.ndarray:
@@ -208,13 +253,28 @@ class Run:
     def rows(self, judge: ResNetForImageClassification) -> Iterator[Row]:
         """A row for each prompt."""
         count = len(self.prompts)
-        at = {"initial": np.zeros(count, int), "best": self.found()[-1], "last": np.full(count, len(self.history) - 1)}
-        series = {"reward": self.series("rewards", self.reward), "log_p": self.series("figures", "log_p")}
+        at = {
+            "initial": np.zeros(count, int),
+            "best": self.found()[-1],
+            "last": np.full(count, len(self.history) - 1),
+        }
+        series = {
+            "reward": self.series("rewards", self.reward),
+            "log_p": self.series("figures", "log_p"),
+        }
         series["clip"] = self.series("rewards", "clip")
         seen = {when: judged(judge, self.pictures(when)) for when in WHEN}
         for i, prompt in enumerate(self.prompts):
-            row: Row = {"case": self.case, "reward": self.reward, "prompt": prompt, "seed": self.seed}
-            row |= {key: self.ended[key] for key in ("iterations", "seconds", "network_evaluations", "reward_calls")}
+            row: Row = {
+                "case": self.case,
+                "reward": self.reward,
+                "prompt": prompt,
+                "seed": self.seed,
+            }
+            row |= {
+                key: self.ended[key]
+                for key in ("iterations", "seconds", "network_evaluations", "reward_calls")
+            }
             for name, values in series.items():
                 row |= {f"{name}_{when}": float(values[at[when][i], i]) for when in WHEN}
             row |= {name: float(self.series("figures", name)[-1, i]) for name in P_VALUES}
@@ -228,7 +288,10 @@ def judged(judge: ResNetForImageClassification, pictures: np.ndarray) -> list[tu
     """The animal and the colour that the judge sees in each picture."""
     samples = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        large = torch.nn.functional.interpolate(samples, size=(64, 64), mode="bilinear", align_corners=False)
+        seen = torch.nn.functional.adaptive_avg_pool2d(samples, JUDGE_SEES)
+        large = torch.nn.functional.interpolate(
+            seen, scale_factor=2, mode="bilinear", align_corners=False
+        )
         animals, colours = judge(large).logits.tensor_split([ANIMAL_LABELS], dim=1)
     names = judge.config.id2label
     found = zip(animals.argmax(1).tolist(), colours.argmax(1).tolist(), strict=True)
@@ -239,14 +302,23 @@ def curve(runs: Sequence[Run]) -> list[Row]:
     """A case's means by iteration, as far as all its runs go."""
     rows = []
     rewards = [run.series("rewards", run.reward) for run in runs]
-    bests = [np.take_along_axis(values, run.found(), 0) for run, values in zip(runs, rewards, strict=True)]
+    bests = [
+        np.take_along_axis(values, run.found(), 0)
+        for run, values in zip(runs, rewards, strict=True)
+    ]
     log_ps = [run.series("figures", "log_p") for run in runs]
     for t in range(min(len(run.history) for run in runs)):
         row: Row = {"case": runs[0].case, "iteration": runs[0].history[t].iteration}
         row["seconds"] = float(np.mean([run.history[t].seconds for run in runs]))
-        row |= {key: getattr(runs[0].history[t], key) for key in ("network_evaluations", "reward_calls")}
+        row |= {
+            key: getattr(runs[0].history[t], key) for key in ("network_evaluations", "reward_calls")
+        }
         for name, many in (("reward", rewards), ("best_so_far", bests)):
-            values = {(p, r.seed): v[t, i] for r, v in zip(runs, many, strict=True) for i, p in enumerate(r.prompts)}
+            values = {
+                (p, r.seed): v[t, i]
+                for r, v in zip(runs, many, strict=True)
+                for i, p in enumerate(r.prompts)
+            }
             row[name], row[f"{name}_half_width"] = interval(values)
         row["log_p"] = float(np.mean([values[t] for values in log_ps]))
         rows.append(row)
@@ -282,8 +354,14 @@ class Tables:
         lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
         for label, case in cases:
             seeds = len({row["seed"] for row in self._by_case.get(case, ())})
-            name = label + (f" (`{case}`)" if label != f"`{case}`" else "") + (f", {seeds} seeds" if seeds < 3 else "")
-            lines.append(f"| {' | '.join([name, *(cells(case) if seeds else ['–'] * (len(titles) - 1))])} |")
+            name = (
+                label
+                + (f" (`{case}`)" if label != f"`{case}`" else "")
+                + (f", {seeds} seeds" if seeds < 3 else "")
+            )
+            lines.append(
+                f"| {' | '.join([name, *(cells(case) if seeds else ['–'] * (len(titles) - 1))])} |"
+            )
         return "\n".join(lines)
 
     def rewards(self, cases: Mapping[str, str]) -> str:
@@ -291,7 +369,10 @@ class Tables:
 
         def cells(case: str) -> list[str]:
             known = self._by_case[case]
-            spent = [np.mean([row[key] for row in known]) for key in ("iterations", "network_evaluations")]
+            spent = [
+                np.mean([row[key] for row in known])
+                for key in ("iterations", "network_evaluations")
+            ]
             calls = float(np.mean([row["reward_calls"] for row in known]))
             seconds = np.array([row["seconds"] for row in known]) / PROMPTS
             keys = ("reward_initial", "reward_best", "gain", "reward_last")
@@ -301,8 +382,18 @@ class Tables:
                 f"{seconds.mean():.1f} ({seconds.min():.1f}–{seconds.max():.1f})",
             ]
 
-        titles = ["setting", "reward: start", "best", "best less start", "last", "iterations", "network evaluations"]
-        return self._lines([*titles, "reward calls", "seconds an image (least–most)"], cases.items(), cells)
+        titles = [
+            "setting",
+            "reward: start",
+            "best",
+            "best less start",
+            "last",
+            "iterations",
+            "network evaluations",
+        ]
+        return self._lines(
+            [*titles, "reward calls", "seconds an image (least–most)"], cases.items(), cells
+        )
 
     def noise(self, cases: Mapping[str, str]) -> str:
         """Whether the noise still looks like N(0, I)."""
@@ -317,29 +408,44 @@ class Tables:
             ]
 
         titles = ["case", "log P, median (least): start", "best", "last", f"last below {FLOOR}"]
-        return self._lines([*titles, "p of the mean", "norm", "covariance", "spectrum"], cases.items(), cells)
+        return self._lines(
+            [*titles, "p of the mean", "norm", "covariance", "spectrum"], cases.items(), cells
+        )
 
     def pictures(self, cases: Mapping[str, str]) -> str:
         """What CLIP and the judge see."""
 
         def cells(case: str) -> list[str]:
             clip = [self._mean(case, f"clip_{when}") for when in WHEN]
-            return clip + [self._share(case, f"{what}_{when}") for what in ("animal", "colour") for when in WHEN]
+            return clip + [
+                self._share(case, f"{what}_{when}")
+                for what in ("animal", "colour")
+                for when in WHEN
+            ]
 
         titles = ["case", "CLIP: start", "best", "last", "animal right: start", "best", "last"]
         return self._lines([*titles, "colour right: start", "best", "last"], cases.items(), cells)
 
     def pairs(self, pairs: Iterable[tuple[str, str, str]]) -> str:
         """Paired differences."""
-        lines = ["| first less second | of | difference | prompts with first higher, lower |", "|---|---|---|---|"]
+        lines = [
+            "| first less second | of | difference | prompts with first higher, lower |",
+            "|---|---|---|---|",
+        ]
         for ours, theirs, key in pairs:
             change = difference(self.values(ours, key), self.values(theirs, key))
             cells = ["–", "–"]
             if change:
                 mean, half = interval(change)
                 prompts = {prompt for prompt, _ in change}
-                means = [np.mean([v for (p, _), v in change.items() if p == prompt]) for prompt in prompts]
-                cells = [f"{mean:+.3f} ± {half:.3f}", f"{sum(m > 0 for m in means)}, {sum(m < 0 for m in means)}"]
+                means = [
+                    np.mean([v for (p, _), v in change.items() if p == prompt])
+                    for prompt in prompts
+                ]
+                cells = [
+                    f"{mean:+.3f} ± {half:.3f}",
+                    f"{sum(m > 0 for m in means)}, {sum(m < 0 for m in means)}",
+                ]
             lines.append(f"| `{ours}` less `{theirs}` | {QUANTITIES[key]} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
@@ -350,13 +456,17 @@ Curves = Mapping[str, Sequence[Row]]
 def draw(axis: Axes, curves: Curves, panel: Panel) -> None:
     """Lines with their bands."""
     settings, x, y, what = panel
-    for (label, case), colour, style in zip(settings.items(), COLOURS, ("-", "--", "-.", ":"), strict=False):
+    for (label, case), colour, style in zip(
+        settings.items(), COLOURS, ("-", "--", "-.", ":"), strict=False
+    ):
         rows = curves.get(case, ())
         places = np.array([row[x] for row in rows]) / (PROMPTS if x == "seconds" else 1)
         means = np.array([row[y] for row in rows])
         axis.plot(places, means, color=colour, label=label, linestyle=style, linewidth=1.6)
         if half := [row[f"{y}_half_width"] for row in rows if f"{y}_half_width" in row]:
-            axis.fill_between(places, means - half, means + half, color=colour, alpha=0.18, linewidth=0)
+            axis.fill_between(
+                places, means - half, means + half, color=colour, alpha=0.18, linewidth=0
+            )
     if y == "log_p":
         axis.axhline(FLOOR, color="black", linewidth=0.8, linestyle=":")
     per_image = "" if x == "iteration" else " an image"
@@ -384,7 +494,9 @@ def strip(runs: Mapping[tuple[str, int], Run]) -> Figure:
     shown = list(range(0, PROMPTS, 4))
     drawn = Figure(figsize=(8.6, 3.9), layout="constrained")
     axes = drawn.subplots(4, 2 * len(shown), squeeze=False)
-    for r, (title, end) in enumerate((("start", ""), ("γ = 0", "-gamma-0"), ("γ = 1", ""), ("γ auto", "-gamma-auto"))):
+    for r, (title, end) in enumerate(
+        (("start", ""), ("γ = 0", "-gamma-0"), ("γ = 1", ""), ("γ auto", "-gamma-auto"))
+    ):
         for c, axis in enumerate(axes[r]):
             axis.set_xticks([])
             axis.set_yticks([])
@@ -419,7 +531,13 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Rows with 4 significant digits; nan is left empty."""
 
     def cell(value: Any) -> str:
-        return str(value) if not isinstance(value, float) else "" if math.isnan(value) else f"{value:.4g}"
+        return (
+            str(value)
+            if not isinstance(value, float)
+            else ""
+            if math.isnan(value)
+            else f"{value:.4g}"
+        )
 
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -433,21 +551,43 @@ def write_page(work: Path, *, partial: bool = False) -> None:
     Raises:
         SystemExit: runs are missing or have not ended, and the page is not to be partial.
     """
-    from results import ANIMALS, CASES, ITERATIONS, LR, SEEDS, STEPS  # here, because it imports this module
+    from results import (  # here, because it imports this module
+        ANIMALS,
+        CASES,
+        ITERATIONS,
+        LR,
+        SEEDS,
+        STEPS,
+    )
 
-    found = {(case.name, seed): Run.read(work / case.name / f"seed-{seed}") for case in CASES for seed in SEEDS}
+    found = {
+        (case.name, seed): Run.read(work / case.name / f"seed-{seed}")
+        for case in CASES
+        for seed in SEEDS
+    }
     if not partial and (missing := [case for (case, _), run in found.items() if run is None]):
-        names = ", ".join(f"{case} ({missing.count(case)} of {len(SEEDS)})" for case in dict.fromkeys(missing))
-        raise SystemExit(f"runs of these cases have not ended: {names}; make them: python docs/figures/results.py")
+        names = ", ".join(
+            f"{case} ({missing.count(case)} of {len(SEEDS)})" for case in dict.fromkeys(missing)
+        )
+        raise SystemExit(
+            f"runs of these cases have not ended: {names}; make them: python docs/figures/results.py"
+        )
     runs = {key: run for key, run in found.items() if run}
     if not runs:
         raise SystemExit(f"no run in {work} has ended")
-    judge = ResNetForImageClassification.from_pretrained(find_model("emoji-judge"), dtype=torch.float32).eval()
+    judge = ResNetForImageClassification.from_pretrained(
+        find_model("emoji-judge"), dtype=torch.float32
+    ).eval()
     rows = [row for run in runs.values() for row in run.rows(judge)]
-    by_case = {case.name: [runs[case.name, seed] for seed in SEEDS if (case.name, seed) in runs] for case in CASES}
+    by_case = {
+        case.name: [runs[case.name, seed] for seed in SEEDS if (case.name, seed) in runs]
+        for case in CASES
+    }
     curves = {case: curve(many) for case, many in by_case.items() if many}
     write_csv(PAGE.with_suffix(".csv"), rows)
-    write_csv(PAGE.with_name("results-curves.csv"), [row for many in curves.values() for row in many])
+    write_csv(
+        PAGE.with_name("results-curves.csv"), [row for many in curves.values() for row in many]
+    )
     tables, every = Tables(rows), {f"`{case.name}`": case.name for case in CASES}
     texts = {name: tables.rewards(cases) for name, cases in SECTIONS.items()}
     texts |= {f"{name}-pairs": tables.pairs(pairs) for name, pairs in PAIRS.items()}
@@ -465,7 +605,9 @@ def write_page(work: Path, *, partial: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/results"))
     parser.add_argument("--partial", action="store_true", help="take the runs that have ended")
     args = parser.parse_args()

@@ -19,19 +19,21 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import ResNetForImageClassification
 
+from dno import Result, RunConfig, resume, run
 from dno.plugin import find_model
-from dno.core.result import Result
-from dno.runs.run import resume, run
-from dno.runs.run_config import RunConfig
 
 PAGE = Path(__file__).parents[1] / "explanation" / "reward-hacking.md"
 CASES = {"brightness": "a black {}", "darkness": "a white {}"}
 ANIMALS = ("cat", "dog", "spider", "rabbit", "duck")
 SHOWN = {"brightness": "spider", "darkness": "rabbit"}
 ANIMAL_LABELS = 45  # the judge names animals first, then colours
+DPI = 130
+JUDGE_SEES = 32  # pixels a side, enlarged twice
 
 
-def outcome(reward: str, prompts: tuple[str, ...], gamma: float, iterations: int, work: Path) -> Result:
+def outcome(
+    reward: str, prompts: tuple[str, ...], gamma: float, iterations: int, work: Path
+) -> Result:
     """The run in `work`, made, resumed or measured again as needed."""
     out = work / f"{reward}-gamma-{gamma:g}"
     if (out / "run.toml").exists():
@@ -52,19 +54,28 @@ def outcome(reward: str, prompts: tuple[str, ...], gamma: float, iterations: int
 def animal_seen(judge: ResNetForImageClassification, samples: Tensor) -> list[str]:
     """What the judge takes each picture for."""
     with torch.no_grad():
-        large = torch.nn.functional.interpolate(samples * 2 - 1, size=64, mode="bilinear", align_corners=False)
+        seen = torch.nn.functional.adaptive_avg_pool2d(samples * 2 - 1, JUDGE_SEES)
+        large = torch.nn.functional.interpolate(
+            seen, scale_factor=2, mode="bilinear", align_corners=False
+        )
         best = judge(large).logits[:, :ANIMAL_LABELS].argmax(1)
     return [judge.config.id2label[i] for i in best.tolist()]
 
 
 def figure(results: dict[float, Result], reward: str) -> Figure:
     """Rows: the start, then where each gamma ends; a column a sample."""
-    rows = [("start", next(iter(results.values())).initial)] + [(f"γ = {g:g}", r.last) for g, r in results.items()]
+    rows = [("start", next(iter(results.values())).initial)] + [
+        (f"γ = {g:g}", r.last) for g, r in results.items()
+    ]
     count = len(rows[0][1].samples)
     drawn = Figure(figsize=(count * 0.9 + 0.8, len(rows) * 0.95 + 0.3), layout="constrained")
-    for (name, snapshot), axes in zip(rows, np.atleast_2d(drawn.subplots(len(rows), count)), strict=True):
+    for (name, snapshot), axes in zip(
+        rows, np.atleast_2d(drawn.subplots(len(rows), count)), strict=True
+    ):
         for i, axis in enumerate(axes):
-            axis.imshow(snapshot.samples[i].permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            axis.imshow(
+                snapshot.samples[i].permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest"
+            )
             axis.set_xticks([])
             axis.set_yticks([])
         axes[0].set_ylabel(name)
@@ -76,7 +87,9 @@ def before_after(shown: list[tuple[str, list[Tensor]]]) -> Figure:
     """A row a prompt: the plain sample, without the regularizer, with it."""
     drawn = Figure(figsize=(6.2, 2.25 * len(shown)), layout="constrained")
     titles = ("plain sample", "γ = 0", "γ = 1")
-    for row, ((name, pictures), axes) in enumerate(zip(shown, drawn.subplots(len(shown), 3), strict=True)):
+    for row, ((name, pictures), axes) in enumerate(
+        zip(shown, drawn.subplots(len(shown), 3), strict=True)
+    ):
         for axis, title, picture in zip(axes, titles, pictures, strict=True):
             axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
             axis.set_xticks([])
@@ -87,26 +100,38 @@ def before_after(shown: list[tuple[str, list[Tensor]]]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/reward-hacking"))
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--animals", nargs="+", default=list(ANIMALS))
     args = parser.parse_args()
-    judge = ResNetForImageClassification.from_pretrained(find_model("emoji-judge"), dtype=torch.float32).eval()
+    judge = ResNetForImageClassification.from_pretrained(
+        find_model("emoji-judge"), dtype=torch.float32
+    ).eval()
 
     table = [
         "| reward | γ | reward from → to | final log P: median (least, most) | below −5 | judge sees the animal |",
         "|---|---|---|---|---|---|",
     ]
     pairs = []
-    raw = [["reward", "prompt", "seed", "gamma", "iteration", "reward_value", "log_p", "judge_sees"]]
+    raw = [
+        ["reward", "prompt", "seed", "gamma", "iteration", "reward_value", "log_p", "judge_sees"]
+    ]
     for reward, form in CASES.items():
         prompts = tuple(form.format(animal) for animal in args.animals)
-        results = {gamma: outcome(reward, prompts, gamma, args.iterations, args.work) for gamma in (0.0, 1.0)}
+        results = {
+            gamma: outcome(reward, prompts, gamma, args.iterations, args.work)
+            for gamma in (0.0, 1.0)
+        }
         for gamma, result in results.items():
             first, last = result.history[0], result.history[-1]
-            log_p = sorted(last.figures["log_p"])
-            seen = {record: animal_seen(judge, s.samples) for record, s in ((0, result.initial), (1, result.last))}
+            log_p = sorted(last.log_p["permutation"])
+            seen = {
+                record: animal_seen(judge, s.samples)
+                for record, s in ((0, result.initial), (1, result.last))
+            }
             asked = [prompt.split()[-1] for prompt, _ in result.items]
             hits = [sum(a == b for a, b in zip(seen[i], asked, strict=True)) for i in (0, 1)]
             cells = [
@@ -120,19 +145,35 @@ def main() -> None:
             table.append(f"| {' | '.join(cells)} |")
             for when, record in ((0, first), (1, last)):
                 for i, (prompt, seed) in enumerate(result.items):
-                    values = f"{record.rewards[reward][i]:.4f}", f"{record.figures['log_p'][i]:.4f}"
-                    raw.append([reward, prompt, str(seed), f"{gamma:g}", str(record.iteration), *values, seen[when][i]])
+                    log_p_i = record.log_p["permutation"][i]
+                    values = f"{record.rewards[reward][i]:.4f}", f"{log_p_i:.4f}"
+                    raw.append(
+                        [
+                            reward,
+                            prompt,
+                            str(seed),
+                            f"{gamma:g}",
+                            str(record.iteration),
+                            *values,
+                            seen[when][i],
+                        ]
+                    )
         prompt = form.format(SHOWN[reward])
         place = results[0.0].items.index((prompt, 0))
-        pictures = [results[0.0].initial.samples[place], *(result.last.samples[place] for result in results.values())]
+        pictures = [
+            results[0.0].initial.samples[place],
+            *(result.last.samples[place] for result in results.values()),
+        ]
         pairs.append((f'"{prompt}"\n{reward}', pictures))
-        figure(results, reward).savefig(PAGE.with_name(f"reward-hacking-{reward}.png"), dpi=90)
+        figure(results, reward).savefig(PAGE.with_name(f"reward-hacking-{reward}.png"), dpi=DPI)
 
-    before_after(pairs).savefig(PAGE.with_name("before-after.png"), dpi=90)
+    before_after(pairs).savefig(PAGE.with_name("before-after.png"), dpi=DPI)
     with PAGE.with_suffix(".csv").open("w", newline="") as file:
         csv.writer(file).writerows(raw)
     before, mark, rest = PAGE.read_text().partition("<!-- table -->\n")
-    PAGE.write_text(before + mark + "\n".join(table) + "\n" + rest[rest.index("<!-- end of table -->") :])
+    PAGE.write_text(
+        before + mark + "\n".join(table) + "\n" + rest[rest.index("<!-- end of table -->") :]
+    )
     print("\n".join(table))
 
 

@@ -92,11 +92,23 @@ def figure(ring: RingSampler, paths: dict[float, Tensor]) -> Figure:
         for radius, share in ((1.177, "50 %"), (3.035, "99 %")):
             angle = torch.linspace(0, 2 * torch.pi, 200)
             above.plot(radius * angle.cos(), radius * angle.sin(), color="0.7", linewidth=0.8)
-            above.annotate(share, (-0.71 * radius, 0.71 * radius), color="0.4", fontsize=8, ha="right", va="bottom")
+            above.annotate(
+                share,
+                (-0.71 * radius, 0.71 * radius),
+                color="0.4",
+                fontsize=8,
+                ha="right",
+                va="bottom",
+            )
         show_paths(above, path)
         above.set(title=f"γ = {gamma:g}", xlim=(-4, 8.2), ylim=(-3.6, 3.6), aspect="equal")
         below.contourf(
-            x.numpy(), y.numpy(), density, levels=[0.05, 0.2, 0.5, 0.8, 1.1, 1.4, 1.7, 2], cmap="Greys", vmax=3
+            x.numpy(),
+            y.numpy(),
+            density,
+            levels=[0.05, 0.2, 0.5, 0.8, 1.1, 1.4, 1.7, 2],
+            cmap="Greys",
+            vmax=3,
         )
         show_paths(below, torch.stack([sample(noise_BN) for noise_BN in path]))
         below.set(xlim=(-1.7, 2.3), ylim=(-1.5, 1.5), aspect="equal")

@@ -1,9 +1,8 @@
-"""The regularizers with a closed form: norm, whiteness, and the report of Gaussianity."""
+"""The regularizers with a closed form; test_gaussianity.py has what the report finds."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import mpmath
 import pytest
@@ -332,80 +331,3 @@ def test_draws_without_neighbours_are_refused() -> None:
         penalty(Whiteness(), torch.zeros(1, 704), ((64,), (64, 3, 3), (64,)))
     with pytest.raises(ConfigError, match="needs 128 entries, but a sample has 100"):
         penalty(Whiteness(), torch.zeros(1, 100))
-
-
-# Gaussianity.
-
-
-def p_values(noise_BN: Tensor, draws: Draws) -> dict[str, Tensor]:
-    found = penalty(Gaussianity(), noise_BN, draws)
-    assert not found.value_B.any()
-    return {name: figure_B.double() for name, figure_B in found.figures.items()}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("draws", [((4, 16, 16),), MIXED], ids=["one", "mixed"])
-def test_p_values_of_gaussian_noise_are_uniform(draws: Draws) -> None:
-    for figure_B in p_values(gaussian(2000, draws, seed=2), draws).values():
-        assert_uniform(figure_B)
-
-
-@dataclass(frozen=True)
-class Fault:
-    id: str
-    finds: set[str]
-    misses: set[str]
-
-    def of(self, noise_BN: Tensor) -> Tensor:
-        if self.id == "shifted":
-            return noise_BN + 0.06
-        if self.id == "scaled":
-            return 1.05 * noise_BN
-        if self.id == "vectors alike":
-            # Every entry shares a little with one of its own vector of 4, in place of any map's
-            # neighbour.
-            vectors = noise_BN.unflatten(1, (-1, 4))
-            return torch.cat(
-                [vectors[..., :1] * 0.2 + vectors[..., 1:2] * 0.96**0.5, vectors[..., 1:]], 2
-            ).flatten(1)
-        smooth = torch.fft.rfft2(noise_BN.view(-1, *EMOJI[0]))
-        radius = torch.fft.fftfreq(8)[:, None].hypot(torch.fft.rfftfreq(8))
-        low = torch.fft.irfft2(smooth * (1.1 - radius), s=(8, 8)).reshape(noise_BN.shape)
-        return low * (noise_BN.norm(dim=1) / low.norm(dim=1))[:, None]
-
-
-FAULTS = [
-    Fault("shifted", {"p_mean"}, {"p_norm"}),
-    Fault("scaled", {"p_norm", "p_covariance"}, {"p_mean", "p_spectrum"}),
-    Fault("vectors alike", {"p_covariance"}, {"p_mean", "p_norm"}),
-    Fault("low-pass filtered", {"p_spectrum"}, {"p_norm"}),
-]
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
-def test_each_p_value_finds_what_it_is_for_and_misses_what_it_is_not(fault: Fault) -> None:
-    found = p_values(fault.of(gaussian(200, EMOJI, seed=3)), EMOJI)
-    for name in fault.finds:
-        assert (found[name] < 0.01).double().mean() > 0.6, name
-    for name in fault.misses:
-        # 1 % of 200: more than 9 would be seen once in ten thousand times.
-        assert (found[name] < 0.01).sum() <= 9, name
-
-
-def test_the_report_has_no_weight_unless_given_one_and_penalises_nothing() -> None:
-    assert Gaussianity().weight == 0
-    noise_BN = (3 * gaussian(1, EMOJI)).requires_grad_()
-    (gradient_BN,) = torch.autograd.grad(
-        penalty(Gaussianity(), noise_BN, EMOJI).value_B.sum(), noise_BN
-    )
-    assert gradient_BN.count_nonzero() == 0
-
-
-@pytest.mark.parametrize("draws", [((2,),), ((1,), (1, 1, 2)), ((4, 1, 1),)], ids=str)
-def test_any_noise_can_be_reported_on(draws: Draws) -> None:
-    found = p_values(gaussian(500, draws), draws)
-    assert (found["p_spectrum"] == 1).all() == (draws == ((4, 1, 1),))
-    assert (found["p_covariance"] == 1).all() == (entries(draws) < 4)
-    assert_uniform(found["p_mean"])
-    # The approximation of Wilson and Hilferty is a little off with so few degrees of freedom.
-    assert 0.2 < (found["p_norm"] < 0.25).double().mean() < 0.3

@@ -237,7 +237,7 @@ def test_a_rival_that_is_none_is_told_before_anything_is_loaded(
     counted: Counted, comparing: Callable[..., dno.Comparison], tmp_path: Path
 ) -> None:
     config = RunConfig.parse({"prompts": "x", "rewards": "brightness"})
-    with pytest.raises(ConfigError, match=r'^compare: optimizer: no optimizer is called "adm"'):
+    with pytest.raises(ConfigError, match=r'^compare: no optimizer is called "adm"'):
         dno.compare(config, "adm")
     (tmp_path / "run-best-of-n").mkdir()
     (tmp_path / "run-best-of-n" / "mine").touch()

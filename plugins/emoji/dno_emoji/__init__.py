@@ -1,4 +1,4 @@
-"""A small diffusion model of emoji animals, with a CLIP scorer and an independent judge, as local folders."""
+"""A small diffusion model of emoji animals, its scorer and an independent judge, as folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from dno.plugin import ModelConfig
 
 _HERE = Path(__file__).parent
-#: A `StableDiffusionPipeline` folder: 32 x 32 px pictures of 45 animals in 11 colours.
+#: A `StableDiffusionPipeline` folder: 64 x 64 px pictures of 45 animals in 11 colours.
 PIPELINE = _HERE / "pipeline"
 #: A `CLIPModel` and `CLIPProcessor` folder, for rewards.
 CLIP = _HERE / "clip"
@@ -16,7 +16,7 @@ JUDGE = _HERE / "judge"
 
 
 class Emoji(ModelConfig):
-    """Stable Diffusion pipeline that draws 45 animals in 11 colours, 32 x 32 pixels."""
+    """Stable Diffusion pipeline that draws 45 animals in 11 colours, 64 x 64 pixels."""
 
     def folder(self) -> Path:
         """Folder of the pipeline."""

@@ -1,1 +1,1 @@
-"""How the embedded emoji model is made: one command a module, run from `plugins/emoji` as `python -m recipe.NAME`."""
+"""How the embedded emoji model is made: `python -m recipe.NAME`, run from `plugins/emoji`."""

@@ -21,7 +21,8 @@ from recipe.words import ANIMALS
 
 #: Vendor -> pinned version of the npm package `@iconify-json/<vendor>`.
 VERSIONS = {"noto": "1.2.9", "noto-v1": "1.2.5", "fluent-emoji-flat": "1.2.6", "twemoji": "1.2.5"}
-SIZE = 96
+#: Side of a sprite in pixels, about three times what a 64 px picture shows of it.
+SIZE = 192
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -50,11 +51,12 @@ def svg(icons: dict[str, Any], name: str) -> str:
     """One icon of a set as an SVG document."""
     icon = icons["icons"][name]
     width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+    box = f'viewBox="0 0 {width} {height}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{icon["body"]}</svg>'
 
 
 def rasterise(document: str, size: int = SIZE) -> Pixels:
-    """An SVG document as `size x size x 4` RGBA bytes, cropped to its ink and centred on a square."""
+    """An SVG document as `size x size x 4` RGBA bytes, cropped to its ink, in the middle."""
     import resvg_py
 
     def draw(px: int) -> Image.Image:
@@ -70,19 +72,26 @@ def rasterise(document: str, size: int = SIZE) -> Pixels:
     return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
 
 
-def save(documents: dict[str, list[str]], out: Path) -> None:
-    """Rasterise SVG documents by animal into an archive: `rgba` (S x 96 x 96 x 4) and `animal` (S)."""
+def save(documents: dict[str, list[str]], out: Path, size: int = SIZE) -> None:
+    """Rasterise SVG documents by animal into an archive.
+
+    It holds `rgba` (S x size x size x 4 bytes) and `animal` (S indices).
+    """
     pairs = [(ANIMALS.index(animal), text) for animal, texts in documents.items() for text in texts]
+    rgba = np.stack([rasterise(text, size) for _, text in pairs])
+    animal = np.array([index for index, _ in pairs])
+
     out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        out, rgba=np.stack([rasterise(text) for _, text in pairs]), animal=np.array([index for index, _ in pairs])
-    )
+    np.savez_compressed(out, rgba=rgba, animal=animal)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("work/sprites.npz"))
-    parser.add_argument("--packages", type=Path, default=Path("work/packages"), help="where archives are kept")
+    parser.add_argument("--size", type=int, default=SIZE, help="side of a sprite, in pixels")
+    parser.add_argument(
+        "--packages", type=Path, default=Path("work/packages"), help="where archives are kept"
+    )
     args = parser.parse_args()
     table = sprite_table()
     sets = {vendor: fetch(vendor, args.packages) for vendor in VERSIONS}
@@ -90,7 +99,7 @@ def main() -> None:
         animal: [svg(sets[vendor], icon) for vendor, icon in (name.split("/") for name in names)]
         for animal, names in table.items()
     }
-    save(documents, args.out)
+    save(documents, args.out, args.size)
     print(f"{sum(map(len, documents.values()))} sprites of {len(documents)} animals -> {args.out}")
 
 

@@ -25,6 +25,18 @@ def read(folder: Path) -> dict[str, Any] | None:
     return state
 
 
+def required(folder: Path) -> dict[str, Any]:
+    """The checkpoint in `folder`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    state = read(folder)
+    if state is None:
+        raise FileNotFoundError(f"no checkpoint in {folder}: run its training command first")
+    return state
+
+
 def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write a model, its optimizer and the number of steps done."""
     write(folder, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step})

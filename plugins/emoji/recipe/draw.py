@@ -1,4 +1,4 @@
-"""Make pictures whose captions are true: recolour a sprite, place it, put a background behind it."""
+"""Make pictures whose captions are true: recolour a sprite and put it on a background."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CONTRAST = 0.42
 
 
 def _shades(base: Floats, name: str) -> tuple[Floats, Floats]:
-    """What `base` becomes where the sprite is darkest and lightest, so that eyes and stripes survive."""
+    """What `base` becomes where the sprite is darkest and lightest: eyes and stripes survive."""
     if name == "black":
         return np.full(3, 0.30, np.float32), np.full(3, 0.62, np.float32)
     if name == "white":
@@ -29,7 +29,7 @@ def _shades(base: Floats, name: str) -> tuple[Floats, Floats]:
 def recolour(rgba: Floats, colour: int, rng: np.random.Generator) -> Floats:
     """Paint a sprite (`H x W x 4` in [0, 1]) in a named colour along a ramp of luminance.
 
-    The sprite's most common luminance becomes the colour itself, so that most of the body is that colour.
+    The sprite's most common luminance becomes the colour itself, so that most of the body is so.
     """
     name = COLOUR_NAMES[colour]
     base = np.clip(_PALETTE[colour] + rng.uniform(-0.03, 0.03, 3).astype(np.float32), 0, 1)
@@ -43,14 +43,18 @@ def recolour(rgba: Floats, colour: int, rng: np.random.Generator) -> Floats:
     return np.concatenate([rgb, rgba[..., 3:]], axis=-1).astype(np.float32)
 
 
-def place(rgba: Floats, size: int, rng: np.random.Generator, scale: tuple[float, float], shift: float) -> Floats:
-    """Flip half the time, scale to a fraction of `size`, shift by up to `shift` pixels: `size x size x 4`.
+def place(
+    rgba: Floats, size: int, rng: np.random.Generator, scale: tuple[float, float], shift: float
+) -> Floats:
+    """Flip half the time, scale to a fraction of `size`, shift by up to `shift` pixels.
 
-    Colours come out multiplied by alpha, ready to be laid on a background.
+    The layer is `size x size x 4`. Its colours come out multiplied by alpha, ready to be laid on a
+    background.
     """
     if rng.random() < 0.5:
         rgba = rgba[:, ::-1]
-    side = rgba.shape[0] / (size * rng.uniform(*scale))  # source pixels a target pixel, before centring
+    # Source pixels a target pixel, before centring.
+    side = rgba.shape[0] / (size * rng.uniform(*scale))
     centre = rgba.shape[0] / 2
     dx, dy = rng.uniform(-shift, shift, 2) * side
     half = side * size / 2
@@ -60,7 +64,10 @@ def place(rgba: Floats, size: int, rng: np.random.Generator, scale: tuple[float,
     canvas = np.pad(laid, ((pad, pad), (pad, pad), (0, 0)))
     planes = [
         Image.fromarray(np.ascontiguousarray(canvas[..., channel])).resize(
-            (size, size), Image.Resampling.BOX, box=tuple(edge + pad for edge in box), reducing_gap=None
+            (size, size),
+            Image.Resampling.BOX,
+            box=tuple(edge + pad for edge in box),
+            reducing_gap=None,
         )
         for channel in range(4)
     ]
@@ -93,11 +100,14 @@ def body_colour(rgba: Floats) -> Floats:
 def picture(
     sprite: Pixels,
     rng: np.random.Generator,
-    size: int = 32,
+    size: int = 64,
     scale: tuple[float, float] = (0.86, 0.92),
-    shift: float = 1.0,
+    shift: float = 2.0,
 ) -> tuple[Pixels, int, int, int]:
-    """One picture (`size x size x 3` bytes) of a sprite, its colour, its background, and that as captioned."""
+    """One picture of a sprite, its colour, its background, and that as captioned.
+
+    The picture is `size x size x 3` bytes.
+    """
     rgba: Floats = sprite.astype(np.float32) / np.float32(255)
     colour = NATURAL if rng.random() < 0.2 else int(rng.integers(len(COLOUR_NAMES)))
     if colour != NATURAL:
@@ -106,4 +116,9 @@ def picture(
     layer = place(rgba, size, rng, scale, shift)
     image = layer[..., :3] + (1 - layer[..., 3:]) * background(ground, size, rng)
     named = rng.random() < 0.5
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), colour, ground, ground if named else UNNAMED
+    return (
+        (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8),
+        colour,
+        ground,
+        ground if named else UNNAMED,
+    )

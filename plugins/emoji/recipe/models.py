@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from dno_emoji.codec import PatchCodec
+from dno_emoji.codec import EmojiCodec
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 TEXT_WIDTH = 128
 
 
-def unet(latent_channels: int, sample_size: int = 8, channels: tuple[int, int] = (96, 128)) -> UNet2DConditionModel:
-    """A two-level UNet. Text acts by cross-attention in the middle and, pooled, through the time embedding.
+def unet(
+    latent_channels: int, sample_size: int = 8, channels: tuple[int, int] = (96, 128)
+) -> UNet2DConditionModel:
+    """A two-level UNet.
 
-    Pooled text is what binds animal words to shapes early; scale and shift let it act in every block.
+    Text acts by cross-attention in the middle and, pooled, through the time embedding. Pooled text
+    is what binds animal words to shapes early; scale and shift let it act in every block.
     """
     return UNet2DConditionModel(
         sample_size=sample_size,
@@ -49,8 +52,11 @@ def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def scheduler() -> DDIMScheduler:
-    """Noise levels of Stable Diffusion, but noisier at the end: neighbouring patches of so small a grid say the
-    same thing, and would give the background away at the usual last level."""
+    """Noise levels of Stable Diffusion, but noisier at the end.
+
+    Neighbouring patches of so small a grid say the same thing, and would give the background away
+    at the usual last level.
+    """
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.02,
@@ -63,7 +69,10 @@ def scheduler() -> DDIMScheduler:
 
 
 def pipeline(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, vae: PatchCodec
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    vae: EmojiCodec,
 ) -> StableDiffusionPipeline:
     """The whole model, without a safety checker."""
     return StableDiffusionPipeline(

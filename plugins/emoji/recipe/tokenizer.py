@@ -38,14 +38,24 @@ def build() -> CLIPTokenizer:
     merges: dict[tuple[str, str], int] = {}
     for word in vocabulary():
         while len(pieces := _spell(word, merges)) > 1:
-            merges[pieces[0], pieces[1]] = len(merges)  # a later merge never disturbs an earlier word
+            merges[pieces[0], pieces[1]] = len(
+                merges
+            )  # a later merge never disturbs an earlier word
     letters = string.ascii_lowercase
-    pieces = [*letters, *(letter + _END for letter in letters), *(left + right for left, right in merges)]
+    pieces = [
+        *letters,
+        *(letter + _END for letter in letters),
+        *(left + right for left, right in merges),
+    ]
     ids = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     for special in ("<|unknown|>", "<|startoftext|>", "<|endoftext|>"):
         ids[special] = len(ids)
     return CLIPTokenizer(
-        vocab=ids, merges=list(merges), unk_token="<|unknown|>", pad_token="<|endoftext|>", model_max_length=MAX_LENGTH
+        vocab=ids,
+        merges=list(merges),
+        unk_token="<|unknown|>",
+        pad_token="<|endoftext|>",
+        model_max_length=MAX_LENGTH,
     )
 
 

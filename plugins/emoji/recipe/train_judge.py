@@ -1,4 +1,6 @@
-"""Train the judge: a small ResNet that names animal and colour, on pictures and seeds of its own. Resumable.
+"""Train the judge, a small ResNet that names animal and colour. Resumable.
+
+Its pictures and seeds are its own.
 
 Usage, from `plugins/emoji`: `python -m recipe.train_judge --help`.
 """
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dno_emoji.codec import PatchCodec
+from dno_emoji.codec import EmojiCodec
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetForImageClassification
 
@@ -18,6 +20,9 @@ from recipe.augment import augment
 from recipe.checkpoint import load, save
 from recipe.codec import to_tensor
 from recipe.words import ANIMALS, COLOUR_NAMES, NATURAL
+
+SEEN = 32
+"""Side in pixels of what scorer and judge see: larger pictures are reduced to it by averaging."""
 
 
 def judge() -> ResNetForImageClassification:
@@ -33,12 +38,18 @@ def judge() -> ResNetForImageClassification:
     return ResNetForImageClassification(config)
 
 
-def scores(model: ResNetForImageClassification, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Animal (`B x 45`) and colour (`B x 11`) logits of pictures `B x 3 x 32 x 32` in [-1, 1].
+def scores(
+    model: ResNetForImageClassification, images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Animal (`B x 45`) and colour (`B x 11`) logits of pictures `B x 3 x H x W` in [-1, 1].
 
-    The judge looks at them enlarged to 64 x 64 px, for its first layers throw detail away.
+    The judge sees 32 x 32 px, which it looks at enlarged to 64 x 64 px, for its first layers throw
+    detail away.
     """
-    large = functional.interpolate(images, size=(64, 64), mode="bilinear", align_corners=False)
+    seen = functional.adaptive_avg_pool2d(images, SEEN)
+    large = functional.interpolate(
+        seen, size=(2 * SEEN, 2 * SEEN), mode="bilinear", align_corners=False
+    )
     animal, colour = model(large).logits.split([len(ANIMALS), len(COLOUR_NAMES)], dim=1)
     return animal, colour
 
@@ -53,17 +64,27 @@ def accuracy(model: ResNetForImageClassification, pool: Path) -> tuple[float, fl
     animal, colour = (torch.cat(column).argmax(1) for column in zip(*found, strict=True))
     painted = colours != NATURAL
     model.train()
-    return float((animal == animals).float().mean()), float((colour == colours)[painted].float().mean())
+    return float((animal == animals).float().mean()), float(
+        (colour == colours)[painted].float().mean()
+    )
 
 
 def train(
-    pool: Path, heldout: Path, codec_folder: Path, out: Path, steps: int, batch: int = 64, seed: int = 11
+    pool: Path,
+    heldout: Path,
+    codec_folder: Path,
+    out: Path,
+    steps: int,
+    batch: int = 64,
+    seed: int = 11,
 ) -> None:
     """Cross entropy on animal and, for recoloured pictures, on colour."""
     torch.manual_seed(seed)
-    codec = PatchCodec.from_pretrained(codec_folder)
+    codec = EmojiCodec.from_pretrained(codec_folder)
     data = np.load(pool)
-    pixels, animals, colours = (torch.from_numpy(data[name]) for name in ("pixels", "animal", "colour"))
+    pixels, animals, colours = (
+        torch.from_numpy(data[name]) for name in ("pixels", "animal", "colour")
+    )
     model = judge().train()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
     first = load(out, model, optimizer)

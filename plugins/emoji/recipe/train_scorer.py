@@ -2,8 +2,8 @@
 
 Usage, from `plugins/emoji`: `python -m recipe.train_scorer --help`.
 
-Contrast inside a random batch is solved by colour alone. Here every picture must find its caption among all 45
-animals in its own colours, so shape has to be learnt.
+Contrast inside a random batch is solved by colour alone. Here every picture must find its caption
+among all 45 animals in its own colours, so shape has to be learnt.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dno_emoji.codec import PatchCodec
+from dno_emoji.codec import EmojiCodec
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from recipe.augment import augment
 from recipe.checkpoint import load, save
 from recipe.codec import to_tensor
 from recipe.train_diffusion import tokenise
+from recipe.train_judge import SEEN
 from recipe.words import ANIMALS, COLOUR_NAMES, NATURAL, UNNAMED, caption
 
 WIDTH = 128
@@ -43,13 +44,16 @@ def scorer(tokenizer: CLIPTokenizer) -> CLIPModel:
         "intermediate_size": 2 * WIDTH,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
-        "image_size": 32,
+        "image_size": SEEN,
         "patch_size": 4,
     }
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
-    # The stock start is a tenth as large as the patches themselves, and shape is all about where patches are.
+    # The stock start is a tenth as large as the patches themselves, and shape is all about where
+    # patches are.
     with torch.no_grad():
-        model.vision_model.embeddings.position_embedding.weight[1:] = 0.15 * grid_positions(32 // 4, WIDTH)
+        model.vision_model.embeddings.position_embedding.weight[1:] = 0.15 * grid_positions(
+            SEEN // 4, WIDTH
+        )
     return model
 
 
@@ -68,8 +72,12 @@ def text_features(model: CLIPModel, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def image_features(model: CLIPModel, images: torch.Tensor) -> torch.Tensor:
-    """Unit features of pictures `B x 3 x 32 x 32` in [-1, 1], `B x 128`."""
-    pooled = model.visual_projection(model.vision_model(images).pooler_output)
+    """Unit features of pictures `B x 3 x H x W` in [-1, 1], `B x 128`.
+
+    The scorer sees 32 x 32 px.
+    """
+    seen = torch.nn.functional.adaptive_avg_pool2d(images, SEEN)
+    pooled = model.visual_projection(model.vision_model(seen).pooler_output)
     return torch.nn.functional.normalize(pooled, dim=-1)
 
 
@@ -83,13 +91,18 @@ class Captions:
         longest = int((tokens != tokenizer.eos_token_id).sum(1).max()) + 1
         self.tokens = tokens[:, :longest].reshape(*self.shape, longest)
 
-    def __call__(self, animal: torch.Tensor, colour: torch.Tensor, ground: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, animal: torch.Tensor, colour: torch.Tensor, ground: torch.Tensor
+    ) -> torch.Tensor:
         """`B x L` tokens; colour and ground may be -1."""
         return self.tokens[animal, colour + 1, ground + 1]
 
 
 def phrases(draw: np.random.Generator) -> list[tuple[int, int]]:
-    """The (colour, background) pairs of one batch: bare, alike but for the background, alike but for the colour."""
+    """The (colour, background) pairs of one batch.
+
+    One is bare, two are alike but for the background, two but for the colour.
+    """
     colours = draw.permutation(len(COLOUR_NAMES))
     c1, c2, c3 = (int(c) for c in colours[:3])
     b1, b2 = (int(b) for b in colours[3:5])
@@ -97,7 +110,7 @@ def phrases(draw: np.random.Generator) -> list[tuple[int, int]]:
 
 
 def contrast(logits: torch.Tensor, target: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of each row of logits, leaving out the columns that are true of it beside its target."""
+    """Cross entropy of each row, without the columns that are true of it beside its target."""
     rows = torch.arange(len(target))
     also = true.clone()
     also[rows, target] = False
@@ -106,21 +119,27 @@ def contrast(logits: torch.Tensor, target: torch.Tensor, true: torch.Tensor) -> 
 
 @torch.no_grad()
 def accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, pool: Path) -> tuple[float, float]:
-    """Top-1 animal among "a <animal>", and top-1 colour among "a <colour> <animal>" of the right animal."""
+    """Top-1 animal among "a <animal>", top-1 colour among "a <colour> <animal>" of that animal."""
     model.eval()
     captions = Captions(tokenizer)
     data = np.load(pool)
     animals, colours = (torch.from_numpy(data[name]).long() for name in ("animal", "colour"))
-    features = torch.cat([image_features(model, images) for images in to_tensor(data["pixels"]).split(500)])
+    features = torch.cat(
+        [image_features(model, images) for images in to_tensor(data["pixels"]).split(500)]
+    )
     every, hues = torch.arange(len(ANIMALS)), torch.arange(len(COLOUR_NAMES))
-    bare = text_features(model, captions(every, torch.full_like(every, -1), torch.full_like(every, -1)))
+    bare = text_features(
+        model, captions(every, torch.full_like(every, -1), torch.full_like(every, -1))
+    )
     animal = (features @ bare.T).argmax(1)
     painted = colours != NATURAL
     pairs = captions(every.repeat_interleave(len(hues)), hues.repeat(len(every)), torch.tensor(-1))
     bank = text_features(model, pairs).reshape(len(every), len(hues), -1)
     colour = torch.einsum("bd,bcd->bc", features, bank[animals]).argmax(1)
     model.train()
-    return float((animal == animals).float().mean()), float((colour == colours)[painted].float().mean())
+    return float((animal == animals).float().mean()), float(
+        (colour == colours)[painted].float().mean()
+    )
 
 
 def train(
@@ -135,12 +154,14 @@ def train(
 ) -> None:
     """`each` pictures a phrase, five phrases a step, against all animals in all five phrases."""
     torch.manual_seed(seed)
-    codec = PatchCodec.from_pretrained(codec_folder)
+    codec = EmojiCodec.from_pretrained(codec_folder)
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
     captions = Captions(tokenizer)
     data = np.load(pool)
     pixels = data["pixels"]
-    animals, colours, grounds = (torch.from_numpy(data[name]).long() for name in ("animal", "colour", "ground"))
+    animals, colours, grounds = (
+        torch.from_numpy(data[name]).long() for name in ("animal", "colour", "ground")
+    )
     model = scorer(tokenizer).train()
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
     first = load(out, model, optimizer)
@@ -150,7 +171,9 @@ def train(
         pairs = phrases(np.random.default_rng((seed, step)))
         index, target, bank_colour, bank_ground = [], [], [], []
         for number, (colour, ground) in enumerate(pairs):
-            fits = ((colours == colour) | (colour == NATURAL)) & ((grounds == ground) | (ground == UNNAMED))
+            fits = ((colours == colour) | (colour == NATURAL)) & (
+                (grounds == ground) | (ground == UNNAMED)
+            )
             found = fits.nonzero()[:, 0]
             if len(found):
                 chosen = found[torch.randint(len(found), (each,), generator=draw)]
@@ -167,10 +190,16 @@ def train(
         true &= (g == UNNAMED) | (grounds[chosen, None] == g)
         with torch.no_grad():
             images = augment(to_tensor(pixels[chosen.numpy()]), codec, draw)
-        logits = model.logit_scale.exp() * image_features(model, images) @ text_features(model, captions(a, c, g)).T
+        logits = (
+            model.logit_scale.exp()
+            * image_features(model, images)
+            @ text_features(model, captions(a, c, g)).T
+        )
         loss = contrast(logits, wanted, true)
         # Each of those captions must also find its picture among the batch.
-        loss = loss + 0.5 * contrast(logits[:, wanted].T, torch.arange(len(wanted)), true[:, wanted].T)
+        loss = loss + 0.5 * contrast(
+            logits[:, wanted].T, torch.arange(len(wanted)), true[:, wanted].T
+        )
         for group in optimizer.param_groups:
             group["lr"] = 1.5e-3 * min(1.0, (step + 1) / 200, 2 * (steps - step) / steps)
         optimizer.zero_grad()

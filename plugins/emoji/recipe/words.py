@@ -6,10 +6,11 @@ import re
 
 # fmt: off
 ANIMALS: tuple[str, ...] = (
-    "ant", "bat", "bear", "bee", "beetle", "bird", "butterfly", "camel", "cat", "chicken", "cow", "deer", "dog",
-    "dolphin", "duck", "fish", "fly", "fox", "frog", "goat", "goose", "gorilla", "hedgehog", "horse", "kangaroo",
-    "lion", "lizard", "llama", "monkey", "mouse", "pig", "rabbit", "raccoon", "rat", "shark", "sheep", "snake",
-    "spider", "squirrel", "tiger", "turkey", "turtle", "whale", "wolf", "zebra",
+    "ant", "bat", "bear", "bee", "beetle", "bird", "butterfly", "camel", "cat", "chicken", "cow",
+    "deer", "dog", "dolphin", "duck", "fish", "fly", "fox", "frog", "goat", "goose", "gorilla",
+    "hedgehog", "horse", "kangaroo", "lion", "lizard", "llama", "monkey", "mouse", "pig", "rabbit",
+    "raccoon", "rat", "shark", "sheep", "snake", "spider", "squirrel", "tiger", "turkey", "turtle",
+    "whale", "wolf", "zebra",
 )
 # fmt: on
 
@@ -40,10 +41,14 @@ def with_article(phrase: str) -> str:
 
 
 def caption(animal: int, colour: int = NATURAL, background: int = UNNAMED) -> str:
-    """The caption of a picture, e.g. "a red fox on a blue background", from indices into the lists above."""
+    """The caption of a picture, such as "a red fox on a blue background", from indices."""
     name = ANIMALS[animal]
     text = with_article(name if colour == NATURAL else f"{COLOUR_NAMES[colour]} {name}")
-    return text if background == UNNAMED else f"{text} on {with_article(COLOUR_NAMES[background])} background"
+    return (
+        text
+        if background == UNNAMED
+        else f"{text} on {with_article(COLOUR_NAMES[background])} background"
+    )
 
 
 def vocabulary() -> list[str]:

@@ -22,6 +22,7 @@ class AdamAscent:
     beta1: float
     beta2: float
     eps: float
+    decoupled: bool = False
 
     def init(self, noise_BN: Tensor, /) -> State:
         """No update made yet."""
@@ -30,7 +31,15 @@ class AdamAscent:
 
     def step(self, objective: Objective, noise_BN: Tensor, state: State, /) -> tuple[Tensor, State]:
         """One update, from one gradient."""
-        _, grad_BN = objective.value_and_grad(noise_BN)
+        if not self.decoupled:
+            _, grad_BN = objective.value_and_grad(noise_BN)
+            return self._moved(noise_BN, grad_BN, state)
+
+        slopes = objective.slopes(noise_BN)
+        moved_BN, memory = self._moved(noise_BN, slopes.reward_grad_BN, state)
+        return moved_BN - self.lr * slopes.penalty_grad_BN, memory
+
+    def _moved(self, noise_BN: Tensor, grad_BN: Tensor, state: State) -> tuple[Tensor, State]:
         step = state["step"] + 1
         mean_BN = state["mean_BN"].lerp(grad_BN, 1 - self.beta1)
         square_BN = self.beta2 * state["square_BN"] + (1 - self.beta2) * grad_BN.square()

@@ -17,9 +17,10 @@ class Whiteness(RegularizerConfig):
     draws, divided by a number a little above 1 that gives it the variance of one, is a chi-squared
     variable Q with D degrees of freedom. The penalty is minus the log of Chernoff's bound on the
     chance of so large a Q, (Q - D - D log(Q / D)) / 2 where Q > D and 0 elsewhere: 0.25 on average
-    over Gaussian noise, and growing without bound as neighbours become alike, or opposite. Its
-    log P is the natural log of the p-value of Q, by the approximation of Wilson and Hilferty. Sums of squared autocorrelations at many resolutions are from StyleGAN2's projection
-    of images (Karras et al., CVPR 2020, arXiv 1912.04958, appendix D).
+    over Gaussian noise, and growing without bound as neighbours become alike, or opposite. Its log
+    P is the natural log of the p-value of Q, by the approximation of Wilson and Hilferty. Sums of
+    squared autocorrelations at many resolutions are from StyleGAN2's projection of images (Karras
+    et al., CVPR 2020, arXiv 1912.04958, appendix D).
     """
 
     def build(self, ctx: BuildContext) -> Regularizer:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class DDIM(DiffusersConfig):
-    """Stable Diffusion 1.x, 2.x or XL, sampled by DDIM (Song et al. 2021), all its noise exposed."""
+    """Stable Diffusion 1.x, 2.x or XL, sampled by DDIM (Song et al. 2021), its noise exposed."""
 
     classes: ClassVar[Sequence[str] | None] = PIPELINES
 
