@@ -14,6 +14,15 @@ class Sunny(RewardConfig):
 class NotThis: ...
 """
 
+TOY = """
+from dno.plugin import SamplerConfig
+from dno.testing.toy import ToySampler
+class Toy(SamplerConfig):
+    "Small pictures without a network."
+    def build(self, ctx):
+        return ToySampler()
+"""
+
 
 class Site:
     """A folder on the path of this process; `site` in conftest.py makes one."""
@@ -36,3 +45,7 @@ class Site:
             (self.path / f"{module}.py").write_text(code)
         for registry in REGISTRIES:
             registry.refresh()
+
+    def install_toy(self) -> None:
+        """Install the sampler `toy`, by whose name runs can be resumed that load no model."""
+        self.install("dno-toy", "[dno.v1.samplers]\ntoy = toy_plugin:Toy\n", "toy_plugin", TOY)

@@ -12,6 +12,7 @@ from dno.core.noise import evaluation_generators, normal
 from dno.core.problem import Problem
 from dno.core.result import Snapshot
 from dno.core.terms import Evaluation
+from dno.errors import RunError
 from dno.protocols import Slopes
 
 
@@ -150,6 +151,12 @@ def better(best: Snapshot | None, new: Snapshot) -> Snapshot:
     wins_B = new.score_B > best.score_B
     ours = new.tensors()
     theirs = best.tensors()
+    changed = sorted(ours.keys() ^ theirs.keys())
+    if changed:
+        raise RunError(
+            f"a regularizer reports {', '.join(changed)} at some evaluations and not at others; it "
+            "must report the same at each"
+        )
     return Snapshot.of(
         {name: rows_where(wins_B, ours[name], theirs[name].to(ours[name])) for name in ours}
     )

@@ -139,7 +139,7 @@ def _facts(
         status=status,
         reason=reason,
         rewards=_changes(initial["rewards"], best["rewards"]),
-        climbed=climbed,
+        climbed=tuple(climbed),
         monitors=_changes(initial["monitors"], best["monitors"]),
         log_p=min(
             _changes(initial["log_p"], best["log_p"]),

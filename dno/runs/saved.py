@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dno.runs.run_config import RunConfig
 
 _ENDINGS = (".png", ".webp", ".wav")
+_TOLD = ("status", "reason", "failures", "climbed", "initial", "best", "last", "peak_memory")
+"""What every result.json holds, and readers rely on."""
 
 
 def open_run(path: str | Path) -> SavedRun:
@@ -138,7 +140,11 @@ class SavedRun:
             return {}
         try:
             content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            missing = [name for name in _TOLD if name not in content]
+            if missing:
+                raise ValueError(f"it does not hold {', '.join(missing)}")
+            Status(content["status"])
+        except (OSError, TypeError, ValueError) as error:
             raise RunFolderError(f"{file} is damaged: {error}") from error
         return content
 
@@ -150,15 +156,24 @@ class SavedRun:
 
     @property
     def items(self) -> Sequence[tuple[str, int]]:
-        """(prompt, seed) of each sample."""
-        prompts = self.values["prompts"]
+        """(prompt, seed) of each sample.
+
+        Raises:
+            RunFolderError: `run.toml` is damaged.
+        """
+        prompts = self.values.get("prompts")
         seeds = self.values.get("seeds", [0])
-        return [(prompt, seed) for prompt in prompts for seed in seeds]
+        if not prompts:
+            raise RunFolderError(f"{self.path / 'run.toml'} names no prompts")
+        # A file that somebody wrote may have one in place of a list of one.
+        several = [prompts] if isinstance(prompts, str) else prompts
+        numbers = [seeds] if isinstance(seeds, int) else seeds
+        return [(prompt, seed) for prompt in several for seed in numbers]
 
     @property
     def resumable(self) -> bool:
-        """Whether `dno resume` can go on with it."""
-        return (self.path / "state.safetensors").is_file() and not self._python_parts()
+        """Whether `dno resume` can go on with it: not where parts of it were Python objects."""
+        return not self._python_parts()
 
     def _python_parts(self) -> list[str]:
         """Components that were Python objects, which no file can hold."""
@@ -190,14 +205,21 @@ class SavedRun:
         return [path for path in alone if path.is_file()][:1]
 
     def pictures(self, name: str = "best") -> list[Image]:
-        """The pictures among those files."""
+        """The pictures among those files.
+
+        Raises:
+            RunFolderError: a file is damaged.
+        """
         from PIL import Image
 
         files = [path for path in self.files(name) if path.suffix == ".png"]
         opened = []
         for path in files:
-            with Image.open(path) as picture:
-                opened.append(picture.convert("RGB"))
+            try:
+                with Image.open(path) as picture:
+                    opened.append(picture.convert("RGB"))
+            except OSError as error:
+                raise RunFolderError(f"{path} is damaged: {error}") from error
         return opened
 
     def noise(self, name: str = "best") -> Tensor:

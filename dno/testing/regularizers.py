@@ -80,12 +80,18 @@ class RegularizerContract(ConfigContract[RegularizerConfig]):
     def test_one_finite_penalty_a_row(self) -> None:
         """`B` finite penalties, none negative, and as many of each figure; log P at most 0."""
         regularizer, noise = self.regularizer(), self.noise()
+        first = set(_named(self.ask(regularizer, noise)))
         for name, rows in {
             "Gaussian": noise,
             "one row of Gaussian": noise[:1],
             **self.unusual(),
         }.items():
             penalty = self.ask(regularizer, rows)
+            changed = sorted(first ^ set(_named(penalty)))
+            assert not changed, (
+                f"{', '.join(changed)} is reported for Gaussian or for {name} noise alone; report "
+                "the same at each evaluation"
+            )
             for what, values in _named(penalty).items():
                 assert values.isfinite().all(), (
                     f"{what} is not finite for {name} noise: {values.tolist()}"

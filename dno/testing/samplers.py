@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from dno.errors import RunError
+from dno.media import Medium, medium_of
 from dno.protocols import NoiseMap
 from dno.registry.configs import SamplerConfig
 from dno.registry.registry import SAMPLERS
@@ -64,7 +66,9 @@ class SamplerContract(ConfigContract[SamplerConfig]):
         )
 
     def test_one_finite_sample_a_row(self) -> None:
-        """Images are `B x 3 x H x W`, float32, in [0, 1]; other samples have one row each."""
+        """Images are `B x 3 x H x W`, float32, in [0, 1]; other samples have one row each, and are
+        what the map's `medium` says, if it says something.
+        """
         sample = self.bound()
         with torch.no_grad():
             samples = sample(sample.noise_BN)
@@ -73,6 +77,13 @@ class SamplerContract(ConfigContract[SamplerConfig]):
         )
         assert samples.dtype == torch.float32, f"samples are {samples.dtype}; hand out float32"
         assert samples.isfinite().all(), "samples are not finite"
+        try:
+            medium = medium_of(sample, samples)
+        except RunError as error:
+            pytest.fail(str(error))
+        if hasattr(sample, "medium") and medium.kind != "image":
+            self._require_range(medium, samples)
+            return
         if not self.samples_are_images:
             pytest.skip("samples_are_images = False, so that their shape and range are not checked")
         assert samples.dim() == 4, (
@@ -82,9 +93,17 @@ class SamplerContract(ConfigContract[SamplerConfig]):
         assert samples.shape[1] == 3, (
             f"images have {samples.shape[1]} channels; they should have 3: red, green, blue"
         )
+        self._require_range(medium, samples)
+
+    def _require_range(self, medium: Medium, samples: Tensor) -> None:
+        """What is shown or heard has to be in the range of its medium."""
+        if medium.kind == "other":
+            return
+        least = -1 if medium.kind == "audio" else 0
+        what = {"image": "images go", "video": "frames go", "audio": "sounds go"}[medium.kind]
         low, high = float(samples.min()), float(samples.max())
-        assert low >= 0, f"images go down to {low:.3g}; bring them into [0, 1]"
-        assert high <= 1, f"images go up to {high:.3g}; bring them into [0, 1]"
+        assert low >= least, f"{what} down to {low:.3g}; bring them into [{least}, 1]"
+        assert high <= 1, f"{what} up to {high:.3g}; bring them into [{least}, 1]"
 
     def test_a_call_is_pure(self) -> None:
         """The same noise gives the same bits: no randomness of its own, nothing that one call

@@ -16,6 +16,7 @@ from distributions import Site
 from dno.core.noise import gaussian_noise
 from dno.plugin import (
     ConfigError,
+    Medium,
     ObserverConfig,
     OptimizerConfig,
     Penalty,
@@ -419,6 +420,12 @@ def samplers() -> Iterator[Bad]:
             noise,
             "not that of N(0, I)",
         ),
+        "no film": (
+            {"medium": lambda m, seeds: Medium("video")},
+            sample,
+            "it says that they are video: B x F x 3 x H x W",
+        ),
+        "a word": ({"medium": lambda m, seeds: "image"}, sample, "should be a dno.plugin.Medium"),
         "free": ({"network_evaluations": lambda m, seeds: 0}, counted, "never spend a budget"),
         "broken": ({"network_evaluations": lambda m, seeds: 2.5}, counted, "a whole number"),
     }
@@ -462,6 +469,11 @@ def regularizers() -> Iterator[Bad]:
             lambda z, g: Penalty(length(z, g), log_p_B=length(z, g)),
             one,
             "it is a log-probability",
+        ),
+        "log P at times": (
+            lambda z, g: Penalty(length(z, g), -length(z, g) if length(z, g).max() > 0.1 else None),
+            one,
+            "log P is reported for Gaussian or for too long noise alone",
         ),
         "log P of the batch": (
             lambda z, g: Penalty(length(z, g), log_p_B=-z.square().mean().expand(len(z))),
@@ -918,6 +930,43 @@ def test_samples_that_are_no_images_pass_where_the_test_says_so() -> None:
         run(case)
     type(case).samples_are_images = False
     assert "samples_are_images = False, so that their shape and range are not checked" in run(case)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a map says that its samples are, and what it makes of the toy's images."""
+
+    medium: Medium
+    call: Callable[[Any], Any]
+    wrong: Callable[[Any], Any]
+    told: str
+
+
+SAID = (
+    Said(
+        Medium("video"),
+        lambda images: images[:, None].repeat(1, 2, 1, 1, 1),
+        lambda images: 2 * images[:, None].repeat(1, 2, 1, 1, 1),
+        "frames go up to ",
+    ),
+    Said(
+        Medium("audio", 8_000),
+        lambda images: 2 * images.flatten(2) - 1,
+        lambda images: 3 * images.flatten(2) - 2,
+        "sounds go down to ",
+    ),
+)
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("said", SAID, ids=lambda said: said.medium.kind)
+def test_samples_that_are_what_their_map_says_pass(said: Said) -> None:
+    medium = {"medium": lambda inner, seeds: said.medium}
+    right = config(SamplerConfig, lambda: Changed(call=lambda _, z: said.call(toy(z)), **medium))
+    assert not any("samples_are_images" in reason for reason in run(contract(right)))
+    wrong = config(SamplerConfig, lambda: Changed(call=lambda _, z: said.wrong(toy(z)), **medium))
+    with pytest.raises(AssertionError, match=said.told):
+        run(contract(wrong))
 
 
 @pytest.mark.usefixtures("light")

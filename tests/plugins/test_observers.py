@@ -55,6 +55,8 @@ def record(
     size = len(next(iter(rewards.values())))
     return StepRecord(
         iteration=iteration,
+        grid=None,
+        reward=(0.0,) * size,
         objective=(0.0,) * size,
         rewards=rewards,
         monitors=monitors or {},

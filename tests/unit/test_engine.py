@@ -71,6 +71,19 @@ def test_a_figure_called_log_p_is_a_figure_and_decides_nothing():
     assert set(outcome.history[0].figures) == {"log_p", "gamma"}
 
 
+def test_a_regularizer_that_reports_only_at_times_is_told():
+    def moody(noise_BN, generators):
+        size_B = noise_BN.square().mean(1)
+        tells = size_B.max() != problem().sample.noise_BN.square().mean()
+        return Penalty(size_B, figures={"mood": size_B} if tells else {})
+
+    outcome = climb(problem(regularizer=moody), 3)
+    assert outcome.status is Status.FAILED
+    assert len(outcome.history) == 1
+    told = "a regularizer reports figures.mood at some evaluations and not at others"
+    assert str(outcome.error).startswith(told)
+
+
 def test_zero_iterations_measure_the_start():
     outcome = climb(problem(), 0)
     assert len(outcome.history) == 1

@@ -439,7 +439,8 @@ class Sickly(RewardConfig):
     site.install("dno-sickly", "[dno.v1.rewards]\nsickly = sickly_reward:Sickly\n", "sickly_reward")
     (tmp_path / "sickly_reward.py").write_text(code)
     monkeypatch.setenv("SICK", "yes")
-    options = {"reward": "sickly", "model": "emoji", "steps": 2}
+    site.install_toy()
+    options = {"reward": "sickly", "sampler": "toy"}
     first = dno.optimize(["well", "ill"], iterations=2, out=tmp_path / "run", **options)
     assert first.status is Status.PARTIAL
 

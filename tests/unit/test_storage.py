@@ -35,6 +35,8 @@ def folder(tmp_path):
 def loop_state(iteration=3):
     record = StepRecord(
         iteration=0,
+        grid=None,
+        reward=(0.1,),
         objective=(1.0,),
         rewards={"r": (0.1,)},
         monitors={"m": (0.2,)},
@@ -61,6 +63,12 @@ def loop_state(iteration=3):
         iteration=iteration,
         noise_BN=torch.randn(1, 6),
         optimizer={"step": torch.tensor(3), "mean": torch.randn(1, 6)},
+        constraints={"shell.norm": torch.rand(1)},
+        phase=1,
+        steps=2,
+        coarse_best=replace(snapshot, score_B=torch.randn(1)),
+        fine_BN=torch.randn(1, 8),
+        repair_B=torch.tensor([True]),
         initial=snapshot,
         best=snapshot,
         history=[replace(record, iteration=i) for i in range(iteration)],
@@ -75,10 +83,15 @@ def test_a_state_comes_back_bit_for_bit(folder):
     loaded = folder.load_state(CONFIG, torch.device("cpu"))
     assert (loaded.iteration, loaded.seconds, loaded.history) == (3, 1.5, state.history)
     assert loaded.failures == {0: "no luck"}
+    assert (loaded.phase, loaded.steps) == (1, 2)
+    assert torch.equal(loaded.fine_BN, state.fine_BN)
+    assert torch.equal(loaded.repair_B, state.repair_B)
+    assert loaded.constraints.keys() == state.constraints.keys()
+    assert torch.equal(loaded.constraints["shell.norm"], state.constraints["shell.norm"])
     assert torch.equal(loaded.noise_BN, state.noise_BN)
     assert loaded.optimizer.keys() == state.optimizer.keys()
     assert all(torch.equal(loaded.optimizer[k], v) for k, v in state.optimizer.items())
-    for name in ("initial", "best"):
+    for name in ("initial", "best", "coarse_best"):
         ours, theirs = getattr(loaded, name).tensors(), getattr(state, name).tensors()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)

@@ -13,6 +13,8 @@ from transformers.utils import logging as transformers_logging
 
 from dno.plugin import first_line, quiet
 
+pytestmark = pytest.mark.slow
+
 LIBRARIES: tuple[Any, ...] = (diffusers_logging, transformers_logging)
 
 
