@@ -17,8 +17,8 @@ START = f"""# The conformance kit
 
 Written by `python docs/figures/kit_reference.py`.
 
-`dno.testing` has a class of tests for each kind of plugin that computes or looks on. A plugin's own
-test subclasses it and names a config; pytest does the rest.
+`dno.testing` has a class of tests for each kind of plugin on this page. A plugin's own test
+subclasses it and names a config; pytest does the rest.
 [The tutorial](../tutorials/write-a-plugin.md) has a whole one for a reward,
 [this page](../how-to/write-other-plugins.md) one for each other kind. Where the config needs files,
 set `self.config` in an autouse fixture. What a plugin cannot do by its nature is skipped with the
