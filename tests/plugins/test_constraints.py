@@ -410,6 +410,35 @@ def test_a_run_with_adam_climbs_on_the_shell():
     assert result.best.score_B > result.initial.score_B
 
 
+SAVED = ("through", "stopped")
+
+
+@pytest.mark.parametrize("optimizer", ["ascent", "torch", "sgd"])
+def test_a_resumed_run_ends_at_the_same_bits(optimizer, tiny_folder, tmp_path):
+    def climb(name: str, iterations: int) -> None:
+        values: dict[str, object] = {"use": optimizer}
+        if optimizer == "torch":
+            values |= {"schedule": "StepLR", "schedule_options": {"step_size": 1}}
+        dno.optimize(
+            "a cat",
+            reward="brightness",
+            sampler={"use": "ddim", "model": str(tiny_folder), "steps": 2},
+            regularizer=[],
+            optimizer=values,
+            iterations=iterations,
+            out=tmp_path / name,
+            settings={"constraints": [{"use": "shell", "reach": 4}]},
+        )
+
+    climb("through", 4)
+    climb("stopped", 2)
+    dno.resume(tmp_path / "stopped", iterations=4)
+    states = [load((tmp_path / name / "state.safetensors").read_bytes()) for name in SAVED]
+    assert any("start_BN" in name for name in states[0])
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value), name
+
+
 @pytest.mark.parametrize("options", [{"reach": -1}, {"rounds": 0}, {"every": -1}])
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValidationError, match=next(iter(options))):
