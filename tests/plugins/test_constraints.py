@@ -209,6 +209,22 @@ def test_reach_is_kept_however_far_noise_went(draws, reach):
         assert (distance <= 1.011 * reach).all()
 
 
+@pytest.mark.parametrize("draws", NOISES.values(), ids=NOISES.keys())
+def test_reach_is_kept_where_the_spheres_bulge(draws):
+    """Half way to another point of the spheres is inside of them; put back, it is further away."""
+    start = gaussian_noise(draws, [5])
+    free = built(draws, reach=0)
+    other = free.retract(start + 100 * gaussian_noise(draws, [6]), free.init(start))
+    reach = 0.5 * (other - start).norm().item()
+
+    half_way = free.retract((start + other) / 2, free.init(start))
+    assert (half_way - start).norm() > 1.03 * reach
+
+    shell = built(draws, reach=reach)
+    distance = (shell.retract(other, shell.init(start)) - start).norm()
+    assert 0.5 * reach < distance <= 1.011 * reach
+
+
 def test_without_a_reach_noise_goes_on():
     draws = NOISES["twenty latents"]
     start = gaussian_noise(draws, [5])
