@@ -187,12 +187,19 @@ class _Loop:
         return self.budget.met(state.history[-1], best.score_B, state.failures)
 
     def _hand_over(self, state: LoopState) -> None:
-        """Look on the run's own grid at what a coarse phase reached, or it would not count."""
-        if self.phases[state.phase].coarse is None:
-            return
-        while self.phases[state.phase].coarse is not None:
-            state = next_phase(state, self.problem, self.phases)
-        self._iterate(state, final=True)
+        """Look at what a stopped run reached, where it would not count as it is.
+
+        It does not on a coarse grid, and not before constraints have put it back.
+        """
+        phase = self.phases[state.phase]
+        if phase.coarse is not None:
+            while self.phases[state.phase].coarse is not None:
+                state = next_phase(state, self.problem, self.phases)
+            self._iterate(state, final=True)
+        elif not is_put_back(state, phase, self.problem):
+            back_BN = put_back(state.noise_BN, state, phase, self.problem, steps=None)
+            # As at the start of a phase: nothing is left for a constraint to do.
+            self._iterate(replace(state, noise_BN=back_BN, steps=0), final=True)
 
     def _iterate(self, state: LoopState, *, final: bool) -> tuple[LoopState, bool, bool]:
         """One iteration: step, record, tell.
