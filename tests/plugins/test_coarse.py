@@ -1,0 +1,141 @@
+"""DDIM's coarser maps: the same Brownian path on fewer timesteps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from dno_builtin.samplers._ddim import DDIMSampler
+from torch import Tensor
+
+from dno.errors import ConfigError
+from dno.testing.models import tiny_stable_diffusion
+
+pytestmark = pytest.mark.slow
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return tiny_stable_diffusion("sd1")
+
+
+def bound(pipe: Any, steps: int = STEPS, **options: Any) -> Any:
+    return DDIMSampler(pipe, steps=steps, **options).bind(["a cat", "a dog"], [3, 4])
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.4])
+@pytest.mark.parametrize("steps", [10, 5, 2])
+def test_coarse_noise_is_gaussian_and_refining_undoes_coarsening(
+    pipe: Any, steps: int, eta: float
+) -> None:
+    fine = bound(pipe, eta=eta)
+    coarse = fine.coarser(steps)
+    noise_BN = torch.randn(2, fine.noise_BN.shape[1], generator=torch.Generator().manual_seed(0))
+
+    assert torch.allclose(coarse.weights.norm(dim=1), torch.ones(steps, dtype=torch.float64))
+    assert torch.equal(coarse.refine(noise_BN, coarse.coarsen(noise_BN)), noise_BN)
+    other_BM = torch.randn_like(coarse.sample.noise_BN)
+    refined_BN = coarse.refine(noise_BN, other_BM)
+    assert torch.allclose(coarse.coarsen(refined_BN), other_BM, atol=1e-5)
+    # An orthogonal change of variables: what is added lies in the coarse space alone.
+    moved_BN = refined_BN - noise_BN
+    assert torch.allclose(
+        moved_BN.norm(dim=1), (other_BM - coarse.coarsen(noise_BN)).norm(dim=1), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("steps", [10, 5, 2])
+def test_with_the_network_held_both_grids_end_at_the_same_latent(pipe: Any, steps: int) -> None:
+    """At eta 1 and a constant guess of x_0, by the formulas of method and paper in float64."""
+    fine = bound(pipe, eta=1.0)
+    coarse = fine.coarser(steps)
+    noise_BN = fine.noise_BN.double()
+    clean = 0.3
+
+    def walk(map_: Any, noise: Tensor) -> Tensor:
+        scheduler = map_.pipe.scheduler
+        scheduler.set_timesteps(map_.steps)
+        levels = [scheduler.alphas_cumprod[t].double() for t in scheduler.timesteps]
+        levels.append(scheduler.final_alpha_cumprod.double())
+        x, *drawn = noise.view(len(noise), map_.steps + 1, -1).unbind(1)
+        for level, cleaner, z in zip(levels, levels[1:], drawn, strict=False):
+            variance = (1 - cleaner) / (1 - level) * (1 - level / cleaner)
+            towards = (x - level.sqrt() * clean) / (1 - level).sqrt()
+            x = cleaner.sqrt() * clean + (1 - cleaner - variance).sqrt() * towards
+            x = x + variance.sqrt() * z
+        return x
+
+    ends = walk(fine, noise_BN), walk(coarse.sample, coarse.coarsen(noise_BN))
+    assert torch.allclose(*ends, atol=1e-4)
+
+
+def test_at_eta_1_the_weights_are_roots_of_shares_of_the_signal_to_noise_ratio(pipe: Any) -> None:
+    fine = bound(pipe, eta=1.0)
+    scheduler = fine.pipe.scheduler
+    scheduler.set_timesteps(STEPS)
+    levels = [scheduler.alphas_cumprod[t].double() for t in scheduler.timesteps]
+    levels.append(scheduler.final_alpha_cumprod.double())
+    ratios = torch.stack([level / (1 - level) for level in levels])
+    gains = ratios.diff().view(5, 4)
+    expected = (gains / gains.sum(1, keepdim=True)).sqrt()
+    assert torch.allclose(fine.coarser(5).weights, expected, atol=1e-4)
+
+
+def test_the_coarse_grid_is_a_part_of_the_fine_one(pipe: Any) -> None:
+    fine = bound(pipe)
+    grids = []
+    for map_ in (fine, fine.coarser(5).sample):
+        map_.pipe.scheduler.set_timesteps(map_.steps)
+        grids.append(map_.pipe.scheduler.timesteps.tolist())
+    assert grids[1] == grids[0][::4]
+
+
+def test_a_coarse_map_is_a_map_like_any_other(pipe: Any) -> None:
+    """Pure, differentiable, each sample by itself, at the price of its own steps."""
+    fine = bound(pipe)
+    coarse = fine.coarser(5).sample
+    assert coarse.network_evaluations * 4 == fine.network_evaluations
+    assert len(coarse.draws) == 6
+    noise = coarse.noise_BN.clone().requires_grad_(True)
+    samples = coarse(noise)
+    (grad,) = torch.autograd.grad(samples[0].sum(), noise)
+    assert grad[0].any()
+    assert not grad[1].any()
+    with torch.no_grad():
+        assert torch.equal(coarse(coarse.noise_BN), samples.detach())
+
+
+def test_without_noise_in_its_steps_both_grids_share_the_initial_noise(pipe: Any) -> None:
+    fine = bound(pipe, eta=0.0)
+    coarse = fine.coarser(5)
+    assert torch.equal(coarse.coarsen(fine.noise_BN), fine.noise_BN)
+    assert torch.equal(coarse.refine(fine.noise_BN, 2 * fine.noise_BN), 2 * fine.noise_BN)
+    assert math.prod(coarse.sample.draws[0]) == fine.noise_BN.shape[1]
+
+
+@dataclass(frozen=True)
+class Refused:
+    said: str
+    coarse: int = 5
+    steps: int = STEPS
+    last_steps: int | None = None
+
+
+REFUSED = {
+    "not a part": Refused("7 is not a part of the sampler's 20 steps", coarse=7),
+    "as many": Refused("20 is not a part", coarse=20),
+    "uneven": Refused("cannot be thinned to 4", steps=16, coarse=4),
+    "not all noise moves": Refused("needs all the noise to move", last_steps=4),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
+def test_grids_that_cannot_be_thinned_are_refused(pipe: Any, case: Refused) -> None:
+    fine = bound(pipe, steps=case.steps, last_steps=case.last_steps)
+    with pytest.raises(ConfigError, match=case.said):
+        fine.coarser(case.coarse)
