@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
-from dno.protocols import Optimizer, Regularizer, Reward, Sampler
+from dno.protocols import Constraint, Optimizer, Regularizer, Reward, Sampler
 from dno.registry.configs import (
+    ConstraintConfig,
     ObserverConfig,
     OptimizerConfig,
     RegularizerConfig,
@@ -32,6 +33,7 @@ AnyReward: TypeAlias = Named | RewardConfig | Reward | tuple[Any, float] | list[
 AnyMonitor: TypeAlias = Named | RewardConfig | Reward | list[Any]
 AnySampler: TypeAlias = Named | SamplerConfig | Sampler
 AnyRegularizer: TypeAlias = Named | RegularizerConfig | Regularizer | tuple[Any, float] | list[Any]
+AnyConstraint: TypeAlias = Named | ConstraintConfig | Constraint | list[Any]
 AnyOptimizer: TypeAlias = Named | OptimizerConfig | Optimizer
 AnyObserver: TypeAlias = Named | ObserverConfig | list[Any] | object
 
@@ -43,6 +45,7 @@ def optimize(
     sampler: AnySampler | None = None,
     monitor: AnyMonitor | None = None,
     regularizer: AnyRegularizer | None = None,
+    constraint: AnyConstraint | None = None,
     optimizer: AnyOptimizer | None = None,
     observer: AnyObserver | None = None,
     out: str | Path | None = None,
@@ -65,6 +68,7 @@ def optimize(
         sampler: how noise becomes an image.
         monitor: rewards that are evaluated besides and never optimised.
         regularizer: what keeps noise Gaussian; `[]` for nothing.
+        constraint: what puts noise back where N(0, I) puts it, after steps.
         optimizer: how to climb.
         observer: what looks on, besides the `curve` that a run folder gets.
         out: run folder to make; None keeps nothing on disk.
@@ -80,6 +84,7 @@ def optimize(
         rewards=reward,
         monitors=monitor,
         regularizers=regularizer,
+        constraints=constraint,
         optimizer=optimizer,
         observers=observer,
     )
@@ -171,6 +176,7 @@ def load(
     sampler: AnySampler | None = None,
     monitor: AnyMonitor | None = None,
     regularizer: AnyRegularizer | None = None,
+    constraint: AnyConstraint | None = None,
     optimizer: AnyOptimizer | None = None,
     observer: AnyObserver | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -183,7 +189,8 @@ def load(
         ...     session.optimize(prompt, seed=1, out=f"runs/{prompt}")
 
     Args:
-        reward, sampler, monitor, regularizer, optimizer, observer, settings, options: as
+        reward, sampler, monitor, regularizer, constraint, optimizer, observer, settings,
+            options: as
             `dno.optimize` takes them; what does not decide the models may differ for each prompt.
 
     Raises:
@@ -194,6 +201,7 @@ def load(
         rewards=reward,
         monitors=monitor,
         regularizers=regularizer,
+        constraints=constraint,
         optimizer=optimizer,
         observers=observer,
     )
@@ -222,13 +230,19 @@ class Session:
         prompt: str | Sequence[str],
         *,
         regularizer: AnyRegularizer | None = None,
+        constraint: AnyConstraint | None = None,
         optimizer: AnyOptimizer | None = None,
         observer: AnyObserver | None = None,
         settings: Mapping[str, Any] | None = None,
         **options: Unpack[Options],
     ) -> RunConfig:
         """The configuration of one prompt: the session's, with what is given here over it."""
-        values = _values(regularizers=regularizer, optimizer=optimizer, observers=observer)
+        values = _values(
+            regularizers=regularizer,
+            constraints=constraint,
+            optimizer=optimizer,
+            observers=observer,
+        )
         merged: Options = {**self._options, **options}
         placed = _placed({**self._settings, **(settings or {})})
         return assemble({**self._values, **values, "prompts": prompt}, merged, placed)
@@ -238,6 +252,7 @@ class Session:
         prompt: str | Sequence[str],
         *,
         regularizer: AnyRegularizer | None = None,
+        constraint: AnyConstraint | None = None,
         optimizer: AnyOptimizer | None = None,
         observer: AnyObserver | None = None,
         out: str | Path | None = None,
@@ -253,6 +268,7 @@ class Session:
         config = self.config(
             prompt,
             regularizer=regularizer,
+            constraint=constraint,
             optimizer=optimizer,
             observer=observer,
             settings=settings,

@@ -21,6 +21,7 @@ from dno.media import IMAGE as IMAGE
 from dno.media import Medium as Medium
 from dno.media import pictures as pictures
 from dno.media import thumbnails as thumbnails
+from dno.protocols import CoarseMap as CoarseMap
 from dno.protocols import Constraint as Constraint
 from dno.protocols import NoiseMap as NoiseMap
 from dno.protocols import Objective as Objective

@@ -22,6 +22,7 @@ from dno.core.result import Outcome, PerSample, Snapshot, Status, StepRecord
 from dno.core.stages import (
     LoopState,
     Phase,
+    Stay,
     begin,
     is_put_back,
     lost_B,
@@ -300,7 +301,8 @@ class _Loop:
     def _kept(self) -> Sequence[str]:
         """Figures that a constraint kept by construction in the whole run."""
         constraints = self.problem.constraints
-        if not constraints or not all(phase.constrained for phase in self.phases):
+        moving = [phase for phase in self.phases if not isinstance(phase.optimizer, Stay)]
+        if not constraints or not all(phase.constrained for phase in moving):
             return ()
         # The last alone, since it may undo what those before it kept.
         return sorted(getattr(constraints[-1].call, "keeps", ()))

@@ -30,7 +30,9 @@ from typing import (
 from dno.errors import ConfigError
 from dno.runs.spellings import (
     first_seed,
+    grids,
     listed,
+    named_or_none,
     number_or_word,
     seeds_from_the_first,
     warm_start_table,
@@ -181,6 +183,16 @@ class Options(TypedDict, total=False):
         float | None,
         Shorthand("optimizer.lr", Group.METHOD, "The optimizer's step size."),
     ]
+    coarse: Annotated[
+        int | str | None,
+        Shorthand(
+            "coarse",
+            Group.METHOD,
+            "Climb on a grid of so many steps first, such as 10, or 10,25 for two, or auto.",
+            metavar="STEPS",
+            read=grids,
+        ),
+    ]
     warm_start: Annotated[
         str | None,
         Shorthand(
@@ -276,6 +288,17 @@ class CommandLine(TypedDict, total=False):
             "What moves the noise, by its gradient or by search.",
             metavar="NAME",
             names="optimizers",
+        ),
+    ]
+    constraint: Annotated[
+        list[str] | None,
+        Shorthand(
+            "constraints",
+            Group.METHOD,
+            "What puts noise back where N(0, I) puts it; repeatable; or none.",
+            metavar="NAME",
+            names="constraints",
+            read=named_or_none,
         ),
     ]
     observer: Annotated[

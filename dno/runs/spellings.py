@@ -37,6 +37,21 @@ def parse_settings(texts: Sequence[str]) -> list[tuple[str, Any]]:
     return settings
 
 
+def grids(value: Any, before: Any) -> Any:
+    """`10`, `10,25` or `auto` as numbers of steps, or the word."""
+    if not isinstance(value, str) or value == "auto":
+        return value
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise ConfigError(f"needs numbers of steps such as 10 or 10,25, or auto; got {value!r}")
+    return [int(part) for part in parts]
+
+
+def named_or_none(value: Any, before: Any) -> Any:
+    """Names, where `none` stands for no plugin at all."""
+    return [name for name in value if name != "none"]
+
+
 def number_or_word(value: Any, before: object) -> Any:
     """What may be a number or `auto`."""
     return parse_value(value) if isinstance(value, str) else value

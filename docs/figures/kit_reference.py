@@ -17,15 +17,18 @@ START = f"""# The conformance kit
 
 Written by `python docs/figures/kit_reference.py`.
 
-`dno.testing` has a class of tests for each kind of plugin. A plugin's own test subclasses it and names a config; pytest
-does the rest. [The tutorial](../tutorials/write-a-plugin.md) has a whole one for a reward,
-[this page](../how-to/write-other-plugins.md) one for each other kind. Where the config needs files, set `self.config`
-in an autouse fixture. What a plugin cannot do by its nature is skipped with the reason. The checks are plain methods,
-so that one that does not fit can be overridden; attributes such as `prompts` change what they try, and `device` where.
+`dno.testing` has a class of tests for each kind of plugin on this page. A plugin's own test
+subclasses it and names a config; pytest does the rest.
+[The tutorial](../tutorials/write-a-plugin.md) has a whole one for a reward,
+[this page](../how-to/write-other-plugins.md) one for each other kind. Where the config needs files,
+set `self.config` in an autouse fixture. What a plugin cannot do by its nature is skipped with the
+reason. The checks are plain methods, so that one that does not fit can be overridden; attributes
+such as `prompts` change what they try, and `device` where.
 
 For tests of your own there are tiny real models (`dno.testing.models.tiny_stable_diffusion`,
-`dno.testing.clip.save_tiny_clip`) and samplers without a network
-(`dno.testing.toy`). The classes need pytest.
+`dno.testing.clip.save_tiny_clip`), samplers without a network (`dno.testing.toy`), and hypothesis
+strategies of noise, images and prompts (`dno.testing.strategies`). The classes need pytest, the
+strategies hypothesis.
 
 ## Every kind
 
@@ -40,29 +43,32 @@ def text() -> str:
     parts = [START + table(shared)]
     for name in sorted(testing.__all__):
         cls = getattr(testing, name)
-        own = {check: about for check, about in checks(cls).items() if check not in shared}
-        options = [
-            f"`{key}`"
-            for key in vars(cls).get("__annotations__", {})
-            if not key.startswith("_") and key != "config"
-        ]
-        about = inspect.getdoc(cls) or ""
-        parts.append(
-            f"## {name}\n\n{about}\n\nAttributes: {', '.join(options)}, `device`.\n\n{table(own)}"
-        )
+        if isinstance(cls, type) and issubclass(cls, ConfigContract):
+            parts.append(section(name, cls, shared))
     return "\n".join(parts)
+
+
+def section(name: str, cls: type[Any], shared: dict[str, str]) -> str:
+    """One class: what it says of itself, its attributes, its own checks."""
+    about = inspect.getdoc(cls) or ""
+    attributes = [
+        f"`{key}`"
+        for key in vars(cls).get("__annotations__", {})
+        if not key.startswith("_") and key != "config"
+    ]
+    attributes.append("`device`")
+    own = {check: told for check, told in checks(cls).items() if check not in shared}
+    return f"## {name}\n\n{about}\n\nAttributes: {', '.join(attributes)}.\n\n{table(own)}"
 
 
 def checks(cls: type[Any]) -> dict[str, str]:
     """The checks in the order that they are written in, each with its docstring."""
-    methods = {
-        name: member for base in reversed(cls.__mro__) for name, member in vars(base).items()
-    }
-    return {
-        name: inspect.getdoc(member) or ""
-        for name, member in methods.items()
-        if name.startswith("test_")
-    }
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        for name, member in vars(base).items():
+            if name.startswith("test_"):
+                found[name] = inspect.getdoc(member) or ""
+    return found
 
 
 def table(rows: dict[str, str]) -> str:

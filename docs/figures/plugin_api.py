@@ -10,23 +10,18 @@ import importlib
 import inspect
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from dno import plugin
 
 PAGE = Path(__file__).parents[1] / "reference" / "plugin-api.md"
-START = """# What a plugin imports
-
-Written by `python docs/figures/plugin_api.py`. All of it is in `dno.plugin`, but for `Events`, `Snapshot` and `Status`,
-which are only met. Nothing else of `dno` is for plugins, except [`dno.testing`](testing.md) in their tests.
-
-B is the number of samples, N the entries of one sample's noise, H x W the size of an image.
-"""
 PARTS = {
     "Configs": [
         "PluginConfig",
         "RewardConfig",
         "SamplerConfig",
         "RegularizerConfig",
+        "ConstraintConfig",
         "OptimizerConfig",
         "ObserverConfig",
         "ModelConfig",
@@ -36,114 +31,177 @@ PARTS = {
         "Reward",
         "Sampler",
         "NoiseMap",
+        "CoarseMap",
+        "Medium",
+        "IMAGE",
         "Regularizer",
         "Penalty",
+        "Constraint",
         "Optimizer",
         "State",
         "Objective",
+        "Slopes",
     ],
     "What an observer sees": [
         "hookimpl",
         "Events",
+        "RunStarted",
+        "StepDone",
+        "RunFinished",
         "RunInfo",
         "StepRecord",
-        "Result",
+        "PerSample",
+        "Outcome",
         "Snapshot",
         "Status",
     ],
-    "Helpers": ["gaussian_noise", "pictures", "find_model", "ConfigError", "RunError"],
+    "Helpers": [
+        "gaussian_noise",
+        "pictures",
+        "thumbnails",
+        "find_model",
+        "hub_is_offline",
+        "quiet",
+        "first_line",
+        "write_file",
+        "ConfigError",
+        "RunError",
+    ],
 }
+ONLY_MET = sorted(name for names in PARTS.values() for name in names if not hasattr(plugin, name))
+"""What a plugin meets without importing it."""
+START = f"""# What a plugin imports
 
+Written by `python docs/figures/plugin_api.py`. All of it is in `dno.plugin`, but for what is only
+met: {", ".join(f"`{name}`" for name in ONLY_MET)}. Nothing else of `dno` is for plugins, except
+[`dno.testing`](testing.md) in their tests.
 
+B is the number of samples, N the entries of one sample's noise, H x W the size of an image.
+"""
 HOMES = (
     "registry.configs",
-    "errors",
-    "core.events",
+    "registry.loading",
     "registry.models",
-    "core.noise",
+    "errors",
+    "files",
     "media",
     "protocols",
+    "core.events",
+    "core.noise",
     "core.result",
 )
 """Where the names on the page are defined."""
+UNTOLD = ("model_config", "inside")
+"""Members that are of no use to a plugin."""
+
+
+class Defined(NamedTuple):
+    """A name's definition."""
+
+    node: ast.stmt
+    about: str
+    """Its docstring."""
 
 
 def text() -> str:
     """The whole page."""
-    named = {name for names in PARTS.values() for name in names}
+    told = {name for names in PARTS.values() for name in names}
     public = {name for name in vars(plugin) if not name.startswith("_")} - {"annotations"}
-    assert public | {"Events", "Snapshot", "Status"} == named, (
-        f"not on the page, or not there: {public ^ named}"
-    )
-    homes = [importlib.import_module(f"dno.{name}") for name in HOMES]
-    nodes = {
-        name: node
-        for module in homes
-        for name, node in named_nodes(ast.parse(inspect.getsource(module)).body)
-    }
+    assert public <= told, f"not on the page: {public - told}"
+
+    defined: dict[str, Defined] = {}
+    for home in HOMES:
+        module = importlib.import_module(f"dno.{home}")
+        defined |= definitions(ast.parse(inspect.getsource(module)).body)
+
     lines = [START]
     for part, names in PARTS.items():
         lines.append(f"## {part}\n")
-        lines += [section(name, *nodes[name]) for name in names]
+        lines += [section(name, defined[name]) for name in names]
     return "\n".join(lines)
 
 
-def named_nodes(body: list[ast.stmt]) -> list[tuple[str, tuple[ast.stmt, str]]]:
-    """Public classes, functions, methods and fields, each with its node and docstring."""
-    found: list[tuple[str, tuple[ast.stmt, str]]] = []
+def definitions(body: list[ast.stmt]) -> dict[str, Defined]:
+    """Public classes, functions, methods and fields by name."""
+    found: dict[str, Defined] = {}
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            found.append((node.name, (node, ast.get_docstring(node) or "")))
+            found[node.name] = Defined(node, ast.get_docstring(node) or "")
         elif isinstance(node, (ast.AnnAssign, ast.Assign)):
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            about = (
-                after.value.value
-                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                else ""
-            )
             if isinstance(target, ast.Name):
-                found.append((target.id, (node, inspect.cleandoc(str(about)))))
-    return [pair for pair in found if pair[0] == "__call__" or not pair[0].startswith("_")]
+                found[target.id] = Defined(node, string(after))
+    return {
+        name: one for name, one in found.items() if name == "__call__" or not name.startswith("_")
+    }
 
 
-def section(name: str, node: ast.stmt, about: str) -> str:
+def string(node: ast.stmt | None) -> str:
+    """The string that stands under a field; empty where something else does."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return inspect.cleandoc(str(node.value.value))
+    return ""
+
+
+def section(name: str, defined: Defined) -> str:
     """One name with its members."""
-    lines = [f"### {heading(name, node)}\n", quoted(about)]
+    node, about = defined
+    lines = [f"### {heading(name, defined)}\n"]
+    if about:
+        lines.append(quoted(about))
     if isinstance(node, ast.ClassDef):
-        for member, (inner, told) in named_nodes(node.body):
-            if member not in ("model_config", "inside"):
-                lines.append(
-                    f"- `{signature(member, inner)}`\n\n{indented(quoted(told))}".rstrip() + "\n"
-                )
+        for member, inner in definitions(node.body).items():
+            if member in UNTOLD:
+                continue
+            item = f"- `{signature(member, inner.node)}`\n\n{indented(quoted(inner.about))}"
+            lines.append(item.rstrip() + "\n")
     return "\n".join(lines)
 
 
-def heading(name: str, node: ast.stmt) -> str:
-    """The name, with arguments where it is a function."""
-    return f"`{signature(name, node)}`" if isinstance(node, ast.FunctionDef) else f"`{name}`"
+def heading(name: str, defined: Defined) -> str:
+    """The name, with arguments where it is a function, and its value where that says it all."""
+    node, about = defined
+    plain = isinstance(node, (ast.AnnAssign, ast.Assign)) and not about
+    if plain or isinstance(node, ast.FunctionDef):
+        return f"`{signature(name, node)}`"
+    return f"`{name}`"
 
 
 def signature(name: str, node: ast.stmt) -> str:
     """A member as it is written, on one line."""
-    if isinstance(node, ast.FunctionDef):
-        if any(isinstance(d, ast.Name) and d.id == "property" for d in node.decorator_list):
-            return f"{name}: {ast.unparse(node.returns) if node.returns else ''}"
-        arguments = ast.unparse(node.args).removeprefix("self, ").removeprefix("self")
-        return f"{name}({arguments})" + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
-    # Fields that JSON cannot hold as they are have types of their own, which are floats all the same.
-    return re.sub(r"\b_\w+", "float", " ".join(ast.unparse(node).split()))
+    if not isinstance(node, ast.FunctionDef):
+        written = " ".join(ast.unparse(node).split())
+        # Fields that JSON cannot hold as they are have types of their own, which are floats all
+        # the same; and an empty mapping is written in two ways, since no default may change.
+        written = re.sub(r"\b_\w+", "float", written)
+        return re.sub(
+            r"= (\w+\.)?(field\(default_factory=dict\)|MappingProxyType\({}\))$", "= {}", written
+        )
+
+    marks = {ast.unparse(mark).rpartition(".")[2] for mark in node.decorator_list}
+    returns = ast.unparse(node.returns) if node.returns else ""
+    if "property" in marks:
+        return f"{name}: {returns}"
+    arguments = re.sub(r"^(self|cls)(, )?", "", ast.unparse(node.args))
+    if "contextmanager" in marks:
+        return f"with {name}({arguments})"
+    return f"{name}({arguments})" + (f" -> {returns}" if returns else "")
 
 
 def quoted(docstring: str) -> str:
     """A docstring's text; the indented parts under `Args:` and `Raises:` become lists."""
     lines = []
+    listed = True
     for line in docstring.splitlines():
+        told = line.strip()
         if line in ("Args:", "Raises:", "Returns:"):
-            lines += [f"{line}\n"]
-        elif line.startswith("    ") and not line.startswith("     "):
-            lines.append(f"- {line.strip()}")
+            listed = line != "Returns:"
+            lines.append(f"{line}\n")
+        elif line.startswith("    ") and listed:
+            continues = line.startswith("     ")
+            lines.append(f"  {told}" if continues else f"- {told}")
         else:
-            lines.append(line.strip() if line.startswith("     ") else line)
+            lines.append(told)
     return "\n".join(lines) + "\n"
 
 

@@ -2,14 +2,14 @@
 
     python docs/figures/results.py --work runs/results
 
-Each case below is run for 20 prompts x 3 seeds, a run folder a seed. Runs that are finished are not run again, one that
-was stopped goes on. `--only` runs some cases without writing the page, so that several processes can share the work.
+Each case below is run for 20 prompts x 3 seeds, a run folder per seed. Runs that are finished are
+not run again, one that was interrupted goes on. `--only` runs some cases without writing the page,
+so that several processes can share the work.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +18,11 @@ from typing import Any
 import torch
 from results_page import write_page
 
-from dno.core.result import Status
-from dno.runs.run import resume, run
-from dno.runs.run_config import RunConfig
+from dno import RunConfig, Status, open_run, resume, run
 
 ANIMALS = (
-    "bat", "bee", "bird", "camel", "chicken", "deer", "dolphin", "fish", "fox", "goat", "gorilla", "horse", "lion",
-    "llama", "mouse", "rabbit", "rat", "sheep", "spider", "tiger",
+    "bat", "bee", "bird", "camel", "chicken", "deer", "dolphin", "fish", "fox", "goat", "gorilla",
+    "horse", "lion", "llama", "mouse", "rabbit", "rat", "sheep", "spider", "tiger",
 )  # fmt: skip
 """Every second of the model's 45, in alphabetical order, as far as 20 go."""
 SEEDS = (0, 1, 2)
@@ -41,7 +39,8 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Over the common settings; tables are merged."""
     seconds_of: str | None = None
-    """The case that sets how many seconds this one may take, seed by seed; else ITERATIONS decide."""
+    """The case that sets how many seconds this one may take, seed by seed; else ITERATIONS
+    decide."""
 
     def config(self, seed: int, work: Path) -> RunConfig:
         """The run of one seed."""
@@ -61,9 +60,7 @@ class Case:
             merge = isinstance(value, dict) and "use" not in value and key in values
             values[key] = values[key] | value if merge else value
         if self.seconds_of:
-            other = json.loads(
-                (work / self.seconds_of / f"seed-{seed}" / "result.json").read_text()
-            )
+            other = open_run(work / self.seconds_of / f"seed-{seed}").result
             values |= {"iterations": 10**6, "budget": {"seconds": other["seconds"]}}
         return RunConfig.parse(values)
 
@@ -111,14 +108,10 @@ CASES = (
 def finish(case: Case, seed: int, work: Path) -> None:
     """Make or go on with one run, unless it has ended."""
     out = work / case.name / f"seed-{seed}"
-    ended = (
-        json.loads((out / "result.json").read_text())["status"]
-        if (out / "result.json").exists()
-        else None
-    )
-    if ended in ("finished", "stopped"):
+    begun = (out / "run.toml").exists()
+    if begun and open_run(out).status in (Status.FINISHED, Status.STOPPED):
         return
-    result = resume(out) if (out / "run.toml").exists() else run(case.config(seed, work), out)
+    result = resume(out) if begun else run(case.config(seed, work), out)
     print(f"{case.name} seed {seed}: {result.raise_for_status().verdict()}", flush=True)
     if result.status is Status.INTERRUPTED:
         raise KeyboardInterrupt

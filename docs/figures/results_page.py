@@ -1,18 +1,17 @@
-"""From the run folders of results.py: docs/explanation/results.md's tables and figures, and the CSVs beside it.
+"""From the run folders of results.py: results.md's tables, its figures, and the CSVs beside it.
 
     python docs/figures/results_page.py --work runs/results
 
-Nothing is run here. The page's prose is left as it is: tables go between `<!-- table: NAME -->` and `<!-- end -->`.
+Nothing is run here. The page, docs/explanation/results.md, keeps its prose: tables go between
+`<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,9 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 from transformers import ResNetForImageClassification
 
-from dno.core.result import StepRecord
+from dno import SavedRun, Status, StepRecord, open_run
 from dno.plugin import find_model
 
 PAGE = Path(__file__).parents[1] / "explanation" / "results.md"
@@ -55,8 +53,11 @@ DARK = {"γ = 1": "darkness", "γ = 0": "darkness-gamma-0", "γ auto": "darkness
 JPEG = {"Hybrid-2": "jpeg-hybrid-2", "Hybrid-1": "jpeg-hybrid-1", "ZO-SGD": "jpeg-zo"}
 WIDE = {f"{label}, μ = 0.1": f"{case}-wide" for label, case in JPEG.items()}
 SEARCH = {
-    "Adam": "clip", "best of n": "clip-best-of-n", "local search": "clip-local-search", "Langevin": "clip-langevin"
-}  # fmt: skip
+    "Adam": "clip",
+    "best of n": "clip-best-of-n",
+    "local search": "clip-local-search",
+    "Langevin": "clip-langevin",
+}
 STEP_COUNTS = {"20 steps": "brightness", "5 steps": "steps-5", "50 steps": "steps-50"}
 GAMMA = {
     f"{reward}, {name}": case
@@ -149,7 +150,10 @@ PANELS: dict[str, list[list[Panel]]] = {
 
 
 def interval(values: Values) -> tuple[float, float]:
-    """Mean and half-width of its 95 % t interval over the prompts; seeds of one prompt are averaged first."""
+    """Mean and half-width of its 95 % t interval over the prompts.
+
+    Seeds of one prompt are averaged first.
+    """
     by_prompt: dict[str, list[float]] = {}
     for (prompt, _), value in values.items():
         by_prompt.setdefault(prompt, []).append(value)
@@ -168,10 +172,10 @@ def wilson(share: float, count: float) -> tuple[float, float]:
 
 
 def share_interval(values: Values) -> tuple[float, float, float]:
-    """Share of ones and its Wilson interval, for as many trials as the agreement within prompts leaves.
+    """Share of ones and its Wilson interval, for as many trials as agreement in prompts leaves.
 
-    That number is the share's binomial variance over its variance between prompts, times the number of values; never
-    more than the number of values.
+    That number is the share's binomial variance over its variance between prompts, times the number
+    of values; never more than the number of values.
     """
     share, half = interval(values)
     independent = share * (1 - share) / len(values)
@@ -187,7 +191,10 @@ def difference(ours: Values, theirs: Values) -> Values:
 
 
 def found_at(best_TB: np.ndarray) -> np.ndarray:
-    """For each record and sample, the record in which the best so far was found; the first one while there is none."""
+    """For each record and sample, the record in which the best so far was found.
+
+    The first one while there is none.
+    """
     before = np.vstack([np.full_like(best_TB[:1], -np.inf), best_TB[:-1]])
     places = np.where(best_TB > before, np.arange(len(best_TB))[:, None], 0)
     return np.maximum.accumulate(places, axis=0)
@@ -197,49 +204,52 @@ def found_at(best_TB: np.ndarray) -> np.ndarray:
 class Run:
     """One run folder: T records of B samples."""
 
-    folder: Path
+    saved: SavedRun
     case: str
     seed: int
-    ended: Mapping[str, Any]
-    history: Sequence[StepRecord]
     prompts: Sequence[str]
     reward: str
 
     @classmethod
     def read(cls, folder: Path) -> Run | None:
         """The run, if it has ended well."""
-        if not (folder / "result.json").exists():
+        if not (folder / "run.toml").exists():
             return None
-        ended = json.loads((folder / "result.json").read_text())
-        if ended["status"] not in ("finished", "stopped"):
+        saved = open_run(folder)
+        if saved.status not in (Status.FINISHED, Status.STOPPED):
             return None
-        config = tomllib.loads((folder / "run.toml").read_text())
-        history = [
-            StepRecord.from_json(line)
-            for line in (folder / "history.jsonl").read_text().splitlines()
-        ]
-        seed = int(folder.name.removeprefix("seed-"))
         return cls(
-            folder,
-            folder.parent.name,
-            seed,
-            ended,
-            history,
-            config["prompts"],
-            config["rewards"][0]["use"],
+            saved=saved,
+            case=folder.parent.name,
+            seed=int(folder.name.removeprefix("seed-")),
+            prompts=saved.values["prompts"],
+            reward=saved.values["rewards"][0]["use"],
         )
+
+    @property
+    def history(self) -> Sequence[StepRecord]:
+        """The records."""
+        return self.saved.history
 
     def series(self, kind: str, name: str) -> np.ndarray:
         """`T x B` values of a reward or figure; nan where there are none."""
         blank = (math.nan,) * len(self.prompts)
         return np.array([getattr(record, kind).get(name, blank) for record in self.history])
 
+    def log_p(self) -> np.ndarray:
+        """`T x B` values of the permutations' log P, which every case measures."""
+        return self.series("log_p", "permutation")
+
+    def clip(self) -> np.ndarray:
+        """`T x B` values of the held-out CLIP, or of the CLIP that is climbed."""
+        return self.series("rewards" if self.reward == "clip" else "monitors", "clip")
+
     def found(self) -> np.ndarray:
-        """`found_at` of the run's own best objective."""
+        """`found_at` of the run's own best."""
         return found_at(np.array([record.best for record in self.history]))
 
     def unevenness(self) -> float:
-        """Of the times that its iterations took, the 90 % quantile over the 10 % one: 1 on a machine left alone."""
+        """Of its iterations' times, the 90 % quantile over the 10 % one: 1 on an idle machine."""
         low, high = np.quantile(
             np.diff([record.seconds for record in self.history[:-1]]), (0.1, 0.9)
         )
@@ -247,8 +257,7 @@ class Run:
 
     def pictures(self, when: str) -> np.ndarray:
         """`B x H x W x 3` bytes."""
-        row = np.asarray(Image.open(self.folder / f"{when}.png").convert("RGB"))
-        return np.stack(np.split(row, len(self.prompts), axis=1))
+        return np.stack([np.asarray(picture) for picture in self.saved.pictures(when)])
 
     def rows(self, judge: ResNetForImageClassification) -> Iterator[Row]:
         """A row for each prompt."""
@@ -260,9 +269,9 @@ class Run:
         }
         series = {
             "reward": self.series("rewards", self.reward),
-            "log_p": self.series("figures", "log_p"),
+            "log_p": self.log_p(),
+            "clip": self.clip(),
         }
-        series["clip"] = self.series("rewards", "clip")
         seen = {when: judged(judge, self.pictures(when)) for when in WHEN}
         for i, prompt in enumerate(self.prompts):
             row: Row = {
@@ -271,10 +280,8 @@ class Run:
                 "prompt": prompt,
                 "seed": self.seed,
             }
-            row |= {
-                key: self.ended[key]
-                for key in ("iterations", "seconds", "network_evaluations", "reward_calls")
-            }
+            spent = ("iterations", "seconds", "network_evaluations", "reward_calls")
+            row |= {key: self.saved.result[key] for key in spent}
             for name, values in series.items():
                 row |= {f"{name}_{when}": float(values[at[when][i], i]) for when in WHEN}
             row |= {name: float(self.series("figures", name)[-1, i]) for name in P_VALUES}
@@ -306,7 +313,7 @@ def curve(runs: Sequence[Run]) -> list[Row]:
         np.take_along_axis(values, run.found(), 0)
         for run, values in zip(runs, rewards, strict=True)
     ]
-    log_ps = [run.series("figures", "log_p") for run in runs]
+    log_ps = [run.log_p() for run in runs]
     for t in range(min(len(run.history) for run in runs)):
         row: Row = {"case": runs[0].case, "iteration": runs[0].history[t].iteration}
         row["seconds"] = float(np.mean([run.history[t].seconds for run in runs]))
@@ -531,13 +538,9 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Rows with 4 significant digits; nan is left empty."""
 
     def cell(value: Any) -> str:
-        return (
-            str(value)
-            if not isinstance(value, float)
-            else ""
-            if math.isnan(value)
-            else f"{value:.4g}"
-        )
+        if not isinstance(value, float):
+            return str(value)
+        return "" if math.isnan(value) else f"{value:.4g}"
 
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -551,14 +554,8 @@ def write_page(work: Path, *, partial: bool = False) -> None:
     Raises:
         SystemExit: runs are missing or have not ended, and the page is not to be partial.
     """
-    from results import (  # here, because it imports this module
-        ANIMALS,
-        CASES,
-        ITERATIONS,
-        LR,
-        SEEDS,
-        STEPS,
-    )
+    # Here, because it imports this module.
+    from results import ANIMALS, CASES, ITERATIONS, LR, SEEDS, STEPS
 
     found = {
         (case.name, seed): Run.read(work / case.name / f"seed-{seed}")
@@ -570,7 +567,8 @@ def write_page(work: Path, *, partial: bool = False) -> None:
             f"{case} ({missing.count(case)} of {len(SEEDS)})" for case in dict.fromkeys(missing)
         )
         raise SystemExit(
-            f"runs of these cases have not ended: {names}; make them: python docs/figures/results.py"
+            f"runs of these cases have not ended: {names}; make them: "
+            "python docs/figures/results.py"
         )
     runs = {key: run for key, run in found.items() if run}
     if not runs:
@@ -594,10 +592,11 @@ def write_page(work: Path, *, partial: bool = False) -> None:
     texts |= {"noise": tables.noise(every), "pictures": tables.pictures(every)}
     uneven = [run.unevenness() for run in runs.values() if len(run.history) > 5]
     texts["setup"] = (
-        f"{len(ANIMALS)} prompts × {len(SEEDS)} seeds; {STEPS} steps, {ITERATIONS} iterations where no table says "
-        f"otherwise, Adam with a learning rate of {LR}, which is {LR / 0.01:g} times the default. Of one run's "
-        f"iterations, the slow ones (90 % quantile) took {np.median(uneven):.1f} times as long as the quick ones "
-        f"(10 %) in the median run, {max(uneven):.1f} times in the worst."
+        f"{len(ANIMALS)} prompts × {len(SEEDS)} seeds; {STEPS} steps, {ITERATIONS} iterations "
+        f"where no table says otherwise, Adam with a learning rate of {LR}, which is "
+        f"{LR / 0.01:g} times the default. Of one run's iterations, the slow ones (90 % quantile) "
+        f"took {np.median(uneven):.1f} times as long as the quick ones (10 %) in the median run, "
+        f"{max(uneven):.1f} times in the worst."
     )
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), texts), encoding="utf-8")
     for name, figure in (*figures(curves), ("strip", strip(runs))):

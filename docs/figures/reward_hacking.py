@@ -2,9 +2,9 @@
 
     python docs/figures/reward_hacking.py --work runs/reward-hacking
 
-Brightness on "a black <animal>" and darkness on "a white <animal>", with gamma 0 and 1, each for 5 animals and 2 seeds
-side by side. Runs are kept below --work; those that are finished are not run again. Writes the pictures, the CSV and
-the table of docs/explanation/reward-hacking.md.
+Brightness on "a black <animal>" and darkness on "a white <animal>", with gamma 0 and 1, each for 5
+animals and 2 seeds side by side. Runs are kept below --work; those that are finished are not run
+again. Writes the pictures, the CSV and the table of docs/explanation/reward-hacking.md.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def main() -> None:
     ).eval()
 
     table = [
-        "| reward | γ | reward from → to | final log P: median (least, most) | below −5 | judge sees the animal |",
+        "| reward | γ | reward from → to | final log P: median (least, most) | below −5 "
+        "| judge sees the animal |",
         "|---|---|---|---|---|---|",
     ]
     pairs = []

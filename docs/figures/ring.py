@@ -2,8 +2,8 @@
 
     python docs/figures/ring.py
 
-A diffusion model of a ring of Gaussians, exact and untrained, is asked to go right, with gamma 0 and 1. Writes
-docs/images/ring.png and the table of docs/explanation/method.md.
+A diffusion model of a ring of Gaussians, exact and untrained, is asked to go right, with gamma 0
+and 1. Writes docs/images/ring.png and the table of docs/explanation/method.md.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def row(ring: RingSampler, regularizer: str, gamma: float, result: dno.Result) -
         f"{gamma:g}",
         change(first.rewards["right"], last.rewards["right"], 2),
         change(from_nearest(ring, first.samples), from_nearest(ring, last.samples)),
-        change(first.figures["log_p"], last.figures["log_p"]),
+        change(first.log_p[regularizer], last.log_p[regularizer]),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -120,7 +120,8 @@ def figure(ring: RingSampler, paths: dict[float, Tensor]) -> Figure:
 
 def main() -> None:
     table = [
-        "| η | N | regularizer | γ | x from → to | standard deviations from the nearest mode | log P |",
+        "| η | N | regularizer | γ | x from → to | standard deviations from the nearest mode "
+        "| log P |",
         "|---|---|---|---|---|---|---|",
     ]
     paths = {}

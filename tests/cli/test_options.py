@@ -75,14 +75,14 @@ class Told:
 
 TOLD = {
     "adam's": Told({}, "lr", "[default: 0.01]"),
-    "sgd's": Told({"optimizer": "sgd"}, "lr", "[default: 0.1]"),
+    "sgd's": Told({"optimizer": "sgd"}, "lr", "[default: 5]"),
     "none of a search": Told({"optimizer": "best-of-n"}, "lr", "[not an option of best-of-n]"),
     "ddim's": Told({}, "steps", "[default: 50]"),
     "the pipeline's own": Told(
         {"sampler": "pipeline"}, "steps", "the pipeline's default if not given."
     ),
     "none of a pipeline": Told({"sampler": "pipeline"}, "eta", "[not an option of pipeline]"),
-    "a plugin of a distribution": Told({"optimizer": "dno:sgd"}, "lr", "[default: 0.1]"),
+    "a plugin of a distribution": Told({"optimizer": "dno:sgd"}, "lr", "[default: 5]"),
     "a plugin's none": Told({}, "last_steps", "All steps if not given."),
     "of several": Told({"regularizer": ["norm", "whiteness=3"]}, "gamma", "[default: 1, 3]"),
     "of several alike": Told({"regularizer": ["norm", "whiteness"]}, "gamma", "[default: 1]"),

@@ -117,7 +117,9 @@ def test_ci_runs_the_readmes_test_command_and_nothing_else():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["plugin_reference", "kit_reference", "plugin_api"])
+@pytest.mark.parametrize(
+    "name", ["plugin_reference", "kit_reference", "plugin_api", "option_reference"]
+)
 def test_a_reference_is_what_the_code_says(name):
     script = ROOT / "docs" / "figures" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, script)

@@ -209,6 +209,22 @@ def test_reach_is_kept_however_far_noise_went(draws, reach):
         assert (distance <= 1.011 * reach).all()
 
 
+@pytest.mark.parametrize("draws", NOISES.values(), ids=NOISES.keys())
+def test_reach_is_kept_where_the_spheres_bulge(draws):
+    """Half way to another point of the spheres is inside of them; put back, it is further away."""
+    start = gaussian_noise(draws, [5])
+    free = built(draws, reach=0)
+    other = free.retract(start + 100 * gaussian_noise(draws, [6]), free.init(start))
+    reach = 0.5 * (other - start).norm().item()
+
+    half_way = free.retract((start + other) / 2, free.init(start))
+    assert (half_way - start).norm() > 1.03 * reach
+
+    shell = built(draws, reach=reach)
+    distance = (shell.retract(other, shell.init(start)) - start).norm()
+    assert 0.5 * reach < distance <= 1.011 * reach
+
+
 def test_without_a_reach_noise_goes_on():
     draws = NOISES["twenty latents"]
     start = gaussian_noise(draws, [5])
@@ -408,6 +424,35 @@ def test_a_run_with_adam_climbs_on_the_shell():
     off = worst(result.last.noise_BN, result.initial.noise_BN, draws)
     assert max(off.values()) < 1e-3
     assert result.best.score_B > result.initial.score_B
+
+
+SAVED = ("through", "stopped")
+
+
+@pytest.mark.parametrize("optimizer", ["ascent", "torch", "sgd"])
+def test_a_resumed_run_ends_at_the_same_bits(optimizer, tiny_folder, tmp_path):
+    def climb(name: str, iterations: int) -> None:
+        values: dict[str, object] = {"use": optimizer}
+        if optimizer == "torch":
+            values |= {"schedule": "StepLR", "schedule_options": {"step_size": 1}}
+        dno.optimize(
+            "a cat",
+            reward="brightness",
+            sampler={"use": "ddim", "model": str(tiny_folder), "steps": 2},
+            regularizer=[],
+            optimizer=values,
+            iterations=iterations,
+            out=tmp_path / name,
+            settings={"constraints": [{"use": "shell", "reach": 4}]},
+        )
+
+    climb("through", 4)
+    climb("stopped", 2)
+    dno.resume(tmp_path / "stopped", iterations=4)
+    states = [load((tmp_path / name / "state.safetensors").read_bytes()) for name in SAVED]
+    assert any("start_BN" in name for name in states[0])
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value), name
 
 
 @pytest.mark.parametrize("options", [{"reach": -1}, {"rounds": 0}, {"every": -1}])

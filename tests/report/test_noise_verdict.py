@@ -140,6 +140,7 @@ def test_a_saved_run_says_the_same(tmp_path: Path, kept: tuple[str, ...]) -> Non
         "peak_memory": 0,
         "initial": reached({"p_mean": [0.5, None]}),
         "best": reached({"p_mean": [1e-9, None]}),
+        "last": reached({"p_mean": [1e-9, None]}),
     }
     (tmp_path / "run.toml").write_text('prompts = ["a cat"]\nseeds = [0, 1]\n')
     (tmp_path / "history.jsonl").write_bytes(record(2).to_json() + b"\n")
@@ -158,6 +159,7 @@ def test_a_run_saved_without_its_figures_is_not_warned_of(tmp_path: Path) -> Non
         "peak_memory": 0,
         "initial": old,
         "best": old,
+        "last": old,
     }
     (tmp_path / "run.toml").write_text('prompts = ["a cat"]\nseeds = [0, 1]\n')
     (tmp_path / "history.jsonl").write_bytes(record(2).to_json() + b"\n")

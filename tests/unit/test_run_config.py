@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 import tomli_w
+from dno_builtin.optimizers.sgd import SGD
 from dno_builtin.regularizers.permutation import Permutation
 from dno_builtin.rewards.brightness import Brightness
 from hypothesis import given
@@ -271,7 +272,7 @@ def test_gamma_is_the_weight_of_each_regularizer_of_the_run():
 def test_an_optimizer_chosen_on_the_command_line_comes_without_the_files_options():
     values = {"prompts": "x", "rewards": "jpeg", "optimizer": {"use": "adam", "beta1": 0.5}}
     config = assemble(values, {"lr": 3.0, "optimizer": "sgd"}, command_line=True)
-    assert config.dump()["optimizer"] == {"use": "sgd", "lr": 3.0, "momentum": 0.9}
+    assert config.optimizer == SGD(lr=3.0)
 
 
 def test_options_change_nothing_of_the_callers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +45,10 @@ class ShellRetraction:
     layout: Layout
     reach: float
     rounds: int
+    keeps: ClassVar[frozenset[str]] = frozenset(
+        {"p_norm", "p_spectrum", "p_together", "p_channels", "p_draw_norms"}
+    )
+    """Figures of the report of Gaussianity that stay the start's by construction."""
 
     def init(self, noise_BN: Tensor, /) -> State:
         """The start; what is kept of it is computed when it is asked for."""
