@@ -31,6 +31,7 @@ class Thinned(Scheduler):
     """DDIM that visits every so many of the timesteps of a finer grid, the first among them."""
 
     stride: int = 1
+    timesteps: Tensor
 
     def set_timesteps(self, num_inference_steps: int, device: object = None) -> None:
         """Thin the grid of `stride` times as many steps, on the CPU."""
@@ -165,4 +166,5 @@ class DDIMNoiseMap(PipelineNoiseMap):
         factors = torch.stack(kept).view(steps, stride)
         for j in range(stride - 1):
             weights[:, j] *= factors[:, j + 1 :].prod(dim=1)
-        return weights / weights.norm(dim=1, keepdim=True)
+        normed: Tensor = weights / weights.norm(dim=1, keepdim=True)
+        return normed
