@@ -312,7 +312,8 @@ def _values(**parts: object) -> dict[str, Any]:
             values[name] = [_table(part) for part in several]
     if "observers" in values:
         usual = RunConfig.model_fields["observers"].default
-        values["observers"].extend(_table(part) for part in usual)
+        named = [table.get("use") for table in values["observers"]]
+        values["observers"].extend(_table(part) for part in usual if part not in named)
     return values
 
 

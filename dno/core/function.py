@@ -12,6 +12,8 @@ from dno.core.noise import gaussian_noise
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dno.media import Medium
+
 
 @dataclass(frozen=True)
 class FunctionSampler:
@@ -26,14 +28,19 @@ class FunctionSampler:
         function: takes each draw with the batch in front, `B x *draw`, and returns `B x ...`
             samples; differentiable, sample i from row i of each draw alone.
         draws: shape of each Gaussian draw of one sample.
+        medium: what the samples are, such as `Medium("audio", rate=16_000)`; None: images where
+            they are `B x 3 x H x W`.
     """
 
     function: Callable[..., Tensor]
     draws: Sequence[tuple[int, ...]]
+    medium: Medium | None = None
 
     def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> FunctionMap:
         """The function, and the noise that these seeds stand for."""
-        return FunctionMap(gaussian_noise(self.draws, seeds), self.draws, self.function)
+        return FunctionMap(
+            gaussian_noise(self.draws, seeds), self.draws, self.function, self.medium
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class FunctionMap:
     noise_BN: Tensor
     draws: Sequence[tuple[int, ...]]
     function: Callable[..., Tensor]
+    medium: Medium | None = None
 
     def __call__(self, noise_BN: Tensor, /) -> Tensor:
         """The function's samples for this noise."""

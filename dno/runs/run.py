@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from dno.core.engine import optimize
@@ -124,7 +125,8 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         start=state.iteration if state else 0,
         folder=folder.path if folder else None,
         seconds=config.budget.seconds,
-        config=config.dump(),
+        # Observers share it, and none may change what another reads.
+        config=MappingProxyType(config.dump()),
     )
     bus = Bus(info, posed.observers)
     outcome = optimize(

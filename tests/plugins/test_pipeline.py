@@ -21,8 +21,6 @@ from torch import Tensor
 from dno.plugin import IMAGE, BuildContext, ConfigError, RunError, gaussian_noise
 from dno.testing.models import LATENT_SHAPE, Kind, tiny_stable_diffusion
 
-pytestmark = pytest.mark.slow
-
 CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 PROMPTS = ["a black cat", "a white dog"]
 SEEDS = [3, 4]
@@ -30,7 +28,10 @@ STEPS = 4
 TOLERANCE = 1e-5
 
 # numpy 2 says so of torch tensors, which diffusers' Euler schedulers hand it.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 @dataclass(frozen=True)
