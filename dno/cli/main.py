@@ -35,6 +35,11 @@ def main() -> None:
         _fail(error, ending.FAILED)
     except KeyboardInterrupt:
         sys.exit(ending.INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as in `dno plugins list | head`. Python would
+        # try to write the rest when it ends, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ending.FAILED)
 
 
 def make_app() -> typer.Typer:

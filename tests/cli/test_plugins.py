@@ -40,6 +40,16 @@ def test_list_has_every_built_in(dno):
     assert ["rewards", "clip", "dno", __version__] in rows
 
 
+def test_a_reader_that_has_seen_enough_is_no_fault():
+    """The output goes into a pipe whose other end is closed, as `head` leaves it."""
+    code = (
+        "import sys; sys.argv = ['dno', 'plugins', 'list']; from dno.cli.main import main; main()"
+    )
+    command = f'exec 3> >(exec true); sleep 0.2; {sys.executable} -c "{code}" >&3'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
 def test_show_tells_options_types_defaults_and_meaning(dno):
     code, out, _ = dno("plugins", "show", "ddim")
     assert code == 0
