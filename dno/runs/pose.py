@@ -71,7 +71,9 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
     monitors = [Term(part.name, loaded.rewards[part.name]) for part in parts.monitors]
     start_BN = _start(config, sample) if fresh else None
 
-    def on(sample: NoiseMap, copies: Callable[[int], NoiseMap]) -> tuple[Problem, BuildContext]:
+    def problem_on(
+        sample: NoiseMap, copies: Callable[[int], NoiseMap]
+    ) -> tuple[Problem, BuildContext]:
         """The problem on one time grid, and what its other parts are built with."""
         context = replace(loaded.context, draws=tuple(sample.draws))
         problem = Problem(
@@ -89,7 +91,7 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         )
         return problem, context
 
-    problem, context = on(sample, bind)
+    problem, context = problem_on(sample, bind)
     problem = replace(problem, start_BN=start_BN)
     # Found once: a run that is resumed must climb on the same grids.
     coarse_grids = coarse_steps(config, sample)
@@ -97,7 +99,7 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
     grids = []
     for steps in coarse_grids:
         coarse_map = coarser(sample, steps)
-        coarse, inner = on(coarse_map.sample, _coarse_copies(bind, steps))
+        coarse, inner = problem_on(coarse_map.sample, _coarse_copies(bind, steps))
         grids.append((Coarse(coarse_map, coarse, steps), inner))
 
     phases = _phases(parts, context, config)
