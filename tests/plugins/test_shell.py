@@ -143,6 +143,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("draws", "kind"), CASES)
 def test_what_is_kept_stays_after_a_hundred_steps(draws, kind):
     start = gaussian_noise(draws, [11])
@@ -278,6 +279,7 @@ def free_scores(noise_N: Tensor, draws: Draws) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["random", "steady"])
 def test_gaussian_in_gaussian_out_for_gradients_that_do_not_know_the_noise(kind):
     """Over many seeds the free statistics keep the mean and spread that Gaussian noise gives."""
