@@ -398,7 +398,12 @@ def falling_ill() -> Callable[[Tensor, Sequence[str]], Tensor]:
 
 
 def test_a_run_folder_keeps_why_and_its_pictures(falling_ill, tmp_path) -> None:
-    options = {"sampler": FunctionSampler(torch.sigmoid, [(3, 8, 8)]), "iterations": 5, "lr": 0.1}
+    options = {
+        "sampler": FunctionSampler(torch.sigmoid, [(3, 8, 8)]),
+        "iterations": 5,
+        "paper": True,
+        "lr": 0.1,
+    }
     prompts = [prompt for prompt, _ in ITEMS]
     result = dno.optimize(prompts, reward=falling_ill, out=tmp_path / "all", **options)
     others = [prompts[row] for row in WELL]
@@ -456,7 +461,12 @@ class Sickly(RewardConfig):
 
 def test_noise_that_left_is_one_thing_and_a_sample_that_failed_another(falling_ill) -> None:
     """Of a sick sample nobody says that its noise left N(0, I)."""
-    options = {"sampler": FunctionSampler(torch.sigmoid, [(3, 8, 8)]), "iterations": 5, "lr": 1e-3}
+    options = {
+        "sampler": FunctionSampler(torch.sigmoid, [(3, 8, 8)]),
+        "iterations": 5,
+        "paper": True,
+        "lr": 1e-3,
+    }
     prompts = [prompt for prompt, _ in ITEMS]
     result = dno.optimize(prompts, reward=falling_ill, **options)
     assert result.status is Status.PARTIAL
