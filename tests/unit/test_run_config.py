@@ -236,9 +236,7 @@ def test_a_file_that_is_missing_or_no_toml(tmp_path):
 
 
 def test_options_of_parts_in_lists_can_be_set_whether_named_or_left_at_their_default():
-    config = assemble(
-        {"prompts": "x", "rewards": "brightness"}, {}, [("constraints.0.reach", 7)]
-    )
+    config = assemble({"prompts": "x", "rewards": "brightness"}, {}, [("constraints.0.reach", 7)])
     assert config.constraints[0].reach == 7
     config = assemble(
         {"prompts": "x", "rewards": ["jpeg"]},
