@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,21 @@ class Events:
         """The run has ended, whatever its status."""
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """A plain function as an observer of each iteration."""
+
+    function: Callable[[StepDone], object]
+
+    @hookimpl
+    def step_done(self, event: StepDone) -> bool:
+        """Pass the event on; only True itself asks to stop."""
+        return self.function(event) is True
+
+
 class Bus:
-    """Calls the observers of one run.
+    """Calls the observers of one run: objects with methods that `hookimpl` marks, and functions,
+    which are told of each iteration.
 
     Raises:
         ConfigError: an observer marks a method that is not an event.
@@ -101,7 +115,8 @@ class Bus:
         try:
             # Called in the order given; pluggy's own order is last registered first.
             for observer in reversed(observers):
-                manager.register(observer)
+                told = _Steps(observer) if inspect.isroutine(observer) else observer
+                manager.register(told)
             manager.check_pending()
         except pluggy.PluginValidationError as error:
             reason = str(error).splitlines()[-1].partition(" in plugin")[0]

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import BeforeValidator, TypeAdapter
 
 from dno.errors import DNOError
-from dno.media import OTHER, Medium
+from dno.media import OTHER, Medium, medium_of, thumbnails
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from PIL.Image import Image
     from torch import Tensor
 
 # JSON has no nan and no infinity: null stands for them, and these turn it back.
@@ -130,6 +131,11 @@ class Snapshot:
         shape = "x".join(map(str, self.samples.shape))
         means = [f"{name} {_mean(value):.4g}" for name, value in self.rewards.items()]
         return f"Snapshot(samples {shape}, {', '.join(means) or 'no rewards'})"
+
+    @property
+    def images(self) -> list[Image]:
+        """The samples as pictures; samples other than images have none."""
+        return thumbnails(medium_of(None, self.samples), self.samples)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything by name, such as `rewards.brightness`."""

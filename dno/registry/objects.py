@@ -5,6 +5,7 @@ Python.
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any, ClassVar, Final
 
 from dno.errors import ConfigError
@@ -30,6 +31,10 @@ _NEEDS: Final[dict[type[PluginConfig], tuple[str, ...]]] = {
 """Methods that make an object one of its kind; an observer has any that `hookimpl` marks."""
 
 
+def _has_events(part: object) -> bool:
+    return any(hasattr(getattr(part, name, None), "dno_impl") for name in dir(part))
+
+
 class Live(PluginConfig):
     """A live object as a configuration of its kind."""
 
@@ -42,11 +47,11 @@ class Live(PluginConfig):
             raise ConfigError(f"got the class {self.part.__name__}; give an instance of it")
         fits = all(callable(getattr(self.part, name, None)) for name in self.needs)
         if not self.needs:
-            fits = any(
-                hasattr(getattr(self.part, name, None), "dno_impl") for name in dir(self.part)
-            )
+            fits = _has_events(self.part) or inspect.isroutine(self.part)
         if not fits:
-            wanted = " and ".join(self.needs) or "a method marked by dno.plugin.hookimpl"
+            wanted = (
+                " and ".join(self.needs) or "a method marked by dno.plugin.hookimpl, or a function"
+            )
             raise ConfigError(
                 f"needs a plugin's name, a table with it, or an object with {wanted}; got "
                 f"{self.part!r}"

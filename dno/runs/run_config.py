@@ -133,7 +133,7 @@ class WarmStart(BaseModel):
     """Its steps, beside those of the run."""
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
 class RunConfig(BaseModel):

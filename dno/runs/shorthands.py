@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from dno.runs.draft import Draft
     from dno.runs.run_config import RunConfig
 
+ARGUMENTS: Final = ("reward", "monitor", "regularizer", "constraint", "sampler", "optimizer")
+"""Parts that are arguments of `dno.optimize`, for those who misspell them there."""
 COMMAND_LINE_OBSERVERS: Final = ("progress", "curve")
 """What looks on at a run of the command line. In Python it is what `RunConfig` has."""
 
@@ -180,6 +182,14 @@ class Options(TypedDict, total=False):
     steps: Annotated[
         int | None,
         Shorthand("sampler.steps", Group.MODEL, "Denoising steps, `num_inference_steps`."),
+    ]
+    height: Annotated[
+        int | None,
+        Shorthand("sampler.height", Group.MODEL, "Height of the images in pixels."),
+    ]
+    width: Annotated[
+        int | None,
+        Shorthand("sampler.width", Group.MODEL, "Width of the images in pixels."),
     ]
     last_steps: Annotated[
         int | None,
@@ -390,7 +400,8 @@ def assemble(
     known = known_options(command_line=command_line)
     for name in options:
         if name not in known:
-            raise ConfigError(f"unknown option; {_near(name, list(known))}", source=name)
+            arguments = () if command_line else ARGUMENTS
+            raise ConfigError(f"unknown option; {_near(name, [*known, *arguments])}", source=name)
 
     given = [option for name, option in known.items() if options.get(name) is not None]
     # Whole parts go before what is inside them, so that lr is the chosen optimizer's.
