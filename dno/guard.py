@@ -30,7 +30,7 @@ MEMORY: Final = (
 """What to do where memory runs out."""
 
 
-class PluginFailure(RunError):
+class PluginError(RunError):
     """A plugin raised what it did not mean to; that is its cause."""
 
 
@@ -44,7 +44,7 @@ def guarded(who: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -
 
     Raises:
         DNOError: the plugin raised it on purpose.
-        PluginFailure: the plugin raised anything else, which is the cause.
+        PluginError: the plugin raised anything else, which is the cause.
         KeyboardInterrupt: the process was asked to stop.
         BaseException: memory ran out; see `out_of_memory`.
     """
@@ -59,9 +59,9 @@ def guarded(who: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -
         raise failure(who, error) from error
 
 
-def failure(who: str, error: BaseException) -> PluginFailure:
+def failure(who: str, error: BaseException) -> PluginError:
     """What a plugin raised, as an error with its name."""
-    return PluginFailure(f"{who} {what_happened(error)}")
+    return PluginError(f"{who} {what_happened(error)}")
 
 
 def what_happened(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from dno.core.terms import Evaluation, RegularizerTerm, RewardTerm, Term
 from dno.errors import RunError
-from dno.guard import PluginFailure, failure, guarded
+from dno.guard import PluginError, failure, guarded
 from dno.media import medium_of
 from dno.protocols import Penalty, Regularizer, Reward
 
@@ -148,7 +148,7 @@ class Asking:
         """What a reward says of samples; where it fails, it is asked about each alone."""
         try:
             return guarded(who, call, samples.clone(), list(prompts))
-        except PluginFailure as error:
+        except PluginError as error:
             # What a plugin raises on purpose concerns the whole run, and so does an end of it.
             first = error.__cause__
             if not isinstance(first, Exception) or (self.batch == 1 and not self.passes_errors):
@@ -182,7 +182,7 @@ class Asking:
             try:
                 answer = guarded(who, call, samples[one].clone(), list(prompts[one]))
                 answers.append(self._checked(who, answer, 1))
-            except PluginFailure as error:
+            except PluginError as error:
                 if not isinstance(error.__cause__, Exception):
                     raise
                 failures.setdefault(i % self.batch, str(error))
@@ -342,9 +342,7 @@ class Asking:
         if not value_B.requires_grad:
             return torch.zeros_like(self.noise_BN)
         # What plugins computed is gone through backwards, with code of their own in it at times.
-        (grad_BN,) = guarded(
-            "the gradient", torch.autograd.grad, value_B.sum(), (self.noise_BN,)
-        )
+        (grad_BN,) = guarded("the gradient", torch.autograd.grad, value_B.sum(), (self.noise_BN,))
         return grad_BN
 
 

@@ -216,9 +216,7 @@ def put_back(
             continue
         kept = under(f"{term.name}.", state.constraints)
         copies = {name: value.clone() for name, value in kept.items()}
-        moved_BN = guarded(
-            f'constraint "{term.name}"', term.call.retract, noise_BN.clone(), copies
-        )
+        moved_BN = guarded(f'constraint "{term.name}"', term.call.retract, noise_BN.clone(), copies)
         if not isinstance(moved_BN, Tensor) or moved_BN.shape != noise_BN.shape:
             raise RunError(
                 f'constraint "{term.name}" must return noise of shape {tuple(noise_BN.shape)}, '

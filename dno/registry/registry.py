@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final, Generic, TypeVar
 
 from dno.errors import PluginLoadError, UnknownPluginError
+from dno.guard import undisturbed
 from dno.registry import configs as bases
 from dno.registry.configs import PluginConfig
 from dno.registry.discovery import CONTRACT, NAME, PluginInfo, published, usable
@@ -153,8 +154,11 @@ class Registry(Generic[C_co]):
                 f"{who} does not say where its class is; its author must write module:Class"
             )
         try:
-            target = entry.load()
-        except (Exception, SystemExit) as error:
+            with undisturbed(randomness=True):
+                target = entry.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise PluginLoadError(f"{who} {_why(error, info, entry.module)}") from error
         if not (isinstance(target, type) and issubclass(target, self.base)):
             raise PluginLoadError(

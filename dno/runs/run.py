@@ -12,10 +12,11 @@ from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
 from dno.core.result import Outcome, Status
 from dno.core.stages import LoopState
-from dno.errors import ConfigError, RunError, RunFolderError
+from dno.errors import ConfigError, RunError
+from dno.runs.again import configuration_of
 from dno.runs.load import Loaded, find_device, load
 from dno.runs.pose import Posed, pose
-from dno.runs.run_config import RunConfig, put, read_toml
+from dno.runs.run_config import RunConfig
 from dno.runs.storage import RunFolder, free_folder
 
 SAVE_SECONDS: Final = 5.0
@@ -69,21 +70,7 @@ def resume(
         RunError: see `run`.
     """
     path = Path(path)
-    file = path / "run.toml"
-    if not file.is_file():
-        raise RunFolderError(
-            f"{path} holds no run.toml, so it is not a run folder; look below runs/"
-        )
-    values = read_toml(file)
-    sources = {"": str(file)}
-    for place, value in (settings or {}).items():
-        put(values, place, value)
-        sources[place] = "--set"
-    if iterations is not None:
-        values["iterations"] = iterations
-        sources["iterations"] = "--iterations"
-    config = RunConfig.parse(values, sources)
-
+    config = configuration_of(path, iterations=iterations, settings=settings)
     with RunFolder(path) as folder:
         state = folder.load_state(config, find_device(config.device))
         done = state.iteration - _warm_up(config) if state else 0
@@ -128,7 +115,7 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         # Observers share it, and none may change what another reads.
         config=MappingProxyType(config.dump()),
     )
-    bus = Bus(info, posed.observers)
+    bus = Bus(info, [*posed.observers.values()], [*posed.observers])
     outcome = optimize(
         posed.problem,
         posed.phases,
