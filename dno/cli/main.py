@@ -19,7 +19,9 @@ def main() -> None:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     from dno.errors import ConfigError, DNOError
     from dno.guard import MEMORY
+    from dno.registry.discovery import pass_over_damaged
 
+    pass_over_damaged()
     try:
         if sys.argv[1:] == ["plugins", "list"]:
             # Typer would import pydantic for the parameters of commands, and this one has none.

@@ -10,7 +10,7 @@ import pluggy
 
 from dno.errors import ConfigError
 from dno.guard import guarded
-from dno.media import OTHER, Medium
+from dno.media import OTHER, Medium, medium_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,11 +119,16 @@ class Bus:
         """Tell that the run begins."""
         self._tell("run_started", lambda: RunStarted(self.run))
 
-    def step(self, record: StepRecord, samples: Tensor, medium: Medium = OTHER) -> bool:
-        """Tell of one iteration; True if any observer asks to stop."""
-        answers = self._tell(
-            "step_done", lambda: StepDone(self.run, record, samples.clone(), medium)
-        )
+    def step(self, record: StepRecord, samples: Tensor, medium: Medium | None = None) -> bool:
+        """Tell of one iteration; True if any observer asks to stop.
+
+        Args:
+            record: what was measured.
+            samples: what it was measured on.
+            medium: what these are; None: what their shape says.
+        """
+        kind = medium or medium_of(None, samples)
+        answers = self._tell("step_done", lambda: StepDone(self.run, record, samples.clone(), kind))
         return any(answers)
 
     def finished(self, outcome: Outcome) -> None:

@@ -12,7 +12,15 @@ from dno.errors import PluginLoadError, UnknownPluginError
 from dno.guard import undisturbed
 from dno.registry import configs as bases
 from dno.registry.configs import PluginConfig
-from dno.registry.discovery import CONTRACT, NAME, PluginInfo, published, usable
+from dno.registry.discovery import (
+    CONTRACT,
+    NAME,
+    PluginInfo,
+    damaged,
+    look_again,
+    published,
+    usable,
+)
 
 C_co = TypeVar("C_co", bound=PluginConfig, covariant=True)
 
@@ -72,7 +80,7 @@ class Registry(Generic[C_co]):
 
     def refresh(self) -> None:
         """Look at the installed distributions again, after one was installed or removed."""
-        published.cache_clear()
+        look_again()
         self._loaded.clear()
 
     def info(self, use: str) -> PluginInfo:
@@ -126,7 +134,10 @@ class Registry(Generic[C_co]):
         near = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         known = ", ".join(names) or "none"
-        return UnknownPluginError(f'no {self.one} is called "{use}"; {hint}installed: {known}')
+        hidden = "".join(f"; {each}" for each in damaged())
+        return UnknownPluginError(
+            f'no {self.one} is called "{use}"; {hint}installed: {known}{hidden}'
+        )
 
     def load(self, use: str) -> type[C_co]:
         """Import one plugin's config class.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
 from dno.core.result import Outcome, Status
 from dno.core.stages import LoopState
-from dno.errors import ConfigError, RunError
+from dno.errors import ConfigError, DNOError, RunError
 from dno.runs.again import configuration_of
 from dno.runs.load import Loaded, find_device, load
 from dno.runs.pose import Posed, pose
@@ -124,12 +125,24 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         state=state,
         checkpoint=checkpoint,
     )
+    draws = posed.problem.sample.draws
     try:
         if folder is not None:
             if latest is not None:
                 folder.save_state(latest, config)
-            folder.save_outcome(outcome, posed.problem.sample.draws)
-        bus.finished(outcome)
+            folder.save_outcome(outcome, draws)
+            if latest is not None and outcome.status in (Status.PARTIAL, Status.FAILED):
+                # The run has ended with its failures: whoever goes on with it has mended what they
+                # came from, or wants to see. One that was killed goes on as if it had not been.
+                folder.save_state(replace(latest, failures={}), config)
     except RunError as error:
         outcome = replace(outcome, status=Status.FAILED, error=outcome.error or error)
+    try:
+        bus.finished(outcome)
+    except DNOError as error:
+        outcome = replace(outcome, status=Status.FAILED, error=outcome.error or error)
+        if folder is not None:
+            # What the folder says of the run is what the caller is told of it.
+            with contextlib.suppress(RunError):
+                folder.save_outcome(outcome, draws)
     return outcome

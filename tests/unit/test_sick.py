@@ -467,9 +467,7 @@ def test_a_run_folder_keeps_why_and_its_pictures(falling_ill, tmp_path) -> None:
         assert np.asarray(sick).std() > 0
 
 
-def test_failures_survive_the_state_file_and_a_resumed_run_knows_them(
-    site, tmp_path, monkeypatch
-) -> None:
+def test_a_resumed_run_tries_a_sick_sample_again(site, tmp_path, monkeypatch) -> None:
     """A reward of a plugin, since a Python object cannot be resumed."""
     code = """
 import math, os
@@ -492,12 +490,17 @@ class Sickly(RewardConfig):
     first = dno.optimize(["well", "ill"], iterations=2, out=tmp_path / "run", **options)
     assert first.status is Status.PARTIAL
 
-    # Well again, but its failure is remembered.
+    # Not mended, and so no better.
+    still = dno.resume(tmp_path / "run", iterations=3)
+    assert still.status is Status.PARTIAL
+    assert list(still.failures) == [1]
+
+    # Mended: it goes on from where it rested.
     monkeypatch.setenv("SICK", "no")
     longer = dno.resume(tmp_path / "run", iterations=5)
-    assert longer.status is Status.PARTIAL
-    assert longer.failures == first.failures
-    assert torch.equal(longer.last.noise_BN[1], first.last.noise_BN[1])
+    assert longer.status is Status.FINISHED
+    assert not longer.failures
+    assert not torch.equal(longer.last.noise_BN[1], first.last.noise_BN[1])
     whole = dno.optimize("well", iterations=5, **options)
     torch.testing.assert_close(longer.last.noise_BN[0], whole.last.noise_BN[0])
 
