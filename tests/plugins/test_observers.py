@@ -303,8 +303,8 @@ def test_of_a_video_the_middle_frame_is_written(tmp_path: Path) -> None:
     bus.started()
     bus.step(record(0), video, Medium("video", rate=8))
     for sample in range(2):
-        shown = np.asarray(Image.open(tmp_path / "steps" / f"00-{sample}.png"))
-        pixels = torch.from_numpy(shown.copy()).permute(2, 0, 1)
+        with Image.open(tmp_path / "steps" / f"00-{sample}.png") as shown:
+            pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
         assert torch.equal(pixels, (video[sample, 2] * 255).round().byte())
 
 
@@ -312,7 +312,8 @@ def test_of_a_sound_the_waveform_is_written(tmp_path: Path) -> None:
     bus = Bus(replace(ONE, folder=tmp_path), [Images().build(CPU)])
     bus.started()
     bus.step(record(0), torch.zeros(1, 2, 400), Medium("audio", rate=400))
-    assert Image.open(tmp_path / "steps" / "00-0.png").size == (256, 64)
+    with Image.open(tmp_path / "steps" / "00-0.png") as shown:
+        assert shown.size == (256, 64)
 
 
 class Lost(io.StringIO):
