@@ -74,6 +74,18 @@ def what_happened(error: BaseException) -> str:
     return f"tried to end the program ({said}); it must raise an Exception where it cannot go on"
 
 
+def as_error(error: BaseException) -> DNOError:
+    """Whatever ended a run, as an error that says how to go on."""
+    if isinstance(error, DNOError):
+        return error
+    if out_of_memory(error):
+        told = RunError(memory_ran_out(error))
+    else:
+        told = RunError(f"the run {what_happened(error)}")
+    told.__cause__ = error
+    return told
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether the device or the machine had no memory left for what was asked."""
     if isinstance(error, MemoryError):

@@ -34,7 +34,7 @@ from dno.core.stages import (
 )
 from dno.core.weights import first_gamma, next_gamma
 from dno.errors import DNOError, RunError
-from dno.guard import guarded, memory_ran_out, out_of_memory, undisturbed, what_happened
+from dno.guard import as_error, guarded, undisturbed
 from dno.media import OTHER, Medium, medium_of
 from dno.protocols import State
 
@@ -129,7 +129,7 @@ def optimize(
     # Also what is meant to end a program: no plugin ends one, and what was reached is kept.
     except BaseException as unforeseen:
         _log.debug("run failed", exc_info=unforeseen)
-        error = _as_run_error(unforeseen)
+        error = as_error(unforeseen)
         status = Status.FAILED
     return loop.outcome(status, error)
 
@@ -394,14 +394,3 @@ def _checked_step(who: str, answer: object, noise_BN: Tensor) -> tuple[Tensor, S
             f"got {answer!r}"
         )
     return moved_BN.detach().clone().to(noise_BN), checked_memory(who, memory)
-
-
-def _as_run_error(error: BaseException) -> DNOError:
-    if isinstance(error, DNOError):
-        return error
-    if out_of_memory(error):
-        failure = RunError(memory_ran_out(error))
-    else:
-        failure = RunError(f"the run {what_happened(error)}")
-    failure.__cause__ = error
-    return failure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from dno.errors import ConfigError
-from dno.guard import guarded
+from dno.guard import guarded, undisturbed
 from dno.media import OTHER, Medium, medium_of
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ class Bus:
             call = getattr(hook, name)
             # One that does not look at this event needs no copy of it.
             if call.get_hookimpls():
-                answers += guarded(f"{who} at {name}", call, event=event())
+                with undisturbed(randomness=True):
+                    answers += guarded(f"{who} at {name}", call, event=event())
         return answers
 
 

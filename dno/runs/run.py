@@ -13,7 +13,8 @@ from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
 from dno.core.result import Outcome, Status
 from dno.core.stages import LoopState
-from dno.errors import ConfigError, DNOError, RunError
+from dno.errors import ConfigError, RunError
+from dno.guard import as_error
 from dno.runs.again import configuration_of
 from dno.runs.load import Loaded, find_device, load
 from dno.runs.pose import Posed, pose
@@ -135,14 +136,19 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
                 # The run has ended with its failures: whoever goes on with it has mended what they
                 # came from, or wants to see. One that was killed goes on as if it had not been.
                 folder.save_state(replace(latest, failures={}), config)
-    except RunError as error:
-        outcome = replace(outcome, status=Status.FAILED, error=outcome.error or error)
+    except Exception as error:
+        outcome = _failed(outcome, error)
     try:
         bus.finished(outcome)
-    except DNOError as error:
-        outcome = replace(outcome, status=Status.FAILED, error=outcome.error or error)
+    except Exception as error:
+        outcome = _failed(outcome, error)
         if folder is not None:
             # What the folder says of the run is what the caller is told of it.
             with contextlib.suppress(RunError):
                 folder.save_outcome(outcome, draws)
     return outcome
+
+
+def _failed(outcome: Outcome, error: Exception) -> Outcome:
+    """The outcome of a run whose end could not be kept or told."""
+    return replace(outcome, status=Status.FAILED, error=outcome.error or as_error(error))
