@@ -96,7 +96,7 @@ def optimize(
     _ask_for_what_is_missing(values, options)
     run_config = _configure(values, options, settings, source=str(config or ""))
 
-    _check(run_config, compare)
+    _check(run_config, compare, out)
 
     # From here on torch is needed, which takes seconds to import: a mistake is told before.
     from dno.api import run
@@ -113,11 +113,14 @@ def optimize(
     finish(result)
 
 
-def _check(run_config: RunConfig, compare: str | None) -> None:
+def _check(run_config: RunConfig, compare: str | None, out: Path | None) -> None:
     """Raise `ConfigError` for what can be seen to be wrong without torch."""
     from dno.runs.check import check
+    from dno.runs.folders import refuse_taken
     from dno.runs.rival import rival_of
 
+    if out is not None:
+        refuse_taken(out)
     with plugins_at_work():
         if compare is not None:
             check(rival_of(run_config, compare))
