@@ -223,6 +223,16 @@ class Outcome:
             "peak_memory": self.peak_memory,
         }
 
+    def copy(self) -> Self:
+        """The same outcome, with tensors of its own."""
+        snapshots = {
+            name: Snapshot.of(
+                {key: value.clone() for key, value in getattr(self, name).tensors().items()}
+            )
+            for name in ("initial", "best", "last")
+        }
+        return dataclasses.replace(self, **snapshots)  # type: ignore[arg-type]
+
     def raise_for_status(self) -> Self:
         """This outcome, unless the run failed: then its error is raised."""
         if self.error is not None:

@@ -401,7 +401,7 @@ def assemble(
     for name in options:
         if name not in known:
             arguments = () if command_line else ARGUMENTS
-            raise ConfigError(f"unknown option; {_near(name, [*known, *arguments])}", source=name)
+            raise ConfigError(f"unknown option; {_near(name, list(known), arguments)}", source=name)
 
     given = [option for name, option in known.items() if options.get(name) is not None]
     # Whole parts go before what is inside them, so that lr is the chosen optimizer's.
@@ -473,8 +473,14 @@ def _check_it_is_taken(draft: Draft, option: Shorthand, place: str, source: str)
         )
 
 
-def _near(name: str, known: Sequence[str]) -> str:
-    """What may have been meant by a name that is not known."""
-    near = difflib.get_close_matches(name, known, n=1)
+def _near(name: str, known: Sequence[str], arguments: Sequence[str]) -> str:
+    """What may have been meant by a name that is not known, and those that are.
+
+    Args:
+        name: what was given.
+        known: options.
+        arguments: names beside them that may have been meant as well.
+    """
+    near = difflib.get_close_matches(name, [*known, *arguments], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{hint}known: {', '.join(known)}"
