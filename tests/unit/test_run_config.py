@@ -367,7 +367,11 @@ def test_a_live_object_is_a_config_and_is_only_named_when_saved():
         ("rewards", [Brightness], "got the class Brightness; give an instance of it"),
         ("optimizer", 5, "an object with init and step; got 5"),
         ("sampler", 5, "an object with bind; got 5"),
-        ("observers", [object()], "an object with a method marked by dno.plugin.hookimpl, or a function; got"),
+        (
+            "observers",
+            [object()],
+            "an object with a method marked by dno.plugin.hookimpl, or a function; got",
+        ),
     ],
 )
 def test_an_object_of_the_wrong_kind_is_refused_before_anything_is_built(field, part, told):
