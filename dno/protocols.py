@@ -10,7 +10,7 @@ Noise is always float32, whatever the model computes in. Images are RGB in [0, 1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -151,6 +151,19 @@ class Slopes(NamedTuple):
     penalty_grad_BN: Tensor
 
 
+class Look(NamedTuple):
+    """A candidate's score, with the samples that it was given for."""
+
+    score_B: Tensor
+    """What `Objective.score` says."""
+    samples: Tensor
+    """`B x ...`, detached; 0 for a sample that is not finite, whose score is -inf."""
+    pull: Callable[[Tensor], Tensor] | None = None
+    """How a pull on the samples moves the noise: from `B x ...`, shaped as the samples, to `B x N`,
+    the gradient in the noise of the sum of pulls times samples; rows of samples that could not be
+    evaluated are 0. It can be called once. None unless it was asked for."""
+
+
 class Objective(Protocol):
     """What an optimizer climbs: weighted rewards less weighted penalties, per sample.
 
@@ -172,6 +185,14 @@ class Objective(Protocol):
         N(0, I).
 
         Never the penalty, which scatters among ordinary draws by more than most rewards do.
+        """
+        ...
+
+    def look(self, noise_BN: Tensor, /, *, with_pull: bool = False) -> Look:
+        """What `score` says, with the samples; for methods that learn from what rewards were shown.
+
+        No reward is asked for a gradient. With `pull` the sampler keeps its graph until that is
+        called.
         """
         ...
 

@@ -41,12 +41,14 @@ class Asking:
         generators: Sequence[Generator],
         *,
         with_grad: bool,
+        with_pull: bool,
         gamma_B: Tensor | None,
     ) -> None:
         self.problem = problem
         self.noise_BN = noise_BN
         self.generators = generators
         self.with_grad = with_grad
+        self.with_pull = with_pull
         self.gamma_B = gamma_B
         self.prompts = [prompt for prompt, _ in problem.items]
         self.batch = len(noise_BN)
@@ -64,12 +66,12 @@ class Asking:
 
     def draw(self) -> None:
         """The samples of this noise."""
-        through = self.with_grad and self._needs_backward()
+        through = self.with_pull or (self.with_grad and self._needs_backward())
         with torch.set_grad_enabled(through):
             samples = _call("the sampler", self.problem.sample, self.noise_BN)
-        self._check_samples(samples, through)
+            self._check_samples(samples, through)
+            self.samples = self._finite(samples)
 
-        self.samples = self._finite(samples)
         self.device = samples.device
         self.reward_B = torch.zeros(self.batch, device=self.device)
         self.penalty_B = torch.zeros(self.batch, device=self.device)
@@ -324,7 +326,17 @@ class Asking:
             failures=self.failures,
             network_evaluations=self.network_evaluations,
             reward_calls=self.reward_calls,
+            pull=self._pull if self.with_pull else None,
         )
+
+    def _pull(self, towards: Tensor) -> Tensor:
+        """See `dno.protocols.Look`."""
+        towards = towards.detach().to(self.samples)
+        (grad_BN,) = torch.autograd.grad(self.samples, self.noise_BN, towards)
+        # A row that is not finite moves nothing; where it is evaluated next will say what is wrong.
+        finite_B = grad_BN.isfinite().all(dim=1)
+        grad_BN = grad_BN.where(finite_B[:, None], 0.0)
+        return self._without_failed(grad_BN, 0.0)
 
     def _without_failed(self, values: Tensor, instead: float) -> Tensor:
         """The values, with another number in the rows that could not be evaluated."""

@@ -55,6 +55,7 @@ class Problem:
         evaluation: int,
         *,
         with_grad: bool,
+        with_pull: bool = False,
         gamma_B: Tensor | None = None,
     ) -> Evaluation:
         """The objective at this noise, `B x N`.
@@ -66,6 +67,8 @@ class Problem:
             noise_BN: where to evaluate.
             evaluation: its number.
             with_grad: whether to compute the gradients.
+            with_pull: whether the samples keep their graph, for `Evaluation.pull`; not together
+                with the gradients.
             gamma_B: weight of the regularizers that hold log P at a target; None: 1.
 
         Raises:
@@ -73,9 +76,17 @@ class Problem:
         """
         seeds = [seed for _, seed in self.items]
         generators = evaluation_generators(seeds, evaluation)
+        assert not (with_grad and with_pull)
         with torch.set_grad_enabled(with_grad):
-            leaf_BN = noise_BN.detach().requires_grad_(with_grad)
-            asked = Asking(self, leaf_BN, generators, with_grad=with_grad, gamma_B=gamma_B)
+            leaf_BN = noise_BN.detach().requires_grad_(with_grad or with_pull)
+            asked = Asking(
+                self,
+                leaf_BN,
+                generators,
+                with_grad=with_grad,
+                with_pull=with_pull,
+                gamma_B=gamma_B,
+            )
             asked.draw()
 
             for reward in self.rewards:

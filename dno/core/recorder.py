@@ -13,7 +13,7 @@ from dno.core.problem import Problem
 from dno.core.result import Snapshot
 from dno.core.terms import Evaluation
 from dno.errors import RunError
-from dno.protocols import Slopes
+from dno.protocols import Look, Slopes
 
 
 class Recorder:
@@ -59,6 +59,12 @@ class Recorder:
         """See `dno.protocols.Objective`."""
         return self._problem.score_B(self._ask(noise_BN, with_grad=False))
 
+    def look(self, noise_BN: Tensor, *, with_pull: bool = False) -> Look:
+        """See `dno.protocols.Objective`."""
+        evaluation = self._ask(noise_BN, with_grad=False, with_pull=with_pull)
+        score_B = self._problem.score_B(evaluation)
+        return Look(score_B, evaluation.samples, evaluation.pull)
+
     def value(self, noise_BN: Tensor) -> Tensor:
         """See `dno.protocols.Objective`."""
         return _never_better(self._ask(noise_BN, with_grad=False).objective_B)
@@ -100,13 +106,13 @@ class Recorder:
         assert self._at_start is not None
         return self._at_start
 
-    def _ask(self, noise_BN: Tensor, *, with_grad: bool) -> Evaluation:
+    def _ask(self, noise_BN: Tensor, *, with_grad: bool, with_pull: bool = False) -> Evaluation:
         # Numbered by iteration, so that a run that was stopped and resumed, or extended, sees the
         # same randomness.
         number = (self._iteration << 20) + self._calls
         self._calls += 1
         evaluation = self._problem.evaluate(
-            noise_BN, number, with_grad=with_grad, gamma_B=self._gamma_B
+            noise_BN, number, with_grad=with_grad, with_pull=with_pull, gamma_B=self._gamma_B
         )
 
         self.network_evaluations += evaluation.network_evaluations

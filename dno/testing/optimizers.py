@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dno.core.noise import evaluation_generators, gaussian_noise
-from dno.protocols import Optimizer, Slopes, State
+from dno.protocols import Look, Optimizer, Slopes, State
 from dno.registry.configs import OptimizerConfig
 from dno.registry.registry import OPTIMIZERS
 from dno.testing.configs import ConfigContract
@@ -58,6 +58,11 @@ class Bowl:
     def score(self, noise_BN: Tensor, /) -> Tensor:
         """The values: there is no penalty here, and all noise counts as healthy."""
         return self.value(noise_BN)
+
+    def look(self, noise_BN: Tensor, /, *, with_pull: bool = False) -> Look:
+        """The values; the samples are the noise itself, so that a pull on them is one on it."""
+        score_B = self.score(noise_BN)
+        return Look(score_B, noise_BN.detach(), torch.clone if with_pull else None)
 
     def value_and_grad(self, noise_BN: Tensor, /) -> tuple[Tensor, Tensor]:
         """The values, and the way to the targets, each row no longer than 1."""
