@@ -95,6 +95,8 @@ def _inside_a_part(option: Shorthand) -> bool:
 
 def _of_the_run(option: Shorthand, draft: Draft) -> str:
     """Help of an option whose default the configuration has."""
+    if option.preset is not None:
+        return option.help
     default = draft.at(option.place)
     if default in (None, [], ()):
         return option.help

@@ -131,7 +131,10 @@ def _table_parameters() -> Iterator[inspect.Parameter]:
     from dno.runs.shorthands import known_options
 
     for name, option in known_options(command_line=True).items():
+        # A switch by its name alone: Typer would add its opposite.
+        names = [option.spelled(command_line=True)] if option.preset is not None else []
         about = typer.Option(
+            *names,
             help=option.help,
             metavar=option.metavar,
             rich_help_panel=option.group.name,

@@ -241,6 +241,9 @@ def _coarse_phases(
                 coarse=coarse,
             )
         )
+        if constrained and any(part.every != 1 for part in config.constraints):
+            # Noise counts once it is put back, which here is after the last step: look at it.
+            phases.append(Phase(Stay(), 1, coarse=coarse))
     repair = _optimizer(parts.optimizer, context)
     phases.append(Phase(repair, config.repair, constrained=constrained, repairs=True))
     return phases

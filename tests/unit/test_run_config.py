@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 import tomli_w
+from dno_builtin.optimizers.adam import Adam
 from dno_builtin.optimizers.sgd import SGD
 from dno_builtin.regularizers.permutation import Permutation
 from dno_builtin.rewards.brightness import Brightness
@@ -313,6 +314,23 @@ def test_an_unknown_option_names_the_near_one_and_those_that_there_are():
     with pytest.raises(ConfigError, match="^sampler: unknown option; .*known: ") as caught:
         assemble(values, {"sampler": "ddim"})
     assert "sampler," not in str(caught.value)
+
+
+def test_the_papers_climb_is_one_option_and_others_go_over_it():
+    values = {"prompts": "x", "rewards": "jpeg", "optimizer": "sgd", "constraints": ["shell"]}
+    paper = assemble(values, {"paper": True})
+    assert paper.optimizer == Adam(lr=0.01)
+    assert paper.regularizers == (Permutation(weight=1.0),)
+    assert (paper.constraints, paper.coarse, paper.max_grad_norm) == ((), (), 1.0)
+    assert paper.gradient.method == "hybrid-2"
+    sampler = paper.sampler.model_dump()
+    assert (sampler["steps"], sampler["eta"], sampler["guidance_scale"]) == (50, 1.0, 5.0)
+
+    other = assemble(values, {"lr": 0.02, "gamma": 0.5, "paper": True})
+    assert other.optimizer == Adam(lr=0.02)
+    assert other.regularizers == (Permutation(weight=0.5),)
+    for nothing in (None, False):
+        assert assemble(values, {"paper": nothing}) == RunConfig.parse(values)
 
 
 @pytest.mark.parametrize("prompt", ["", "  ", "a\nb", "a \udcff"])
