@@ -66,8 +66,8 @@ class GradientConfig(BaseModel):
     all are, and `hybrid-2` for the others."""
     samples: Annotated[int, Field(ge=1)] = 4
     """Perturbed copies at each evaluation (q), each asking the reward once."""
-    size: Annotated[float, Field(gt=0)] = 0.01
-    """Standard deviation of the perturbation (mu)."""
+    size: Annotated[float, Field(gt=0)] = 0.1
+    """Standard deviation of the perturbation (mu); 0.01 in the paper."""
     baseline: Baseline = "copies"
     """What a copy's reward is compared with: `copies`, the mean of the other copies; `pairs`, the
     mean of the copy and its mirror image, for which `samples` must be even; `start`, the reward of

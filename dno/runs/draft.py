@@ -37,6 +37,7 @@ class Draft:
     def __init__(self, values: Mapping[str, Any], source: str = "") -> None:
         self.values = {name: _own(value) for name, value in values.items()}
         self.sources = {"": source}
+        self._given = frozenset(values)
 
         for field in PARTS:
             parts = self.values.get(field)
@@ -86,7 +87,15 @@ class Draft:
         Raises:
             ConfigError: one sentence with the source and place of the first thing wrong.
         """
-        return RunConfig.parse(self.values, self.sources)
+        values = self.values
+        if not self._names("optimizer"):
+            # What a run has by itself depends on its rewards.
+            values = {field: value for field, value in values.items() if field != "optimizer"}
+        return RunConfig.parse(values, self.sources)
+
+    def _names(self, field: str) -> bool:
+        """Whether the field, or something inside it, was given."""
+        return any(place.partition(".")[0] == field for place in (*self._given, *self.sources))
 
 
 def _default(place: str) -> Any:

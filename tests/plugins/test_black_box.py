@@ -19,6 +19,9 @@ from torch import Tensor
 from dno.core.noise import gaussian_noise
 from dno.errors import ConfigError
 from dno.plugin import BuildContext, Look
+from dno.registry.registry import OPTIMIZERS
+from dno.runs.run_config import RunConfig
+from dno.runs.shorthands import assemble
 from dno.testing.optimizers import Bowl
 
 SIZE = 4000
@@ -305,3 +308,53 @@ def test_a_sampler_that_is_cut_off_cannot_be_pulled():
 
     with pytest.raises(Exception, match="cut off from the noise"):
         climb(type(posed)(posed.items, Cut(), posed.rewards), 1, optimizer=Looking())
+
+
+def blind(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    return hidden(images, prompts)
+
+
+blind.differentiable = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("values", "optimizer"),
+    [
+        ({"rewards": "jpeg"}, Surrogate),
+        ({"rewards": [blind]}, Surrogate),
+        ({"rewards": ["jpeg", {"use": "clip", "weight": 0}]}, Surrogate),
+        ({"rewards": ["jpeg"], "constraints": ["shell"], "iterations": 3}, Surrogate),
+        ({"rewards": ["jpeg", "clip"]}, None),
+        ({"rewards": ["clip", {"use": "jpeg", "weight": 0}]}, None),
+        ({"rewards": "jpeg", "gradient": {"samples": 8}}, None),
+        ({"rewards": "jpeg", "optimizer": "best-of-n"}, BestOfN),
+    ],
+    ids=[
+        "jpeg",
+        "a function",
+        "beside a watched one",
+        "beside other options",
+        "beside one with a gradient",
+        "watched",
+        "estimates asked for",
+        "an optimizer asked for",
+    ],
+)
+def test_a_run_without_a_gradient_climbs_by_the_surrogate_unless_told_otherwise(values, optimizer):
+    values = {"prompts": "x", **values}
+    usual = RunConfig.model_fields["optimizer"].default
+    expected = optimizer or OPTIMIZERS.load(usual)
+    for config in (RunConfig.parse(values), assemble(values, {"steps": 5})):
+        assert type(config.optimizer) is expected
+    if blind not in values["rewards"]:
+        assert RunConfig.parse(config.dump()) == config
+
+
+def test_an_option_of_the_usual_optimizer_names_it():
+    config = assemble({"prompts": "x", "rewards": "jpeg"}, {"lr": 0.5})
+    assert type(config.optimizer) is OPTIMIZERS.load("adam")
+
+
+def test_what_is_no_reward_is_told_as_before():
+    with pytest.raises(ConfigError, match="no reward is called"):
+        RunConfig.parse({"prompts": "x", "rewards": "jpg"})

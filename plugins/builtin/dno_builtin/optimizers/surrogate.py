@@ -41,7 +41,7 @@ class Surrogate(OptimizerConfig):
 
     warm_up: int = Field(default=8, ge=1)
     """Noises looked at first, the seed's own among them."""
-    samples: int = Field(default=4, ge=1)
+    samples: int = Field(default=2, ge=1)
     """Proposals at each iteration."""
     size: float = Field(default=0.6, gt=0, le=1)
     """How much of a proposal is new: 1 is a fresh draw."""
