@@ -44,7 +44,8 @@ class LinearModel:
             return torch.zeros_like(shown_RD[0])
         system_RR = products_RR + self.ridge * size * torch.eye(len(products_RR)).double()
         weight_R = torch.linalg.solve(system_RR, gain_R.cpu())
-        return weight_R.to(offset_RD) @ offset_RD
+        slope_D: Tensor = weight_R.to(offset_RD) @ offset_RD
+        return slope_D
 
 
 @dataclass(frozen=True)
