@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from dno.cli.config import start_values
-from dno.cli.ending import finish, tell
+from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.help import OptimizeCommand
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def optimize(
     _ask_for_what_is_missing(values, options)
     run_config = _configure(values, options, settings, source=str(config or ""))
 
+    _check(run_config, compare, out)
+
     # From here on torch is needed, which takes seconds to import: a mistake is told before.
     from dno.api import run
     from dno.runs.folders import default_folder
@@ -105,9 +107,24 @@ def optimize(
     if compare is not None:
         _run_and_compare(run_config, compare, folder)
         return
-    result = run(run_config, folder)
+    with plugins_at_work():
+        result = run(run_config, folder)
     tell(result)
     finish(result)
+
+
+def _check(run_config: RunConfig, compare: str | None, out: Path | None) -> None:
+    """Raise `ConfigError` for what can be seen to be wrong without torch."""
+    from dno.runs.check import check
+    from dno.runs.folders import refuse_taken
+    from dno.runs.rival import rival_of
+
+    if out is not None:
+        refuse_taken(out)
+    with plugins_at_work():
+        if compare is not None:
+            check(rival_of(run_config, compare))
+        check(run_config)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -186,7 +203,8 @@ def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
     """Run, then spend the same seconds on another optimizer, in a folder beside."""
     from dno.api import compare
 
-    both = compare(run_config, name, folder)
+    with plugins_at_work():
+        both = compare(run_config, name, folder)
     tell(both.ours)
     if both.rival is None:
         finish(both.ours)

@@ -57,6 +57,7 @@ class Problem:
         with_grad: bool,
         with_pull: bool = False,
         gamma_B: Tensor | None = None,
+        passes_over: bool = False,
     ) -> Evaluation:
         """The objective at this noise, `B x N`.
 
@@ -70,15 +71,18 @@ class Problem:
             with_pull: whether the samples keep their graph, for `Evaluation.pull`; not together
                 with the gradients.
             gamma_B: weight of the regularizers that hold log P at a target; None: 1.
+            passes_over: whether an evaluation of which no sample is left is an answer like others.
 
         Raises:
-            RunError: a plugin returned a wrong shape or type, or no sample could be evaluated.
+            RunError: a plugin returned a wrong shape or type; or no sample could be evaluated, and
+                that is not to be passed over.
         """
         seeds = [seed for _, seed in self.items]
         generators = evaluation_generators(seeds, evaluation)
         assert not (with_grad and with_pull)
         with torch.set_grad_enabled(with_grad):
-            leaf_BN = noise_BN.detach().requires_grad_(with_grad or with_pull)
+            # Its own, since the optimizer may go on to write into what it asked with.
+            leaf_BN = noise_BN.detach().clone().requires_grad_(with_grad or with_pull)
             asked = Asking(
                 self,
                 leaf_BN,
@@ -86,6 +90,8 @@ class Problem:
                 with_grad=with_grad,
                 with_pull=with_pull,
                 gamma_B=gamma_B,
+                passes_over=passes_over,
+                first=not evaluation,
             )
             asked.draw()
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dno.errors import ConfigError
-from dno.runs.run_config import RunConfig, put
+from dno.registry.registry import REGISTRIES
+from dno.runs.run_config import BLACK_BOX, RunConfig, are_black_boxes, put
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 PARTS: Final = {
     "sampler": "samplers",
@@ -81,6 +85,21 @@ class Draft:
         for index in range(len(self.values[field])):
             yield f"{field}.{index}{rest}"
 
+    def fields(self, part: str) -> Mapping[str, FieldInfo] | None:
+        """The options of the plugin at a place such as `optimizer`, by name.
+
+        None where it is no name.
+
+        Raises:
+            DNOError: no such plugin can be loaded.
+        """
+        name = self.at(part).get("use")
+        if not isinstance(name, str):
+            return None
+        kind = PARTS[part.partition(".")[0]]
+        (registry,) = (registry for registry in REGISTRIES if registry.kind == kind)
+        return registry.load(name).model_fields
+
     def parse(self) -> RunConfig:
         """The configuration.
 
@@ -88,14 +107,15 @@ class Draft:
             ConfigError: one sentence with the source and place of the first thing wrong.
         """
         values = self.values
-        if not self._names("optimizer"):
-            # What a run has by itself depends on its rewards.
-            values = {field: value for field, value in values.items() if field != "optimizer"}
+        if self._leaves_optimizer_open() and are_black_boxes(values.get("rewards")):
+            values = {**values, "optimizer": {**values["optimizer"], "use": BLACK_BOX}}
         return RunConfig.parse(values, self.sources)
 
-    def _names(self, field: str) -> bool:
-        """Whether the field, or something inside it, was given."""
-        return any(place.partition(".")[0] == field for place in (*self._given, *self.sources))
+    def _leaves_optimizer_open(self) -> bool:
+        """Whether no optimizer was named, nor how rewards without a gradient are estimated."""
+        places = {*self._given, *self.sources}
+        estimates = any(place.partition(".")[0] == "gradient" for place in places)
+        return not estimates and not places & {"optimizer", "optimizer.use"}
 
 
 def _default(place: str) -> Any:

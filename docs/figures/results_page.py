@@ -355,9 +355,7 @@ class Tables:
             "moved",
         )
         for rule in rules:
-            rows = self._by_case.get(rule.case)
-            if not rows:
-                continue
+            rows = self._by_case[rule.case]
             gain, half = interval(self.values(rule.case, "gain"))
             cells = [
                 f"{rule.label} (`{rule.case}`)",
@@ -587,8 +585,15 @@ def write_page(work: Path, *, partial: bool = False) -> None:
     write_csv(PAGE.with_suffix(".csv"), rows)
     write_csv(PAGE.with_name("results-curves.csv"), _curve_rows(curves))
     tables = Tables(rows, curves)
-    texts = {name: tables.climbed(rules) for name, rules in TABLES.items()}
-    texts |= {f"{reward}-times": tables.times(reward) for reward in REWARDS}
+    known = {row["case"] for row in rows}
+    texts = {
+        name: tables.climbed(there)
+        for name, rules in TABLES.items()
+        if (there := [rule for rule in rules if rule.case in known])
+    }
+    for reward in REWARDS:
+        if f"{reward}-paper" in curves and f"{reward}-ours" in curves:
+            texts[f"{reward}-times"] = tables.times(reward)
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), texts), encoding="utf-8")
     figures = {
         "climb": climbs(curves),

@@ -350,9 +350,9 @@ def test_a_run_without_a_gradient_climbs_by_the_surrogate_unless_told_otherwise(
         assert RunConfig.parse(config.dump()) == config
 
 
-def test_an_option_of_the_usual_optimizer_names_it():
-    config = assemble({"prompts": "x", "rewards": "jpeg"}, {"lr": 0.5})
-    assert type(config.optimizer) is OPTIMIZERS.load("adam")
+def test_an_option_without_an_optimizer_is_the_surrogates():
+    config = assemble({"prompts": "x", "rewards": "jpeg"}, {}, [("optimizer.samples", 5)])
+    assert config.optimizer == Surrogate(samples=5)
 
 
 def test_what_is_no_reward_is_told_as_before():

@@ -92,7 +92,7 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def climb(prompt: str | list[str] = "x", **options: object) -> dno.Result:
-    given = {"iterations": 5, "coarse": 2, "lr": 0.1, "regularizer": [], **options}
+    given = {"iterations": 5, "coarse": 2, "paper": True, "lr": 0.1, "regularizer": [], **options}
     return dno.optimize(prompt, reward=brightness, sampler=Walker(), **given)  # type: ignore[arg-type]
 
 

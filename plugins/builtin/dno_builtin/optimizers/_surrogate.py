@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -56,6 +57,7 @@ class SurrogateAscent:
     the step's rule.
     """
 
+    proposes: ClassVar[bool] = True
     warm_up: int
     proposals: int
     size: float

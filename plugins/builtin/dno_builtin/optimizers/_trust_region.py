@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,6 +56,7 @@ class BoxSearch:
     proposals evaluated; `region`, the one that the proposal in hand is from, -1 for fresh noise.
     """
 
+    proposes: ClassVar[bool] = True
     regions: int
     warm_up: int
     boxes: Boxes

@@ -30,8 +30,9 @@ class TrustRegion(OptimizerConfig):
     The division is not in the publication, whose noise gains L^2 / 12 of variance with each success
     in every entry that moves. With it the variance of entries stays one, and their law nearly
     Gaussian: uniform steps, however many, leave an excess kurtosis between 0 and -1.2 v / (2 + v),
-    v = L^2 / 12, which is -0.03 at a length of 0.8. `keep_variance = false` searches as published. Instead of a Sobol
-    sequence, which the publication's code has for up to 21,201 entries, entries are independent.
+    v = L^2 / 12, which is -0.03 at a length of 0.8. `keep_variance = false` searches as published.
+    Instead of a Sobol sequence, which the publication's code has for up to 21,201 entries, entries
+    are independent.
     """
 
     constrained: ClassVar[bool] = False
