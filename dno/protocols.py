@@ -10,7 +10,7 @@ Noise is always float32, whatever the model computes in. Images are RGB in [0, 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -158,10 +158,6 @@ class Look(NamedTuple):
     """What `Objective.score` says."""
     samples: Tensor
     """`B x ...`, detached; 0 for a sample that is not finite, whose score is -inf."""
-    pull: Callable[[Tensor], Tensor] | None = None
-    """How a pull on the samples moves the noise: from `B x ...`, shaped as the samples, to `B x N`,
-    the gradient in the noise of the sum of pulls times samples; rows of samples that could not be
-    evaluated are 0. It can be called once. None unless it was asked for."""
 
 
 class Objective(Protocol):
@@ -188,11 +184,18 @@ class Objective(Protocol):
         """
         ...
 
-    def look(self, noise_BN: Tensor, /, *, with_pull: bool = False) -> Look:
+    def look(self, noise_BN: Tensor, /) -> Look:
         """What `score` says, with the samples; for methods that learn from what rewards were shown.
 
-        No reward is asked for a gradient. With `pull` the sampler keeps its graph until that is
-        called.
+        It costs what `score` costs.
+        """
+        ...
+
+    def pull(self, noise_BN: Tensor, towards: Tensor, /) -> Tensor:
+        """Where a pull on the samples moves the noise, `B x N`: the gradient in the noise of the
+        sum of samples times `towards`, which has their shape.
+
+        No reward is asked; it costs a sample and its gradient. A row is 0 where that is not finite.
         """
         ...
 

@@ -39,7 +39,7 @@ class Asking:
         generators: Sequence[Generator],
         *,
         with_grad: bool,
-        with_pull: bool,
+        with_pull: bool = False,
         gamma_B: Tensor | None,
         passes_over: bool = False,
         first: bool = False,
@@ -331,16 +331,14 @@ class Asking:
             failures=self.failures,
             network_evaluations=self.network_evaluations,
             reward_calls=self.reward_calls,
-            pull=self._pull if self.with_pull else None,
         )
 
-    def _pull(self, towards: Tensor) -> Tensor:
-        """See `dno.protocols.Look`."""
+    def pull(self, towards: Tensor) -> Tensor:
+        """Where a pull on the samples moves the noise; see `dno.protocols.Objective`."""
         towards = towards.detach().to(self.samples)
         (grad_BN,) = guarded(
             "the gradient", torch.autograd.grad, self.samples, (self.noise_BN,), (towards,)
         )
-        # A row that is not finite moves nothing; where it is evaluated next will say what is wrong.
         finite_B = grad_BN.isfinite().all(dim=1)
         grad_BN = grad_BN.where(finite_B[:, None], 0.0)
         return self._without_failed(grad_BN, 0.0)

@@ -55,7 +55,6 @@ class Problem:
         evaluation: int,
         *,
         with_grad: bool,
-        with_pull: bool = False,
         gamma_B: Tensor | None = None,
         passes_over: bool = False,
     ) -> Evaluation:
@@ -68,8 +67,6 @@ class Problem:
             noise_BN: where to evaluate.
             evaluation: its number.
             with_grad: whether to compute the gradients.
-            with_pull: whether the samples keep their graph, for `Evaluation.pull`; not together
-                with the gradients.
             gamma_B: weight of the regularizers that hold log P at a target; None: 1.
             passes_over: whether an evaluation of which no sample is left is an answer like others.
 
@@ -79,16 +76,14 @@ class Problem:
         """
         seeds = [seed for _, seed in self.items]
         generators = evaluation_generators(seeds, evaluation)
-        assert not (with_grad and with_pull)
         with torch.set_grad_enabled(with_grad):
             # Its own, since the optimizer may go on to write into what it asked with.
-            leaf_BN = noise_BN.detach().clone().requires_grad_(with_grad or with_pull)
+            leaf_BN = noise_BN.detach().clone().requires_grad_(with_grad)
             asked = Asking(
                 self,
                 leaf_BN,
                 generators,
                 with_grad=with_grad,
-                with_pull=with_pull,
                 gamma_B=gamma_B,
                 passes_over=passes_over,
                 first=not evaluation,
@@ -109,6 +104,23 @@ class Problem:
             for report in self.reports:
                 asked.ask_report(report)
         return asked.evaluation()
+
+    def pull(self, noise_BN: Tensor, towards: Tensor) -> tuple[Tensor, int]:
+        """The gradient in the noise, `B x N`, of the sum of samples times `towards`; no reward is
+        asked.
+
+        Returns:
+            It, 0 in rows where it is not finite, and the evaluations of the network that it took.
+
+        Raises:
+            RunError: the sampler failed, or its samples are cut off from the noise.
+        """
+        leaf_BN = noise_BN.detach().clone().requires_grad_()
+        asked = Asking(
+            self, leaf_BN, (), with_grad=False, with_pull=True, gamma_B=None, passes_over=True
+        )
+        asked.draw()
+        return asked.pull(towards), asked.network_evaluations
 
     def clipped(self, grad_BN: Tensor) -> tuple[Tensor, Tensor]:
         """A gradient, its rows scaled down to `max_grad_norm`, and their norms before."""

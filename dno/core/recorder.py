@@ -65,11 +65,16 @@ class Recorder:
         """See `dno.protocols.Objective`."""
         return self._problem.score_B(self._ask(noise_BN, with_grad=False))
 
-    def look(self, noise_BN: Tensor, *, with_pull: bool = False) -> Look:
+    def look(self, noise_BN: Tensor) -> Look:
         """See `dno.protocols.Objective`."""
-        evaluation = self._ask(noise_BN, with_grad=False, with_pull=with_pull)
-        score_B = self._problem.score_B(evaluation)
-        return Look(score_B, evaluation.samples, evaluation.pull)
+        evaluation = self._ask(noise_BN, with_grad=False)
+        return Look(self._problem.score_B(evaluation), evaluation.samples)
+
+    def pull(self, noise_BN: Tensor, towards: Tensor) -> Tensor:
+        """See `dno.protocols.Objective`."""
+        grad_BN, spent = self._problem.pull(noise_BN, towards)
+        self.network_evaluations += spent
+        return grad_BN
 
     def value(self, noise_BN: Tensor) -> Tensor:
         """See `dno.protocols.Objective`."""
@@ -112,7 +117,7 @@ class Recorder:
         assert self._at_start is not None
         return self._at_start
 
-    def _ask(self, noise_BN: Tensor, *, with_grad: bool, with_pull: bool = False) -> Evaluation:
+    def _ask(self, noise_BN: Tensor, *, with_grad: bool) -> Evaluation:
         # Numbered by iteration, so that a run that was stopped and resumed, or extended, sees the
         # same randomness.
         number = (self._iteration << 20) + self._calls
@@ -121,7 +126,6 @@ class Recorder:
             noise_BN,
             number,
             with_grad=with_grad,
-            with_pull=with_pull,
             gamma_B=self._gamma_B,
             passes_over=self._proposal,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -84,8 +84,6 @@ class Evaluation:
     """Forward passes of the denoising network per sample."""
     reward_calls: int
     """Times that optimised rewards were asked about each sample."""
-    pull: Callable[[Tensor], Tensor] | None = None
-    """See `dno.protocols.Look`."""
 
     @property
     def objective_B(self) -> Tensor:

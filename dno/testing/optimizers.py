@@ -59,10 +59,13 @@ class Bowl:
         """The values: there is no penalty here, and all noise counts as healthy."""
         return self.value(noise_BN)
 
-    def look(self, noise_BN: Tensor, /, *, with_pull: bool = False) -> Look:
-        """The values; the samples are the noise itself, so that a pull on them is one on it."""
-        score_B = self.score(noise_BN)
-        return Look(score_B, noise_BN.detach(), torch.clone if with_pull else None)
+    def look(self, noise_BN: Tensor, /) -> Look:
+        """The values, with samples that are the noise itself."""
+        return Look(self.score(noise_BN), noise_BN.detach())
+
+    def pull(self, noise_BN: Tensor, towards: Tensor, /) -> Tensor:
+        """A pull on the samples is one on the noise."""
+        return towards.clone()
 
     def value_and_grad(self, noise_BN: Tensor, /) -> tuple[Tensor, Tensor]:
         """The values, and the way to the targets, each row no longer than 1."""

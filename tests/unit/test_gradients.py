@@ -14,6 +14,7 @@ from dno.core.problem import Problem
 from dno.core.terms import RewardTerm
 from dno.errors import ConfigError
 from dno.media import pictures
+from dno.runs.run_config import RunConfig
 from dno.testing.toy import ToySampler
 
 METHODS = ("hybrid-2", "hybrid-1", "zo")
@@ -202,9 +203,10 @@ def test_one_copy_is_compared_with_the_sample_itself():
 
 
 def test_pairs_need_an_even_number_of_copies():
+    gradient = {"samples": 3, "baseline": "pairs"}
     with pytest.raises(ConfigError, match="must be even") as found:
-        GradientConfig(samples=3, baseline="pairs")
-    assert found.value.at == "samples"
+        RunConfig.parse({"prompts": "x", "rewards": "jpeg", "gradient": gradient})
+    assert found.value.at == "gradient.samples"
 
 
 @pytest.mark.parametrize("baseline", ["copies", "pairs"])

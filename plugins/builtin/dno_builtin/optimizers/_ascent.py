@@ -43,7 +43,7 @@ class SphereAscent:
         """One step, from one gradient."""
         slopes = objective.slopes(noise_BN)
         reward_B = slopes.reward_B.to(noise_BN)
-        step_B = self.lengths(state["step_B"], reward_B - state["reward_B"])
+        step_B = self._lengths(state["step_B"], reward_B - state["reward_B"])
 
         moved = []
         for noise_N, grad_N, pull_N, step in zip(
@@ -54,7 +54,7 @@ class SphereAscent:
             moved.append(noise_N + step * (direction_N - bounded_N))
         return torch.stack(moved), {"step_B": step_B, "reward_B": reward_B}
 
-    def lengths(self, step_B: Tensor, rise_B: Tensor) -> Tensor:
+    def _lengths(self, step_B: Tensor, rise_B: Tensor) -> Tensor:
         """Each sample's next step, after a rise or fall of its reward."""
         factor_B = torch.ones_like(step_B)
         factor_B = torch.where(rise_B > 0, AFTER_RISE, factor_B)

@@ -1,4 +1,4 @@
-"""Ascent on a model of the reward; see `surrogate.py` for the formula.
+"""Search along a model of the reward; see `surrogate.py` for the formula.
 
 Letters, beside those of `dno.protocols`:
     R  samples remembered        D  entries of one sample
@@ -17,6 +17,12 @@ from dno.plugin import Look, Objective, State
 from dno_builtin.constraints._shell import ShellRetraction
 
 from ._ascent import SphereAscent
+
+AFTER_RISE = 1.3
+AFTER_FALL = 0.7
+LEAST = 0.1
+MOST = 2.0
+"""Of the first step."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +56,19 @@ class LinearModel:
 
 
 @dataclass(frozen=True)
-class SurrogateAscent:
-    """Proposals around the noise, and a step up the line through all that was seen.
+class SurrogateSearch:
+    """Proposals around the best so far, some of them steps up the line through all that was seen.
 
-    State: `shown_BRD`, the samples remembered, oldest first; `score_BR`, their scores; and that of
-    the step's rule.
+    State: `centre_BN`, the best noise so far; `best_B`, its score, -inf before the first healthy
+    one; `step_B`, the length of the next step; `shown_BRD`, the samples remembered, oldest first;
+    `score_BR`, their scores.
     """
 
     proposes: ClassVar[bool] = True
     warm_up: int
     proposals: int
     size: float
+    step_size: float
     memory: int
     model: LinearModel
     rule: SphereAscent
@@ -68,57 +76,69 @@ class SurrogateAscent:
 
     def init(self, noise_BN: Tensor, /) -> State:
         """Nothing seen yet."""
+        like_B = noise_BN[:, 0]
         return {
-            **self.rule.init(noise_BN),
+            "centre_BN": noise_BN,
+            "best_B": torch.full_like(like_B, -math.inf),
+            "step_B": torch.full_like(like_B, self.step_size),
             "shown_BRD": noise_BN.new_zeros(len(noise_BN), 0, 0),
             "score_BR": noise_BN.new_zeros(len(noise_BN), 0),
         }
 
     def step(self, objective: Objective, noise_BN: Tensor, state: State, /) -> tuple[Tensor, State]:
-        """Look around, fit, step; in the first iteration, look at fresh noise."""
-        if not state["score_BR"].shape[1]:
-            return self._warmed_up(objective, noise_BN, state)
+        """Look at the step in hand and around the best, fit, and make the next step."""
+        first = not state["score_BR"].shape[1]
+        before_B = state["best_B"]
+        state, look = self._looked(objective, noise_BN, state)
+        step_B = state["step_B"]
+        if not first:
+            step_B = self._lengths(step_B, state["best_B"] > before_B)
 
-        kept = math.sqrt(1 - self.size**2)
-        looks = []
-        for _ in range(self.proposals):
-            proposal_BN = kept * noise_BN + self.size * objective.gaussian()
-            looks.append(objective.look(proposal_BN))
-        # Last, so that the sampler's graph does not lie beside the proposals.
-        here = objective.look(noise_BN, with_pull=True)
-        shown_BRD, score_BR = self._remembered(state, [*looks, here])
+        looks = [look]
+        for _ in range(self.warm_up - 1 if first else self.proposals):
+            proposal_BN = objective.gaussian()
+            if not first:
+                proposal_BN = self._near(state["centre_BN"], proposal_BN)
+            state, look = self._looked(objective, proposal_BN, state)
+            looks.append(look)
 
-        rows = zip(shown_BRD, score_BR, strict=True)
-        slope_BD = torch.stack([self.model.slope(*row) for row in rows])
-        assert here.pull is not None
-        uphill_BN = here.pull(slope_BD.view_as(here.samples)).to(noise_BN)
-
-        reward_B = here.score_B.to(noise_BN)
-        step_B = self.rule.lengths(state["step_B"], reward_B - state["reward_B"])
-        directions = zip(uphill_BN, noise_BN, strict=True)
-        direction_BN = torch.stack([self.rule.direction(*one) for one in directions])
-        moved_BN = noise_BN + step_B[:, None] * direction_BN
-        return self.shell.retract(moved_BN, self.shell.init(noise_BN)), {
-            "step_B": step_B,
-            "reward_B": reward_B,
-            "shown_BRD": shown_BRD,
-            "score_BR": score_BR,
-        }
-
-    def _warmed_up(
-        self, objective: Objective, noise_BN: Tensor, state: State
-    ) -> tuple[Tensor, State]:
-        """The best of the noise and fresh draws."""
-        seen = [noise_BN]
-        seen += [objective.gaussian() for _ in range(self.warm_up - 1)]
-        looks = [objective.look(one_BN) for one_BN in seen]
         shown_BRD, score_BR = self._remembered(state, looks)
+        state = {**state, "step_B": step_B, "shown_BRD": shown_BRD, "score_BR": score_BR}
+        return self._next(objective, state, looks[0].samples), state
 
-        score_MB = torch.stack([look.score_B for look in looks])
-        best_B = score_MB.argmax(dim=0).to(noise_BN.device)
-        rows = torch.arange(len(noise_BN), device=noise_BN.device)
-        moved_BN = torch.stack(seen)[best_B, rows]
-        return moved_BN, {**state, "shown_BRD": shown_BRD, "score_BR": score_BR}
+    def _looked(self, objective: Objective, noise_BN: Tensor, state: State) -> tuple[State, Look]:
+        """The state with this noise as the centre where it is better, and what was seen."""
+        look = objective.look(noise_BN)
+        score_B = look.score_B.to(noise_BN)
+        better_B = score_B > state["best_B"]
+        centre_BN = torch.where(better_B[:, None], noise_BN, state["centre_BN"])
+        best_B = torch.where(better_B, score_B, state["best_B"])
+        return {**state, "centre_BN": centre_BN, "best_B": best_B}, look
+
+    def _lengths(self, step_B: Tensor, better_B: Tensor) -> Tensor:
+        """Each sample's next step, after one that was better or not."""
+        factor_B = torch.where(better_B, AFTER_RISE, AFTER_FALL).to(step_B)
+        return (step_B * factor_B).clamp(LEAST * self.step_size, MOST * self.step_size)
+
+    def _near(self, centre_BN: Tensor, drawn_BN: Tensor) -> Tensor:
+        return math.sqrt(1 - self.size**2) * centre_BN + self.size * drawn_BN
+
+    def _next(self, objective: Objective, state: State, like: Tensor) -> Tensor:
+        """The next step from the best noise; a proposal near it where the line is flat."""
+        centre_BN = state["centre_BN"]
+        rows = zip(state["shown_BRD"], state["score_BR"], strict=True)
+        slope_BD = torch.stack([self.model.slope(*row) for row in rows])
+        flat_B = ~slope_BD.any(dim=1).to(centre_BN.device)
+        proposal_BN = self._near(centre_BN, objective.gaussian())
+        if flat_B.all():
+            return proposal_BN
+
+        uphill_BN = objective.pull(centre_BN, slope_BD.view_as(like)).to(centre_BN)
+        pairs = zip(uphill_BN, centre_BN, strict=True)
+        direction_BN = torch.stack([self.rule.direction(*pair) for pair in pairs])
+        moved_BN = centre_BN + state["step_B"][:, None] * direction_BN
+        moved_BN = self.shell.retract(moved_BN, self.shell.init(centre_BN))
+        return torch.where(flat_B[:, None], proposal_BN, moved_BN)
 
     def _remembered(self, state: State, looks: list[Look]) -> tuple[Tensor, Tensor]:
         """The last samples and scores, with those of this iteration."""
