@@ -23,6 +23,7 @@ from dno.media import pictures as pictures
 from dno.media import thumbnails as thumbnails
 from dno.protocols import CoarseMap as CoarseMap
 from dno.protocols import Constraint as Constraint
+from dno.protocols import Look as Look
 from dno.protocols import NoiseMap as NoiseMap
 from dno.protocols import Objective as Objective
 from dno.protocols import Optimizer as Optimizer

@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from dno.core.budget import Budget
@@ -120,6 +121,26 @@ def _default(value: Any) -> Any:
     return Field(value)
 
 
+BLACK_BOX: Final = "surrogate"
+"""The optimizer of a run that names none, and no `gradient`, where no reward has a gradient."""
+
+
+def are_black_boxes(rewards: object) -> bool:
+    """Whether the rewards that are climbed have no gradient; False where that cannot be told.
+
+    Args:
+        rewards: what a configuration holds, or what one is made of.
+    """
+    parts = rewards if isinstance(rewards, (list, tuple)) else [rewards]
+    try:
+        configs = [build_plugin_config(REWARDS, part) for part in parts]
+    except ConfigError:
+        # A mistake, which the field itself will tell.
+        return False
+    climbed = [config for config in configs if config.weight]
+    return bool(climbed) and not any(config.differentiable for config in climbed)
+
+
 class WarmStart(BaseModel):
     """An optimizer that runs before the main one, which then starts at the best noise that was
     found.
@@ -207,11 +228,21 @@ class RunConfig(BaseModel):
     optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = _default(
         "ascent"
     )
-    """How to climb."""
+    """How to climb; where no reward has a gradient and neither this nor `gradient` is given,
+    `surrogate`."""
     observers: tuple[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)], ...] = (
         _default(("curve",))
     )
     """What looks on: progress, image dumps, trackers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suited_to_the_rewards(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or {"optimizer", "gradient"} & values.keys():
+            return values
+        if not are_black_boxes(values.get("rewards")):
+            return values
+        return {**values, "optimizer": BLACK_BOX}
 
     @field_validator(
         "prompts",

@@ -41,6 +41,7 @@ PARTS = {
         "State",
         "Objective",
         "Slopes",
+        "Look",
     ],
     "What an observer sees": [
         "hookimpl",
