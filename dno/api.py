@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
+from dno.paths import current_folder, user_path
 from dno.protocols import Constraint, Optimizer, Regularizer, Reward, Sampler
 from dno.registry.configs import (
     ConstraintConfig,
@@ -207,7 +208,7 @@ def load(
     )
     # A configuration needs a prompt; what is loaded does not depend on it.
     config = assemble({**values, "prompts": "any"}, options, _placed(settings))
-    return Session(values, options, settings or {}, load_models(config))
+    return Session(values, options, settings or {}, load_models(config.located(current_folder())))
 
 
 class Session:
@@ -224,6 +225,8 @@ class Session:
         self._options = options
         self._settings = settings
         self._loaded = loaded
+        # What was loaded stays what it is, whatever folder is current later.
+        self._base = current_folder()
 
     def config(
         self,
@@ -245,7 +248,8 @@ class Session:
         )
         merged: Options = {**self._options, **options}
         placed = _placed({**self._settings, **(settings or {})})
-        return assemble({**self._values, **values, "prompts": prompt}, merged, placed)
+        config = assemble({**self._values, **values, "prompts": prompt}, merged, placed)
+        return config.located(self._base)
 
     def optimize(
         self,
@@ -292,7 +296,7 @@ class Session:
 
 
 def _path(out: str | Path | None) -> Path | None:
-    return None if out is None else Path(out).expanduser()
+    return None if out is None else user_path(out, at="out")
 
 
 def _placed(settings: Mapping[str, Any] | None) -> list[tuple[str, Any]]:

@@ -45,3 +45,5 @@ from dno.registry.loading import first_line as first_line
 from dno.registry.loading import hub_is_offline as hub_is_offline
 from dno.registry.loading import quiet as quiet
 from dno.registry.models import find_model as find_model
+from dno.wording import clean as clean
+from dno.wording import short as short

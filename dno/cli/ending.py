@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from dno.cli.say import say
+
 if TYPE_CHECKING:
     from dno.report.result import Result
 
@@ -45,11 +47,11 @@ def tell(result: Result) -> None:
     assert result.folder is not None
     for name in PICTURES:
         if (result.folder / name).exists():
-            typer.echo(result.folder / name)
-    typer.echo(result.verdict())
+            say(result.folder / name)
+    say(result.verdict())
 
     if CODES[result.status.value] != SUCCESS:
-        typer.echo(f"dno: {_what_to_do(result)}", err=True)
+        say(f"dno: {_what_to_do(result)}", err=True)
 
 
 def _what_to_do(result: Result) -> str:

@@ -14,6 +14,7 @@ import typer
 from dno.cli.config import start_values
 from dno.cli.ending import finish, tell
 from dno.cli.help import OptimizeCommand
+from dno.cli.say import say
 
 if TYPE_CHECKING:
     from dno.runs.run_config import RunConfig
@@ -96,18 +97,17 @@ def optimize(
     _ask_for_what_is_missing(values, options)
     run_config = _configure(values, options, settings, source=str(config or ""))
 
+    from dno.paths import user_path
+
     # From here on torch is needed, which takes seconds to import: a mistake is told before.
-    from dno.api import run
     from dno.runs.folders import default_folder
     from dno.runs.storage import free_folder
 
-    folder = free_folder(out or default_folder(run_config.prompts[0]))
-    if compare is not None:
-        _run_and_compare(run_config, compare, folder)
+    if out is not None:
+        _run(run_config, compare, free_folder(user_path(out, source="--out")))
         return
-    result = run(run_config, folder)
-    tell(result)
-    finish(result)
+    with default_folder(run_config.prompts[0]) as folder:
+        _run(run_config, compare, folder)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -179,6 +179,18 @@ def _configure(
     return assemble(values, options, placed, source=source, command_line=True)
 
 
+def _run(run_config: RunConfig, compare: str | None, folder: Path) -> None:
+    """Run, and end with how it went."""
+    from dno.api import run
+
+    if compare is not None:
+        _run_and_compare(run_config, compare, folder)
+        return
+    result = run(run_config, folder)
+    tell(result)
+    finish(result)
+
+
 def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
     """Run, then spend the same seconds on another optimizer, in a folder beside."""
     from dno.api import compare
@@ -188,6 +200,6 @@ def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
     if both.rival is None:
         finish(both.ours)
         return
-    typer.echo(f"\n{both.against} in the same {both.ours.meter()['seconds']:.0f} s:")
+    say(f"\n{both.against} in the same {both.ours.meter()['seconds']:.0f} s:")
     tell(both.rival)
     finish(both.ours, both.rival)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dno.cli.quick import QUICK
+from dno.cli.say import say
 
 if TYPE_CHECKING:
     from dno.registry.configs import PluginConfig
@@ -49,7 +50,7 @@ class _Columns:
         row = f"{kind}  {name}  {what}"
         if note:
             row += f"  ({note})"
-        typer.echo(row)
+        say(row)
 
 
 def _origin(info: PluginInfo) -> str:
@@ -103,7 +104,7 @@ def _show_schema(registry: Registry[PluginConfig], name: str) -> None:
     import json
 
     schema = registry.load(name).model_json_schema()
-    typer.echo(json.dumps(schema, indent=2))
+    say(json.dumps(schema, indent=2))
 
 
 def _show_options(registry: Registry[PluginConfig], name: str) -> None:
@@ -112,18 +113,18 @@ def _show_options(registry: Registry[PluginConfig], name: str) -> None:
 
     cls = registry.load(name)
     info = registry.info(name)
-    typer.echo(f"{info.kind[:-1]} {info.name} ({_origin(info)})\n")
+    say(f"{info.kind[:-1]} {info.name} ({_origin(info)})\n")
     if text := about(cls):
-        typer.echo(f"{text}\n")
+        say(f"{text}\n")
 
     for option in options(cls):
         default = "required" if option.default is None else f"default: {option.default}"
-        typer.echo(f"  {option.name}: {option.type} [{default}]")
-        typer.echo(f"      {option.meaning}")
+        say(f"  {option.name}: {option.type} [{default}]")
+        say(f"      {option.meaning}")
 
     place = place_of_kind(info.kind)
     if place is not None:
-        typer.echo(f"\nIn a run: --set {place}.OPTION=VALUE")
+        say(f"\nIn a run: --set {place}.OPTION=VALUE")
 
 
 def _find(name: str) -> list[tuple[Registry[PluginConfig], str]]:
@@ -211,9 +212,9 @@ def new(
 
     folder, *files = write_reward(name, out)
     for path in files:
-        typer.echo(path)
-    typer.echo("\nnext:")
-    typer.echo(f"  cd {shlex.quote(str(folder))}")
-    typer.echo('  pip install -e ".[test]"')
-    typer.echo(f'  dno optimize "a black cat" --reward {name}')
-    typer.echo("  pytest")
+        say(path)
+    say("\nnext:")
+    say(f"  cd {shlex.quote(str(folder))}")
+    say('  pip install -e ".[test]"')
+    say(f'  dno optimize "a black cat" --reward {name}')
+    say("  pytest")

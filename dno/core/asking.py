@@ -16,6 +16,7 @@ from dno.core.terms import Evaluation, RegularizerTerm, RewardTerm, Term
 from dno.errors import DNOError, RunError
 from dno.media import medium_of
 from dno.protocols import Penalty, Regularizer, Reward
+from dno.wording import said
 
 if TYPE_CHECKING:
     from dno.core.problem import Problem
@@ -350,7 +351,7 @@ def _call(who: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 def _failed(who: str, error: Exception) -> RunError:
-    return RunError(f"{who} failed with {type(error).__name__}: {error}")
+    return RunError(f"{who} failed with {type(error).__name__}: {said(error)}")
 
 
 def _described(value: object) -> str:

@@ -34,6 +34,7 @@ from dno.core.weights import first_gamma, next_gamma
 from dno.errors import DNOError, RunError
 from dno.media import OTHER, Medium, medium_of
 from dno.protocols import State
+from dno.wording import said, short
 
 _log = logging.getLogger("dno")
 
@@ -347,12 +348,12 @@ def _checked_step(answer: object, noise_BN: Tensor) -> tuple[Tensor, State]:
     if not isinstance(moved_BN, Tensor) or moved_BN.shape != noise_BN.shape:
         raise RunError(
             f"the optimizer must return noise of shape {tuple(noise_BN.shape)} and its state; "
-            f"got {answer!r}"
+            f"got {short(answer)}"
         )
     if not isinstance(memory, Mapping) or not _all_tensors(memory):
         raise RunError(
             "the optimizer's state must be tensors by name, so that it can be saved; "
-            f"got {memory!r}"
+            f"got {short(memory)}"
         )
     return moved_BN.detach().to(noise_BN), memory
 
@@ -364,7 +365,7 @@ def _all_tensors(state: Mapping[object, object]) -> bool:
 def _as_run_error(error: Exception) -> DNOError:
     if isinstance(error, DNOError):
         return error
-    problem = f"the run failed with {type(error).__name__}: {error}"
+    problem = f"the run failed with {type(error).__name__}: {said(error)}"
     if isinstance(error, torch.OutOfMemoryError):
         problem = (
             "the device ran out of memory; recompute the sampler's steps instead of keeping them "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from dno.errors import ConfigError, DNOError, RunError
+from dno.wording import said
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,6 +131,6 @@ class Bus:
             raise
         except Exception as error:
             raise RunError(
-                f"an observer failed at {name} with {type(error).__name__}: {error}"
+                f"an observer failed at {name} with {type(error).__name__}: {said(error)}"
             ) from error
         return answers

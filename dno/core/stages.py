@@ -15,6 +15,7 @@ from dno.core.recorder import rows_where
 from dno.core.result import Snapshot, StepRecord
 from dno.errors import RunError
 from dno.protocols import CoarseMap, Objective, Optimizer, State
+from dno.wording import short
 
 KEPT: Final = 0.7
 """Share of a coarse gain that has to be there on the fine grid; where it is not, it is repaired."""
@@ -185,7 +186,7 @@ def put_back(
         if not isinstance(moved_BN, Tensor) or moved_BN.shape != noise_BN.shape:
             raise RunError(
                 f'constraint "{term.name}" must return noise of shape {tuple(noise_BN.shape)}, '
-                f"got {moved_BN!r}"
+                f"got {short(moved_BN)}"
             )
         noise_BN = moved_BN.detach().to(noise_BN)
     return noise_BN

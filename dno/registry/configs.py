@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from dno.errors import ConfigError
+from dno.paths import absolute, user_path
+from dno.registry.discovery import usable
 
+if TYPE_CHECKING:
     import torch
 
     from dno.protocols import Constraint, Optimizer, Regularizer, Reward, Sampler
@@ -46,6 +49,70 @@ class PluginConfig(BaseModel):
 
         Called for every component of a run before any of them is built, so it must be quick.
         """
+
+    @classmethod
+    def located(
+        cls,
+        options: Mapping[str, Any],
+        base: Path,
+        absolute: Callable[[Path, Path], Path] = absolute,
+    ) -> dict[str, Any]:
+        """Options of this plugin, with the paths in them written from the root.
+
+        So a saved run names the same files wherever it is resumed from. Here these are the options
+        of type `Path`, and `model` where it names a folder or file that is there; a plugin with
+        other options that name files adds them.
+
+        Args:
+            options: by name, validated or not.
+            base: where relative paths start.
+            absolute: what turns a path with `~` expanded or not and that folder into an absolute
+                one.
+
+        Raises:
+            ConfigError: a path cannot be one here.
+        """
+        found = dict(options)
+        for name, field in cls.model_fields.items():
+            if name not in found:
+                continue
+            try:
+                if _holds_paths(field.annotation):
+                    found[name] = _each_located(found[name], base, absolute)
+                elif name == "model" and isinstance(found[name], str):
+                    found[name] = located_name(found[name], base, absolute)
+            except ConfigError as error:
+                raise error.inside(name) from None
+        return found
+
+
+def located_name(name: str, base: Path, absolute: Callable[[Path, Path], Path]) -> str:
+    """What may be a path, a hub id or the name of something installed; from the root if a path.
+
+    See `PluginConfig.located`.
+    """
+    installed = any(name in (info.name, info.qualified) for info in usable())
+    if installed or not name:
+        return name
+    path = user_path(name)
+    whole = absolute(path, base)
+    is_path = path != Path(name) or path.is_absolute() or whole.exists()
+    return str(whole) if is_path else name
+
+
+def _holds_paths(annotation: Any) -> bool:
+    """Whether a type is `Path`, or a choice or sequence of paths."""
+    return annotation is Path or any(map(_holds_paths, get_args(annotation)))
+
+
+def _each_located(value: Any, base: Path, absolute: Callable[[Path, Path], Path]) -> Any:
+    if isinstance(value, Path):
+        return absolute(user_path(value), base)
+    if isinstance(value, str):
+        return str(absolute(user_path(value), base))
+    if isinstance(value, (list, tuple)):
+        return type(value)([_each_located(one, base, absolute) for one in value])
+    return value
 
 
 class SamplerConfig(PluginConfig):

@@ -18,6 +18,7 @@ from dno.registry.configs import (
     RewardConfig,
     SamplerConfig,
 )
+from dno.wording import short
 
 _NEEDS: Final[dict[type[PluginConfig], tuple[str, ...]]] = {
     SamplerConfig: ("bind",),
@@ -49,7 +50,7 @@ class Live(PluginConfig):
             wanted = " and ".join(self.needs) or "a method marked by dno.plugin.hookimpl"
             raise ConfigError(
                 f"needs a plugin's name, a table with it, or an object with {wanted}; got "
-                f"{self.part!r}"
+                f"{short(self.part)}"
             )
 
     def build(self, ctx: BuildContext) -> Any:

@@ -12,6 +12,7 @@ from dno.errors import PluginLoadError, UnknownPluginError
 from dno.registry import configs as bases
 from dno.registry.configs import PluginConfig
 from dno.registry.discovery import CONTRACT, NAME, PluginInfo, published, usable
+from dno.wording import named, said
 
 C_co = TypeVar("C_co", bound=PluginConfig, covariant=True)
 
@@ -19,9 +20,8 @@ C_co = TypeVar("C_co", bound=PluginConfig, covariant=True)
 def _why(error: BaseException, info: PluginInfo, module: str) -> str:
     """What went wrong in an import of `module` for this plugin, and how to mend it."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
-        said = " ".join(str(error).split())
         kind = type(error).__name__
-        told = f"{kind}: {said}" if said else kind
+        told = f"{kind}: {said(error)}" if str(error).strip() else kind
         return f"could not be imported: {told}; update or uninstall it"
 
     missing = error.name
@@ -125,7 +125,9 @@ class Registry(Generic[C_co]):
         near = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         known = ", ".join(names) or "none"
-        return UnknownPluginError(f'no {self.one} is called "{use}"; {hint}installed: {known}')
+        return UnknownPluginError(
+            f'no {self.one} is called "{named(use)}"; {hint}installed: {known}'
+        )
 
     def load(self, use: str) -> type[C_co]:
         """Import one plugin's config class.

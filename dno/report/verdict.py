@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from dno.report.facts import Change, Facts
+from dno.wording import clean
 
 _UNLIKELY: Final = 1e-4
 """Noise under this is warned of. The p-value is taken times the samples, of which the least is
@@ -17,7 +18,7 @@ def verdict(facts: Facts) -> str:
     lines = [_changes(facts), _ending(facts), _cost(facts)]
     lines += [f"failed: {why}" for why in dict.fromkeys(facts.failures.values())]
     lines += [warning for warning in (_warning(facts), _noise_warning(facts)) if warning]
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 def _changes(facts: Facts) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Final
+
+from dno.errors import RunFolderError
+from dno.wording import reason
 
 _LONGEST: Final = 40
 
@@ -17,12 +22,44 @@ def slug(text: str) -> str:
     return harmless[:_LONGEST].strip("-") or "run"
 
 
-def default_folder(prompt: str) -> Path:
-    """`runs/<time>-<prompt>` here, with a number behind it where that is taken. Makes nothing."""
-    folder = Path("runs", f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(prompt)}")
-    if not folder.exists():
-        return folder
+@contextlib.contextmanager
+def default_folder(prompt: str) -> Iterator[Path]:
+    """A new folder `runs/<time>-<prompt>` here, with a number behind it where that is taken.
 
-    # In one second of one prompt: another process, or a script.
-    numbered = (folder.with_name(f"{folder.name}-{number}") for number in count(1))
-    return next(path for path in numbered if not path.exists())
+    It is made at once, so that no other process takes it for its own; where nothing is put into
+    it, it is gone again afterwards.
+
+    Raises:
+        RunFolderError: it cannot be made.
+    """
+    above = Path("runs")
+    made_above = not above.exists()
+    try:
+        above.mkdir(exist_ok=True)
+        folder = _new_folder(above / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(prompt)}")
+    except OSError as error:
+        raise RunFolderError(
+            f"no folder can be made in {above}: {reason(error)}; name another: --out"
+        ) from None
+    try:
+        yield folder
+    finally:
+        _remove_if_empty(folder)
+        if made_above:
+            _remove_if_empty(above)
+
+
+def _new_folder(path: Path) -> Path:
+    """A folder that was not there, of this name or with a number behind it."""
+    for number in count():
+        folder = path.with_name(f"{path.name}-{number}") if number else path
+        # In one second of one prompt: another process, or a script.
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("numbers do not end")
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from dno.errors import ConfigError
+from dno.paths import user_path
 from dno.protocols import Reward, Sampler
 from dno.registry.configs import BuildContext
 from dno.runs.parts import Parts, at
 from dno.runs.run_config import RunConfig
 from dno.runs.storage import noise_file
+from dno.wording import named
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,9 @@ def find_device(name: str) -> torch.device:
 def check(config: RunConfig, *, fresh: bool = True) -> None:
     """Raise `ConfigError` for what is certain to fail, with its place; loads nothing."""
     if fresh and config.start is not None:
-        file = noise_file(config.start.expanduser())
+        file = noise_file(user_path(config.start, at="start"))
         if not file.is_file():
-            raise ConfigError(f"there is no file {file}", at="start")
+            raise ConfigError(f"there is no file {named(file)}", at="start")
     if config.spread == 1:
         raise ConfigError("should be 0, or at least 2: one sample has no spread", at="spread")
 

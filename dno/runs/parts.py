@@ -26,6 +26,7 @@ from dno.registry.registry import (
     Registry,
 )
 from dno.runs.run_config import RunConfig
+from dno.wording import said
 
 T = TypeVar("T")
 C = TypeVar("C", bound=PluginConfig)
@@ -122,5 +123,5 @@ def at(place: str, call: Callable[[], T]) -> T:
     except ConfigError as error:
         raise error.inside(place) from error
     except Exception as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        told = f"{type(error).__name__}: {said(error)}"
         raise ConfigError(f"could not be made: {told}", at=place) from error

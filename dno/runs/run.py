@@ -12,10 +12,13 @@ from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
 from dno.core.result import Outcome, Status
 from dno.core.stages import LoopState
-from dno.errors import ConfigError, RunError, RunFolderError
+from dno.errors import ConfigError, RunError
+from dno.paths import current_folder, user_path
+from dno.runs.config_files import read_values
 from dno.runs.load import Loaded, find_device, load
 from dno.runs.pose import Posed, pose
-from dno.runs.run_config import RunConfig, put, read_toml
+from dno.runs.run_config import RunConfig, located, put
+from dno.runs.saved import config_file
 from dno.runs.storage import RunFolder, free_folder
 
 SAVE_SECONDS: Final = 5.0
@@ -36,8 +39,11 @@ def run(config: RunConfig, out: Path | None = None, *, loaded: Loaded | None = N
         RunError: the run failed before its first evaluation. Later failures are in the outcome's
             `status`.
     """
+    config = config.located(current_folder())
     if out is not None:
         free_folder(out)
+        # What no file can hold is told before anything is loaded or made.
+        config.to_toml()
     models = loaded or load(config)
     if out is None:
         return _run(config, models, None, None)
@@ -68,13 +74,10 @@ def resume(
             build.
         RunError: see `run`.
     """
-    path = Path(path)
-    file = path / "run.toml"
-    if not file.is_file():
-        raise RunFolderError(
-            f"{path} holds no run.toml, so it is not a run folder; look below runs/"
-        )
-    values = read_toml(file)
+    path = user_path(path)
+    file = config_file(path)
+    # From where the file is, so that a run goes on from anywhere.
+    values = located(read_values(file), path)
     sources = {"": str(file)}
     for place, value in (settings or {}).items():
         put(values, place, value)
@@ -82,7 +85,7 @@ def resume(
     if iterations is not None:
         values["iterations"] = iterations
         sources["iterations"] = "--iterations"
-    config = RunConfig.parse(values, sources)
+    config = RunConfig.parse(values, sources).located(current_folder())
 
     with RunFolder(path) as folder:
         state = folder.load_state(config, find_device(config.device))
@@ -104,6 +107,8 @@ def _run(
     config: RunConfig, models: Loaded, folder: RunFolder | None, state: LoopState | None
 ) -> Outcome:
     posed = pose(models, config, fresh=state is None)
+    if folder is not None and state is not None:
+        folder.check_state(state, posed.problem, posed.phases)
     return _carry_out(posed, folder, state)
 
 

@@ -13,12 +13,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # Every room, and the rooms that its files may import from besides their own.
-TOP = {"errors", "protocols", "media", "files"}
+TOP = {"wording", "errors", "protocols", "media", "files", "paths"}
 ROOMS = {
-    "errors": set(),
+    "wording": set(),
+    "errors": {"wording"},
     "protocols": set(),
-    "files": {"errors"},
-    "media": {"errors"},
+    "files": {"errors", "wording"},
+    "paths": {"errors", "wording"},
+    "media": {"errors", "wording"},
     "core": TOP,
     "registry": TOP,
     "runs": TOP | {"core", "registry"},
