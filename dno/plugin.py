@@ -37,6 +37,7 @@ from dno.registry.configs import ConstraintConfig as ConstraintConfig
 from dno.registry.configs import ModelConfig as ModelConfig
 from dno.registry.configs import ObserverConfig as ObserverConfig
 from dno.registry.configs import OptimizerConfig as OptimizerConfig
+from dno.registry.configs import Origin as Origin
 from dno.registry.configs import PluginConfig as PluginConfig
 from dno.registry.configs import RegularizerConfig as RegularizerConfig
 from dno.registry.configs import RewardConfig as RewardConfig

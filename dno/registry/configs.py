@@ -33,6 +33,38 @@ class BuildContext:
     built."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where relative paths of a configuration start."""
+
+    folder: Path
+    absolute: Callable[[Path, Path], Path] = absolute
+    """What makes a path absolute that starts at a folder."""
+
+    def path(self, given: str | Path) -> Path:
+        """A path from the root, with `~` expanded.
+
+        Raises:
+            ConfigError: it cannot be a path here.
+        """
+        return self.absolute(user_path(given), self.folder)
+
+    def name(self, given: str) -> str:
+        """What may be a path, a hub id or the name of an installed model: where a folder or file
+        is there, its path from the root; else as it was given.
+
+        Raises:
+            ConfigError: it cannot be a path here.
+        """
+        installed = any(given in (info.name, info.qualified) for info in usable())
+        if installed or not given:
+            return given
+        path = user_path(given)
+        whole = self.path(given)
+        is_path = path != Path(given) or path.is_absolute() or whole.exists()
+        return str(whole) if is_path else given
+
+
 class PluginConfig(BaseModel):
     """Options of one plugin. The docstring under a field is its help text.
 
@@ -51,12 +83,7 @@ class PluginConfig(BaseModel):
         """
 
     @classmethod
-    def located(
-        cls,
-        options: Mapping[str, Any],
-        base: Path,
-        absolute: Callable[[Path, Path], Path] = absolute,
-    ) -> dict[str, Any]:
+    def located(cls, options: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
         """Options of this plugin, with the paths in them written from the root.
 
         So a saved run names the same files wherever it is resumed from. Here these are the options
@@ -65,9 +92,7 @@ class PluginConfig(BaseModel):
 
         Args:
             options: by name, validated or not.
-            base: where relative paths start.
-            absolute: what turns a path with `~` expanded or not and that folder into an absolute
-                one.
+            origin: where relative paths start.
 
         Raises:
             ConfigError: a path cannot be one here.
@@ -78,26 +103,12 @@ class PluginConfig(BaseModel):
                 continue
             try:
                 if _holds_paths(field.annotation):
-                    found[name] = _each_located(found[name], base, absolute)
+                    found[name] = _each_located(found[name], origin)
                 elif name == "model" and isinstance(found[name], str):
-                    found[name] = located_name(found[name], base, absolute)
+                    found[name] = origin.name(found[name])
             except ConfigError as error:
                 raise error.inside(name) from None
         return found
-
-
-def located_name(name: str, base: Path, absolute: Callable[[Path, Path], Path]) -> str:
-    """What may be a path, a hub id or the name of something installed; from the root if a path.
-
-    See `PluginConfig.located`.
-    """
-    installed = any(name in (info.name, info.qualified) for info in usable())
-    if installed or not name:
-        return name
-    path = user_path(name)
-    whole = absolute(path, base)
-    is_path = path != Path(name) or path.is_absolute() or whole.exists()
-    return str(whole) if is_path else name
 
 
 def _holds_paths(annotation: Any) -> bool:
@@ -105,13 +116,13 @@ def _holds_paths(annotation: Any) -> bool:
     return annotation is Path or any(map(_holds_paths, get_args(annotation)))
 
 
-def _each_located(value: Any, base: Path, absolute: Callable[[Path, Path], Path]) -> Any:
+def _each_located(value: Any, origin: Origin) -> Any:
     if isinstance(value, Path):
-        return absolute(user_path(value), base)
+        return origin.path(value)
     if isinstance(value, str):
-        return str(absolute(user_path(value), base))
+        return str(origin.path(value))
     if isinstance(value, (list, tuple)):
-        return type(value)([_each_located(one, base, absolute) for one in value])
+        return type(value)([_each_located(one, origin) for one in value])
     return value
 
 

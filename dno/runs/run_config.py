@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     PlainSerializer,
     ValidationError,
@@ -28,6 +30,7 @@ from dno.registry.configs import (
     ConstraintConfig,
     ObserverConfig,
     OptimizerConfig,
+    Origin,
     PluginConfig,
     RegularizerConfig,
     RewardConfig,
@@ -52,6 +55,10 @@ _KEY: Final = 60
 """Characters of a key that a message shows."""
 
 C = TypeVar("C", bound=PluginConfig)
+T = TypeVar("T")
+
+FirstWrong = Annotated[tuple[T, ...], FailFast()]
+"""Values of a kind, of which no more are looked at once one is wrong: only the first is told."""
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
@@ -199,9 +206,9 @@ class RunConfig(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
 
-    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    prompts: Annotated[FirstWrong[str], Field(min_length=1)]
     """What to draw; every prompt is drawn from every seed."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[FirstWrong[Seed], Field(min_length=1)] = (0,)
     """Seeds of the starting noise, meaning what `torch.Generator("cpu").manual_seed(seed)` means to
     diffusers."""
     iterations: Annotated[int, Field(ge=0)] = 30
@@ -236,33 +243,33 @@ class RunConfig(BaseModel):
     sampler: Annotated[SamplerConfig, _parser(SAMPLERS), _dumper(SAMPLERS)] = _default("ddim")
     """How noise becomes an image."""
     rewards: Annotated[
-        tuple[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)], ...], Field(min_length=1)
+        FirstWrong[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)]], Field(min_length=1)
     ]
     """What to climb: the weighted sum of these."""
-    monitors: tuple[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)], ...] = ()
+    monitors: FirstWrong[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)]] = ()
     """Rewards that are evaluated beside and never optimised: held-out judges of the result."""
     spread: Annotated[int, Field(ge=0)] = 0
     """Where 2 or more: each reward is divided by its standard deviation over this many plain
     samples of its prompt, so that weights compare rewards of different units; 0 leaves them as they
     are."""
-    regularizers: tuple[
-        Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...
+    regularizers: FirstWrong[
+        Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)]
     ] = _default(("permutation",))
     """What holds the noise in N(0, I): their weighted sum is taken off the objective."""
-    reports: tuple[
-        Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...
+    reports: FirstWrong[
+        Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)]
     ] = _default(("gaussianity",))
     """Regularizers whose figures are reported at each iteration, whatever holds the noise; their
     penalties count for nothing."""
-    constraints: tuple[
-        Annotated[ConstraintConfig, _parser(CONSTRAINTS), _dumper(CONSTRAINTS)], ...
+    constraints: FirstWrong[
+        Annotated[ConstraintConfig, _parser(CONSTRAINTS), _dumper(CONSTRAINTS)]
     ] = ()
     """What puts noise back where N(0, I) puts it, one after the other."""
     optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = _default(
         "adam"
     )
     """How to climb."""
-    observers: tuple[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)], ...] = (
+    observers: FirstWrong[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)]] = (
         _default(("curve",))
     )
     """What looks on: progress, image dumps, trackers."""
@@ -368,16 +375,17 @@ class RunConfig(BaseModel):
         changes: dict[str, Any] = {}
         if self.start is not None:
             changes["start"] = absolute(user_path(self.start, at="start"), base)
+        origin = Origin(base)
         for field in type(self).model_fields:
             value = getattr(self, field)
             if isinstance(value, PluginConfig):
-                changes[field] = _located_part(value, base, field)
+                changes[field] = _located_part(value, origin, field)
             elif isinstance(value, tuple) and any(isinstance(p, PluginConfig) for p in value):
                 changes[field] = tuple(
-                    _located_part(part, base, f"{field}.{i}") for i, part in enumerate(value)
+                    _located_part(part, origin, f"{field}.{i}") for i, part in enumerate(value)
                 )
         if self.warm_start is not None:
-            first = _located_part(self.warm_start.optimizer, base, "warm_start.optimizer")
+            first = _located_part(self.warm_start.optimizer, origin, "warm_start.optimizer")
             changes["warm_start"] = self.warm_start.model_copy(update={"optimizer": first})
         changes = {name: value for name, value in changes.items() if value != getattr(self, name)}
         return self.model_copy(update=changes) if changes else self
@@ -391,10 +399,10 @@ def _fits_toml(value: Any) -> bool:
     return True
 
 
-def _located_part(config: C, base: Path, place: str) -> C:
+def _located_part(config: C, origin: Origin, place: str) -> C:
     options = {name: getattr(config, name) for name in type(config).model_fields}
     try:
-        changed = config.located(options, base)
+        changed = config.located(options, origin)
     except ConfigError as error:
         raise error.inside(place) from None
     moved = {name: value for name, value in changed.items() if value is not options.get(name)}
@@ -434,7 +442,9 @@ def located(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
     found = dict(values)
     base = current_folder() / base
     if isinstance(found.get("start"), str):
-        found["start"] = str(_from_file(Path(found["start"]), base))
+        # What cannot be a path is told by `parse` and `located`, with its place.
+        with contextlib.suppress(ConfigError):
+            found["start"] = str(Origin(base, _from_file).path(found["start"]))
     for field, registry in _REGISTRIES.items():
         parts = found.get(field)
         if isinstance(parts, list):
@@ -461,7 +471,7 @@ def _located_table(registry: Registry[Any], part: Any, base: Path) -> Any:
         return part
     try:
         cls = registry.load(part["use"])
-        return cls.located(part, base, _from_file)
+        return cls.located(part, Origin(base, _from_file))
     # Told by whoever parses the values, with their place.
     except ConfigError:
         return part
@@ -469,8 +479,8 @@ def _located_table(registry: Registry[Any], part: Any, base: Path) -> Any:
 
 def _from_file(path: Path, base: Path) -> Path:
     """A path in a file of that folder, from the root."""
-    beside = absolute(user_path(path), base)
-    here = absolute(user_path(path), current_folder())
+    beside = absolute(path, base)
+    here = absolute(path, current_folder())
     if here == beside or beside.exists() or not here.exists():
         return beside
     _log.warning(
