@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import importlib
 import json
 import tomllib
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from dno.errors import ConfigError
 from dno.files import read_file
-from dno.wording import named, reason, short
+from dno.wording import named, reason, said, short
 
 LARGEST: Final = 10 * 2**20
 """Bytes of a configuration; ten thousand prompts are less than one million."""
@@ -50,7 +51,7 @@ def read_values(path: Path) -> dict[str, Any]:
         ) from None
     # A number of too many digits is no error of the format's own.
     except ValueError as error:
-        raise ConfigError(f"is not valid {kind}: {reason(error)}", source=source) from None
+        raise ConfigError(f"is not valid {kind}: {said(error)}", source=source) from None
     if not isinstance(values, dict):
         raise ConfigError(
             f"should hold a table of options, such as prompts and rewards; got {short(values)}",
@@ -93,27 +94,41 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _from_yaml(text: str) -> Any:
     try:
-        import yaml
+        yaml: Any = importlib.import_module("yaml")
     except ImportError:
         raise ConfigError("YAML needs the package PyYAML; try: pip install PyYAML") from None
 
-    class Loader(yaml.SafeLoader):
-        """Plain values alone, each key once."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            """A table."""
-            keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-            scalars = [key for key in keys if isinstance(key, str)]
-            if len(set(scalars)) < len(scalars):
-                twice = next(key for key in scalars if scalars.count(key) > 1)
-                raise ValueError(f"{short(twice, 60)} is there twice")
-            return super().construct_mapping(node, deep=deep)
-
     try:
-        # The loader makes plain values alone, as SafeLoader does.
-        return yaml.load(text, Loader)
+        # It makes plain values alone, whatever the file asks for.
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _refuse_doubles(root)
+        return loader.construct_document(root)
     except yaml.YAMLError as error:
-        raise ValueError(reason(error)) from None
+        raise ValueError(said(error)) from None
+
+
+def _refuse_doubles(root: Any) -> None:
+    """Raise `ValueError` for a table that has a key twice: YAML itself takes the last."""
+    seen: set[int] = set()
+    open_nodes = [root]
+    while open_nodes:
+        node = open_nodes.pop()
+        # An alias leads to a node that was seen, or to one that it is in.
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if not isinstance(node.value, list):
+            continue
+        pairs = [pair for pair in node.value if isinstance(pair, tuple)]
+        keys = [key.value for key, _ in pairs if isinstance(key.value, str)]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"{short(twice, 60)} is there twice")
+        open_nodes.extend(value for _, value in pairs)
+        open_nodes.extend(one for one in node.value if not isinstance(one, tuple))
 
 
 _KINDS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {

@@ -14,6 +14,7 @@ from dno.core.problem import Problem
 from dno.core.result import Snapshot, StepRecord
 from dno.core.stages import LoopState, Phase, problem_of, under
 from dno.runs.history import Mark
+from dno.runs.tensor_files import UNCHECKED
 from dno.wording import short
 
 _SNAPSHOTS: Final = ("initial", "best", "coarse_best")
@@ -77,11 +78,14 @@ def read_about(values: Mapping[str, Any]) -> About:
         ValueError: something is missing or of another kind.
     """
     try:
-        return About.model_validate(dict(values))
+        about = About.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))
         raise ValueError(f"{at} cannot be {short(first['input'], 60)}") from None
+    if about.history is None and values.get("format") != UNCHECKED:
+        raise ValueError("it says nothing of its history")
+    return about
 
 
 def state_of(

@@ -69,7 +69,8 @@ def model(folder: Path, size: int) -> Path:
 
 
 def args(*more: object) -> list[object]:
-    return ["optimize", "x", "--reward", "brightness", "--iterations", 1, "--quiet", *more]
+    run = ["optimize", "x", "--reward", "brightness", "--iterations", 1]
+    return [*run, "--quiet", "--set", "observers=[]", *more]
 
 
 def test_runs_of_one_second_each_get_a_folder(
