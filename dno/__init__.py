@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from dno.api import Comparison, Session, compare, load, optimize, resume, run
     from dno.core.function import FunctionSampler
+    from dno.core.pil import pil_reward
     from dno.core.result import Outcome, Snapshot, Status, StepRecord
     from dno.errors import ConfigError, DNOError, RunError
     from dno.report.result import Result
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "open_run",
     "optimize",
+    "pil_reward",
     "resume",
     "run",
 ]
@@ -48,6 +50,7 @@ __all__ = [
 _HOMES: Final = {
     "api": ("Comparison", "Session", "compare", "load", "optimize", "resume", "run"),
     "core.function": ("FunctionSampler",),
+    "core.pil": ("pil_reward",),
     "core.result": ("Outcome", "Snapshot", "Status", "StepRecord"),
     "errors": ("ConfigError", "DNOError", "RunError"),
     "report.result": ("Result",),

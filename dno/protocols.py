@@ -199,6 +199,10 @@ class Optimizer(Protocol):
     starts. The evaluation at the iteration's own noise is what the run records; the engine makes it
     where the optimizer did not. Before the first iteration, and again where another optimizer takes
     over, `init` is called.
+
+    An optional attribute `proposes = True` says that it searches: each iteration's noise is a
+    proposal, and the next does not depend on its gradient. Then a proposal that cannot be evaluated
+    counts as the worst there is, and its sample goes on.
     """
 
     def init(self, noise_BN: Tensor, /) -> State:

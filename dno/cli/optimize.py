@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from dno.cli.config import start_values
-from dno.cli.ending import finish, tell
+from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.help import OptimizeCommand
 from dno.cli.say import say
 
@@ -97,17 +97,47 @@ def optimize(
     _ask_for_what_is_missing(values, options)
     run_config = _configure(values, options, settings, source=str(config or ""))
 
-    from dno.paths import user_path
-
-    # From here on torch is needed, which takes seconds to import: a mistake is told before.
+    from dno.paths import current_folder, user_path
     from dno.runs.folders import default_folder
-    from dno.runs.storage import free_folder
+
+    run_config = run_config.located(current_folder())
+    if out is not None:
+        out = user_path(out, source="--out")
+    _check(run_config, compare, out)
 
     if out is not None:
-        _run(run_config, compare, free_folder(user_path(out, source="--out")))
+        _run(run_config, compare, out)
         return
     with default_folder(run_config.prompts[0]) as folder:
         _run(run_config, compare, folder)
+
+
+def _run(run_config: RunConfig, compare: str | None, folder: Path) -> None:
+    """Run, and end with how it went."""
+    # From here on torch is needed, which takes seconds to import: a mistake is told before.
+    from dno.api import run
+
+    if compare is not None:
+        _run_and_compare(run_config, compare, folder)
+        return
+    with plugins_at_work():
+        result = run(run_config, folder)
+    tell(result)
+    finish(result)
+
+
+def _check(run_config: RunConfig, compare: str | None, out: Path | None) -> None:
+    """Raise `ConfigError` for what can be seen to be wrong without torch."""
+    from dno.runs.check import check
+    from dno.runs.folders import free_folder
+    from dno.runs.rival import rival_of
+
+    if out is not None:
+        free_folder(out)
+    with plugins_at_work():
+        if compare is not None:
+            check(rival_of(run_config, compare))
+        check(run_config)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -131,7 +161,10 @@ def _table_parameters() -> Iterator[inspect.Parameter]:
     from dno.runs.shorthands import known_options
 
     for name, option in known_options(command_line=True).items():
+        # A switch by its name alone: Typer would add its opposite.
+        names = [option.spelled(command_line=True)] if option.preset is not None else []
         about = typer.Option(
+            *names,
             help=option.help,
             metavar=option.metavar,
             rich_help_panel=option.group.name,
@@ -179,23 +212,12 @@ def _configure(
     return assemble(values, options, placed, source=source, command_line=True)
 
 
-def _run(run_config: RunConfig, compare: str | None, folder: Path) -> None:
-    """Run, and end with how it went."""
-    from dno.api import run
-
-    if compare is not None:
-        _run_and_compare(run_config, compare, folder)
-        return
-    result = run(run_config, folder)
-    tell(result)
-    finish(result)
-
-
 def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
     """Run, then spend the same seconds on another optimizer, in a folder beside."""
     from dno.api import compare
 
-    both = compare(run_config, name, folder)
+    with plugins_at_work():
+        both = compare(run_config, name, folder)
     tell(both.ours)
     if both.rival is None:
         finish(both.ours)

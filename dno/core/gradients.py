@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dno.core.noise import normal
+from dno.guard import out_of_memory
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -146,8 +147,8 @@ class _Copies:
             batch = len(self.value_B)
             gain = (self.reward(copies).view(-1, batch) - self.value_B).to(steps.device)
             return copies.reshape(-1, batch, *copies.shape[1:]), gain
-        except torch.OutOfMemoryError:
-            if len(steps) == 1:
+        except Exception as error:
+            if len(steps) == 1 or not out_of_memory(error):
                 raise
         # Outside of the handler, whose traceback would hold on to what did not fit.
         halves = [self.gained(half) for half in steps.chunk(2)]

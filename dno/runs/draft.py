@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dno.errors import ConfigError
+from dno.registry.registry import REGISTRIES
 from dno.runs.run_config import RunConfig, put
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 PARTS: Final = {
     "sampler": "samplers",
@@ -79,6 +83,21 @@ class Draft:
             return
         for index in range(len(self.values[field])):
             yield f"{field}.{index}{rest}"
+
+    def fields(self, part: str) -> Mapping[str, FieldInfo] | None:
+        """The options of the plugin at a place such as `optimizer`, by name.
+
+        None where it is no name.
+
+        Raises:
+            DNOError: no such plugin can be loaded.
+        """
+        name = self.at(part).get("use")
+        if not isinstance(name, str):
+            return None
+        kind = PARTS[part.partition(".")[0]]
+        (registry,) = (registry for registry in REGISTRIES if registry.kind == kind)
+        return registry.load(name).model_fields
 
     def parse(self) -> RunConfig:
         """The configuration.

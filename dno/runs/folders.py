@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from dno.errors import RunFolderError
-from dno.wording import reason
+from dno.files import PART
+from dno.paths import user_path
+from dno.wording import named, reason
 
 _LONGEST: Final = 40
 
@@ -63,3 +66,47 @@ def _new_folder(path: Path) -> Path:
 def _remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+LOCK: Final = ".lock"
+"""The file that is locked where a folder itself cannot be."""
+_MARKERS: Final = frozenset(
+    {LOCK, ".DS_Store", ".directory", ".gitignore", ".gitkeep", ".keep", "Thumbs.db", "desktop.ini"}
+)
+"""Files that are no reason to keep out of a folder: file managers, git and killed runs leave them
+in folders that are empty to people."""
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether a folder is empty but for such files, and what killed processes left unfinished."""
+    names = [path.name for path in folder.iterdir()]
+    return all(name in _MARKERS or PART.fullmatch(name) for name in names)
+
+
+def free_folder(path: Path) -> Path:
+    """The path, if a new run may be kept there. Makes nothing.
+
+    Raises:
+        RunFolderError: something is there already, or nothing can be made there.
+        ConfigError: nothing can have that name.
+    """
+    user_path(path)
+    shown = named(path)
+    try:
+        if (path.exists() or path.is_symlink()) and not (path.is_dir() and holds_nothing(path)):
+            raise RunFolderError(
+                f"{shown} is in use; name another folder, or go on with a run: dno resume {shown}"
+            )
+        above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    except OSError as error:
+        if isinstance(error, RunFolderError):
+            raise
+        raise RunFolderError(
+            f"{shown} cannot be looked into: {reason(error)}; name another folder"
+        ) from None
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise RunFolderError(
+            f"{shown} cannot be made, because {named(above)} is no folder to write in; name "
+            "another folder"
+        )
+    return path

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-LOCK: Final = ".lock"
-"""The file that is locked where a folder itself cannot be."""
+from dno.runs.folders import LOCK
 
 _CANNOT: Final = (
     errno.EBADF,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,14 @@ from dno.core.events import Bus, RunInfo
 from dno.core.result import Outcome, Status
 from dno.core.stages import LoopState
 from dno.errors import ConfigError, RunError
+from dno.guard import as_error
 from dno.paths import current_folder, user_path
-from dno.runs.config_files import read_values
+from dno.runs.again import configuration_of
+from dno.runs.folders import free_folder
 from dno.runs.load import Loaded, find_device, load
 from dno.runs.pose import Posed, pose
-from dno.runs.run_config import RunConfig, located, put
-from dno.runs.saved import config_file
-from dno.runs.storage import RunFolder, free_folder
+from dno.runs.run_config import RunConfig
+from dno.runs.storage import RunFolder
 
 SAVE_SECONDS: Final = 5.0
 """A killed run loses at most about this much work."""
@@ -75,18 +77,7 @@ def resume(
         RunError: see `run`.
     """
     path = user_path(path)
-    file = config_file(path)
-    # From where the file is, so that a run goes on from anywhere.
-    values = located(read_values(file), path)
-    sources = {"": str(file)}
-    for place, value in (settings or {}).items():
-        put(values, place, value)
-        sources[place] = "--set"
-    if iterations is not None:
-        values["iterations"] = iterations
-        sources["iterations"] = "--iterations"
-    config = RunConfig.parse(values, sources).located(current_folder())
-
+    config = configuration_of(path, iterations=iterations, settings=settings)
     with RunFolder(path) as folder:
         state = folder.load_state(config, find_device(config.device))
         done = state.iteration - _warm_up(config) if state else 0
@@ -133,7 +124,7 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         # Observers share it, and none may change what another reads.
         config=MappingProxyType(config.dump()),
     )
-    bus = Bus(info, posed.observers)
+    bus = Bus(info, [*posed.observers.values()], [*posed.observers])
     outcome = optimize(
         posed.problem,
         posed.phases,
@@ -142,12 +133,29 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         state=state,
         checkpoint=checkpoint,
     )
+    draws = posed.problem.sample.draws
     try:
         if folder is not None:
             if latest is not None:
                 folder.save_state(latest, config)
-            folder.save_outcome(outcome, posed.problem.sample.draws)
+            folder.save_outcome(outcome, draws)
+            if latest is not None and outcome.status in (Status.PARTIAL, Status.FAILED):
+                # The run has ended with its failures: whoever goes on with it has mended what they
+                # came from, or wants to see. One that was killed goes on as if it had not been.
+                folder.save_state(replace(latest, failures={}), config)
+    except Exception as error:
+        outcome = _failed(outcome, error)
+    try:
         bus.finished(outcome)
-    except RunError as error:
-        outcome = replace(outcome, status=Status.FAILED, error=outcome.error or error)
+    except Exception as error:
+        outcome = _failed(outcome, error)
+        if folder is not None:
+            # What the folder says of the run is what the caller is told of it.
+            with contextlib.suppress(RunError):
+                folder.save_outcome(outcome, draws)
     return outcome
+
+
+def _failed(outcome: Outcome, error: Exception) -> Outcome:
+    """The outcome of a run whose end could not be kept or told."""
+    return replace(outcome, status=Status.FAILED, error=outcome.error or as_error(error))

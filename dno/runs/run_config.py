@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -196,7 +197,7 @@ class WarmStart(BaseModel):
     """Its steps, beside those of the run."""
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
 class RunConfig(BaseModel):
@@ -211,7 +212,7 @@ class RunConfig(BaseModel):
     seeds: Annotated[FirstWrong[Seed], Field(min_length=1)] = (0,)
     """Seeds of the starting noise, meaning what `torch.Generator("cpu").manual_seed(seed)` means to
     diffusers."""
-    iterations: Annotated[int, Field(ge=0)] = 30
+    iterations: Annotated[int, Field(ge=0)] = 15
     """Optimizer steps."""
     budget: Budget = Budget()
     """What may be spent; the first limit that is met stops the run."""
@@ -220,11 +221,12 @@ class RunConfig(BaseModel):
     the seeds' own noise if not given."""
     warm_start: WarmStart | None = None
     """A search before the first iteration, such as best-of-n."""
-    coarse: tuple[Annotated[int, Field(ge=1)], ...] | Literal["auto"] = ()
+    coarse: tuple[Annotated[int, Field(ge=1)], ...] | Literal["auto"] = "auto"
     """Denoising steps of the coarser grids to climb on first, fewest first, such as 10; each is a
     part of the sampler's own grid. The iterations are shared among them, and the noise is handed
-    back to the sampler's own grid in the end. `auto`: the coarsest whose pictures are close; none
-    if not given."""
+    back to the sampler's own grid in the end. `auto`: of 10 steps or a few more where the sampler
+    takes 30 or more and can be thinned so, and the optimizer is one that constraints hold; an empty
+    list: none."""
     repair: Annotated[int, Field(ge=0)] = 5
     """Iterations on the sampler's own grid, at most, for samples whose coarse gain was lost when
     noise was handed back."""
@@ -254,8 +256,9 @@ class RunConfig(BaseModel):
     are."""
     regularizers: FirstWrong[
         Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)]
-    ] = _default(("permutation",))
-    """What holds the noise in N(0, I): their weighted sum is taken off the objective."""
+    ] = ()
+    """What holds the noise in N(0, I) by its price: their weighted sum is taken off the
+    objective."""
     reports: FirstWrong[
         Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)]
     ] = _default(("gaussianity",))
@@ -263,10 +266,10 @@ class RunConfig(BaseModel):
     penalties count for nothing."""
     constraints: FirstWrong[
         Annotated[ConstraintConfig, _parser(CONSTRAINTS), _dumper(CONSTRAINTS)]
-    ] = ()
+    ] = _default(("shell",))
     """What puts noise back where N(0, I) puts it, one after the other."""
     optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = _default(
-        "adam"
+        "ascent"
     )
     """How to climb."""
     observers: FirstWrong[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)]] = (
@@ -483,9 +486,15 @@ def _from_file(path: Path, base: Path) -> Path:
     here = absolute(path, current_folder())
     if here == beside or beside.exists() or not here.exists():
         return beside
+    _tell_of(named(path), named(base))
+    return here
+
+
+@functools.cache
+def _tell_of(path: str, base: str) -> None:
+    """Say once that a path was found where its file is not."""
     _log.warning(
         "%s is not in %s, where the file is that names it; the one in the current folder is taken",
-        named(path),
-        named(base),
+        path,
+        base,
     )
-    return here

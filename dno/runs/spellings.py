@@ -40,13 +40,15 @@ def parse_settings(texts: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def grids(value: Any, before: Any) -> Any:
-    """`10`, `10,25` or `auto` as numbers of steps, or the word."""
+    """`10`, `10,25`, `auto` or `none` as numbers of steps, or the word."""
     if not isinstance(value, str) or value == "auto":
         return value
+    if value == "none":
+        return []
     parts = [part.strip() for part in value.split(",")]
     if not all(part.isdigit() for part in parts):
         raise ConfigError(
-            f"needs numbers of steps such as 10 or 10,25, or auto; got {short(value)}"
+            f"needs numbers of steps such as 10 or 10,25, or auto, or none; got {short(value)}"
         )
     return [int(part) for part in parts]
 

@@ -34,9 +34,10 @@ from dno.core.stages import LoopState, Phase
 from dno.errors import ConfigError, RunError, RunFolderError
 from dno.files import PART, write_file
 from dno.media import Medium, encoded, png, side_by_side, thumbnails
-from dno.paths import user_path
+from dno.runs.check import noise_file
+from dno.runs.folders import holds_nothing
 from dno.runs.history import HistoryFile, read_history
-from dno.runs.lock import LOCK, HeldError, hold
+from dno.runs.lock import HeldError, hold
 from dno.runs.run_config import RunConfig, located
 from dno.runs.states import about_of, misfit, read_about, state_of, tensors_of
 from dno.runs.tensor_files import UnknownFormatError, pack, unpack
@@ -45,53 +46,6 @@ from dno.wording import named, reason
 _STATE: Final = "state.safetensors"
 _SAVING_SHARE: Final = 0.05
 """Of a run's time, what saving its state may take at most, where states are large."""
-_MARKERS: Final = frozenset(
-    {LOCK, ".DS_Store", ".directory", ".gitignore", ".gitkeep", ".keep", "Thumbs.db", "desktop.ini"}
-)
-"""Files that are no reason to keep out of a folder: file managers, git and killed runs leave them
-in folders that are empty to people."""
-
-
-def _holds_nothing(folder: Path) -> bool:
-    return all(_is_marker(path) for path in folder.iterdir())
-
-
-def _is_marker(path: Path) -> bool:
-    return path.name in _MARKERS or PART.fullmatch(path.name) is not None
-
-
-def free_folder(path: Path) -> Path:
-    """The path, if a new run may be kept there. Makes nothing.
-
-    Raises:
-        RunFolderError: something is there already, or nothing can be made there.
-        ConfigError: nothing can have that name.
-    """
-    user_path(path)
-    shown = named(path)
-    try:
-        if (path.exists() or path.is_symlink()) and not (path.is_dir() and _holds_nothing(path)):
-            raise RunFolderError(
-                f"{shown} is in use; name another folder, or go on with a run: dno resume {shown}"
-            )
-        above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    except OSError as error:
-        if isinstance(error, RunFolderError):
-            raise
-        raise RunFolderError(
-            f"{shown} cannot be looked into: {reason(error)}; name another folder"
-        ) from None
-    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        raise RunFolderError(
-            f"{shown} cannot be made, because {named(above)} is no folder to write in; name "
-            "another folder"
-        )
-    return path
-
-
-def noise_file(path: Path) -> Path:
-    """The file with the noise of a run folder; a file is itself."""
-    return path / "noise.safetensors" if path.is_dir() else path
 
 
 def read_noise(path: Path, draws: Sequence[tuple[int, ...]], samples: int) -> Tensor:
@@ -176,7 +130,7 @@ class RunFolder:
         try:
             # Looked at once more under the lock: another process may have made the same folder
             # meanwhile.
-            if new and not _holds_nothing(path):
+            if new and not holds_nothing(path):
                 raise RunFolderError(f"{shown} is in use; name another folder")
             _tidy(path)
         except BaseException:

@@ -13,10 +13,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # Every room, and the rooms that its files may import from besides their own.
-TOP = {"wording", "errors", "protocols", "media", "files", "paths"}
+TOP = {"wording", "errors", "guard", "protocols", "media", "files", "paths"}
 ROOMS = {
     "wording": set(),
     "errors": {"wording"},
+    "guard": {"errors", "wording"},
     "protocols": set(),
     "files": {"errors", "wording"},
     "paths": {"errors", "wording"},

@@ -12,7 +12,7 @@ from dno.errors import ConfigError
 from dno.paths import absolute, current_folder, user_path
 from dno.registry.models import find_model
 from dno.runs.config_files import read_values
-from dno.runs.storage import free_folder
+from dno.runs.folders import free_folder
 
 BAD = {
     "a name that is too long": ("runs/" + "n" * 300, "the name is too long"),

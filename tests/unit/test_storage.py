@@ -19,9 +19,9 @@ from dno.core.result import Snapshot, StepRecord
 from dno.core.stages import LoopState
 from dno.errors import RunError, RunFolderError
 from dno.media import pictures
-from dno.runs.folders import default_folder, slug
+from dno.runs.folders import default_folder, free_folder, slug
 from dno.runs.run_config import RunConfig
-from dno.runs.storage import RunFolder, free_folder
+from dno.runs.storage import RunFolder
 
 PROMPT = "a Black  cat/../../etc"
 CONFIG = RunConfig.parse({"prompts": PROMPT, "rewards": "brightness"})

@@ -38,9 +38,6 @@ class PipelineSampler:
         ConfigError: it is not such a pipeline, or it does not take one of the options.
     """
 
-    noise_map: type[PipelineNoiseMap] = PipelineNoiseMap
-    """What the sampler bound to prompts is."""
-
     def __init__(
         self,
         pipe: Any,
@@ -109,4 +106,4 @@ class PipelineSampler:
             options["negative_prompt"] = [self._negative_prompt] * len(prompts)
 
         pipe = remembering(self._pipe, self._dtype)
-        return self.noise_map(pipe, options, seeds, self.device, self._last_steps)
+        return PipelineNoiseMap(pipe, options, seeds, self.device, self._last_steps)
