@@ -119,10 +119,10 @@ class HistoryFile:
         Raises:
             RunError: the disk is full, or the folder may not be written.
         """
-        if not self._is_ours():
+        if len(records) < self._lines or not self._is_ours():
             self._begin_anew()
-            known = self._known.records
-            text = self._known.text + _lines_of(records[len(known) :])
+            known = self._known if len(self._known.records) <= len(records) else Saved((), b"")
+            text = known.text + _lines_of(records[len(known.records) :])
             write_file(self._path, text)
             self._note(text, len(records))
         elif len(records) > self._lines:

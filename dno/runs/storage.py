@@ -175,7 +175,8 @@ class RunFolder:
             return
         # The history first: lines that no saved state knows of yet are left out by who reads it.
         with self._told_how_to_go_on():
-            mark = self._history.extend(state.history)
+            # A look at where a run stopped is recorded too, and made again by whoever goes on.
+            mark = self._history.extend(state.history[: state.iteration])
         about = about_of(state, self._decisive_of(config), mark)
         self.write(_STATE, pack(tensors_of(state), about))
         self._saved = time.monotonic()

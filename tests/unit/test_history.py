@@ -65,6 +65,16 @@ def test_what_is_appended_is_what_would_be_written_whole(tmp_path: Path) -> None
         assert lines(saved.records) == lines(records(count))
 
 
+def test_fewer_records_than_are_there_leave_no_others(tmp_path: Path) -> None:
+    history = HistoryFile(tmp_path)
+    history.extend(records(5))
+    mark = history.extend(records(3))
+    assert (tmp_path / "history.jsonl").read_bytes() == lines(records(3))
+    assert len(read_history(tmp_path, 3, mark).records) == 3
+    history.extend(records(4))
+    assert (tmp_path / "history.jsonl").read_bytes() == lines(records(4))
+
+
 def test_an_append_writes_the_new_lines_alone(tmp_path: Path) -> None:
     history = HistoryFile(tmp_path)
     history.extend(records(100))
