@@ -39,6 +39,7 @@ class Asking:
         generators: Sequence[Generator],
         *,
         with_grad: bool,
+        with_pull: bool = False,
         gamma_B: Tensor | None,
         passes_over: bool = False,
         first: bool = False,
@@ -47,6 +48,7 @@ class Asking:
         self.noise_BN = noise_BN
         self.generators = generators
         self.with_grad = with_grad
+        self.with_pull = with_pull
         self.gamma_B = gamma_B
         self.passes_over = passes_over
         """Whether an evaluation of which no sample is left is an answer, and no error."""
@@ -68,13 +70,13 @@ class Asking:
 
     def draw(self) -> None:
         """The samples of this noise."""
-        through = self.with_grad and self._needs_backward()
+        through = self.with_pull or (self.with_grad and self._needs_backward())
         with torch.set_grad_enabled(through):
             # A copy, here and wherever a plugin is shown a tensor: it may write into its own.
             samples = guarded("the sampler", self.problem.sample, self.noise_BN.clone())
-        self._check_samples(samples, through)
+            self._check_samples(samples, through)
+            self.samples = self._finite(samples)
 
-        self.samples = self._finite(samples)
         self.device = samples.device
         self.reward_B = torch.zeros(self.batch, device=self.device)
         self.penalty_B = torch.zeros(self.batch, device=self.device)
@@ -330,6 +332,16 @@ class Asking:
             network_evaluations=self.network_evaluations,
             reward_calls=self.reward_calls,
         )
+
+    def pull(self, towards: Tensor) -> Tensor:
+        """Where a pull on the samples moves the noise; see `dno.protocols.Objective`."""
+        towards = towards.detach().to(self.samples)
+        (grad_BN,) = guarded(
+            "the gradient", torch.autograd.grad, self.samples, (self.noise_BN,), (towards,)
+        )
+        finite_B = grad_BN.isfinite().all(dim=1)
+        grad_BN = grad_BN.where(finite_B[:, None], 0.0)
+        return self._without_failed(grad_BN, 0.0)
 
     def _without_failed(self, values: Tensor, instead: float) -> Tensor:
         """The values, with another number in the rows that could not be evaluated."""

@@ -105,6 +105,23 @@ class Problem:
                 asked.ask_report(report)
         return asked.evaluation()
 
+    def pull(self, noise_BN: Tensor, towards: Tensor) -> tuple[Tensor, int]:
+        """The gradient in the noise, `B x N`, of the sum of samples times `towards`; no reward is
+        asked.
+
+        Returns:
+            It, 0 in rows where it is not finite, and the evaluations of the network that it took.
+
+        Raises:
+            RunError: the sampler failed, or its samples are cut off from the noise.
+        """
+        leaf_BN = noise_BN.detach().clone().requires_grad_()
+        asked = Asking(
+            self, leaf_BN, (), with_grad=False, with_pull=True, gamma_B=None, passes_over=True
+        )
+        asked.draw()
+        return asked.pull(towards), asked.network_evaluations
+
     def clipped(self, grad_BN: Tensor) -> tuple[Tensor, Tensor]:
         """A gradient, its rows scaled down to `max_grad_norm`, and their norms before."""
         norm_B = torch.linalg.vector_norm(grad_BN, dim=1)

@@ -13,7 +13,7 @@ from dno.core.problem import Problem
 from dno.core.result import Snapshot
 from dno.core.terms import Evaluation
 from dno.errors import RunError
-from dno.protocols import Slopes
+from dno.protocols import Look, Slopes
 
 
 class Recorder:
@@ -64,6 +64,17 @@ class Recorder:
     def score(self, noise_BN: Tensor) -> Tensor:
         """See `dno.protocols.Objective`."""
         return self._problem.score_B(self._ask(noise_BN, with_grad=False))
+
+    def look(self, noise_BN: Tensor) -> Look:
+        """See `dno.protocols.Objective`."""
+        evaluation = self._ask(noise_BN, with_grad=False)
+        return Look(self._problem.score_B(evaluation), evaluation.samples)
+
+    def pull(self, noise_BN: Tensor, towards: Tensor) -> Tensor:
+        """See `dno.protocols.Objective`."""
+        grad_BN, spent = self._problem.pull(noise_BN, towards)
+        self.network_evaluations += spent
+        return grad_BN
 
     def value(self, noise_BN: Tensor) -> Tensor:
         """See `dno.protocols.Objective`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dno.errors import ConfigError
 from dno.registry.registry import REGISTRIES
-from dno.runs.run_config import RunConfig, put
+from dno.runs.run_config import BLACK_BOX, RunConfig, are_black_boxes, put
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -41,6 +41,7 @@ class Draft:
     def __init__(self, values: Mapping[str, Any], source: str = "") -> None:
         self.values = {name: _own(value) for name, value in values.items()}
         self.sources = {"": source}
+        self._given = frozenset(values)
 
         for field in PARTS:
             parts = self.values.get(field)
@@ -105,7 +106,16 @@ class Draft:
         Raises:
             ConfigError: one sentence with the source and place of the first thing wrong.
         """
-        return RunConfig.parse(self.values, self.sources)
+        values = self.values
+        if self._leaves_optimizer_open() and are_black_boxes(values.get("rewards")):
+            values = {**values, "optimizer": {**values["optimizer"], "use": BLACK_BOX}}
+        return RunConfig.parse(values, self.sources)
+
+    def _leaves_optimizer_open(self) -> bool:
+        """Whether no optimizer was named, nor how rewards without a gradient are estimated."""
+        places = {*self._given, *self.sources}
+        estimates = any(place.partition(".")[0] == "gradient" for place in places)
+        return not estimates and not places & {"optimizer", "optimizer.use"}
 
 
 def _default(place: str) -> Any:

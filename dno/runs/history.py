@@ -94,6 +94,8 @@ class HistoryFile:
         self._path = folder / NAME
         self._file: BinaryIO | None = None
         self._inode = -1
+        self._before: Mark | None = None
+        """What was true before the last lines were added."""
         self._known = Saved((), b"")
         self._begin_anew()
 
@@ -104,6 +106,7 @@ class HistoryFile:
 
     def _begin_anew(self) -> None:
         self.close()
+        self._before = None
         self._lines = 0
         self._size = 0
         self._hash = hashlib.sha256()
@@ -119,16 +122,24 @@ class HistoryFile:
         Raises:
             RunError: the disk is full, or the folder may not be written.
         """
-        if len(records) < self._lines or not self._is_ours():
+        ours = self._is_ours()
+        if ours and self._before is not None and self._before.lines == len(records) < self._lines:
+            # A state from before a last look: its records are there, with those of the look.
+            return self._before
+        if len(records) < self._lines or not ours:
             self._begin_anew()
             known = self._known if len(self._known.records) <= len(records) else Saved((), b"")
             text = known.text + _lines_of(records[len(known.records) :])
             write_file(self._path, text)
             self._note(text, len(records))
         elif len(records) > self._lines:
+            self._before = self._mark()
             text = _lines_of(records[self._lines :])
             self._append(text)
             self._note(text, len(records))
+        return self._mark()
+
+    def _mark(self) -> Mark:
         return Mark(lines=self._lines, size=self._size, sha256=self._hash.hexdigest())
 
     def _note(self, text: bytes, lines: int) -> None:

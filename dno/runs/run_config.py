@@ -20,6 +20,7 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticSerializationError
 
@@ -184,6 +185,26 @@ def _default(value: Any) -> Any:
     return Field(value)
 
 
+BLACK_BOX: Final = "surrogate"
+"""The optimizer of a run that names none, and no `gradient`, where no reward has a gradient."""
+
+
+def are_black_boxes(rewards: object) -> bool:
+    """Whether the rewards that are climbed have no gradient; False where that cannot be told.
+
+    Args:
+        rewards: what a configuration holds, or what one is made of.
+    """
+    parts = rewards if isinstance(rewards, (list, tuple)) else [rewards]
+    try:
+        configs = [build_plugin_config(REWARDS, part) for part in parts]
+    except ConfigError:
+        # A mistake, which the field itself will tell.
+        return False
+    climbed = [config for config in configs if config.weight]
+    return bool(climbed) and not any(config.differentiable for config in climbed)
+
+
 class WarmStart(BaseModel):
     """An optimizer that runs before the main one, which then starts at the best noise that was
     found.
@@ -271,11 +292,21 @@ class RunConfig(BaseModel):
     optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = _default(
         "ascent"
     )
-    """How to climb."""
+    """How to climb; where no reward has a gradient and neither this nor `gradient` is given,
+    `surrogate`."""
     observers: FirstWrong[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)]] = (
         _default(("curve",))
     )
     """What looks on: progress, image dumps, trackers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suited_to_the_rewards(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or {"optimizer", "gradient"} & values.keys():
+            return values
+        if not are_black_boxes(values.get("rewards")):
+            return values
+        return {**values, "optimizer": BLACK_BOX}
 
     @field_validator(
         "prompts",

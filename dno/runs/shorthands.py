@@ -70,6 +70,8 @@ PAPER: Final = {
     "iterations": 30,
     "max_grad_norm": 1.0,
     "gradient.method": "hybrid-2",
+    "gradient.size": 0.01,
+    "gradient.baseline": "start",
 }
 """How Direct Noise Optimization was published to climb (Tang et al., ICML 2025, arXiv 2405.18881)
 and what their code does where the paper is silent; its sampler, DDIM of 50 steps at eta 1 with

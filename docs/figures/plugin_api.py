@@ -42,6 +42,7 @@ PARTS = {
         "State",
         "Objective",
         "Slopes",
+        "Look",
     ],
     "What an observer sees": [
         "hookimpl",
@@ -67,6 +68,7 @@ PARTS = {
         "write_file",
         "clean",
         "short",
+        "out_of_memory",
         "ConfigError",
         "RunError",
     ],
@@ -87,6 +89,7 @@ HOMES = (
     "registry.models",
     "errors",
     "files",
+    "guard",
     "media",
     "protocols",
     "wording",

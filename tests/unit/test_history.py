@@ -65,6 +65,15 @@ def test_what_is_appended_is_what_would_be_written_whole(tmp_path: Path) -> None
         assert lines(saved.records) == lines(records(count))
 
 
+def test_a_state_from_before_a_last_look_leaves_the_look_in_the_file(tmp_path: Path) -> None:
+    history = HistoryFile(tmp_path)
+    mark = history.extend(records(3))
+    history.extend(records(4))
+    assert history.extend(records(3)) == mark
+    assert (tmp_path / "history.jsonl").read_bytes() == lines(records(4))
+    assert len(read_history(tmp_path, 3, mark).records) == 3
+
+
 def test_fewer_records_than_are_there_leave_no_others(tmp_path: Path) -> None:
     history = HistoryFile(tmp_path)
     history.extend(records(5))
