@@ -94,7 +94,7 @@ deed = "nothing"
 
 [[regularizers]]
 use = "norm"
-weight = 0.5
+weight = 0.01
 
 [[observers]]
 use = "images"
@@ -298,7 +298,11 @@ def hostile(field: Field) -> Failures:
         if name.suffix != ".png":
             yield attempt(name, folder)
             yield attempt(name, no_text)
-    yield attempt(Path("steps"), lambda at: at.symlink_to(victim))
+
+    def folder_link(at: Path) -> None:
+        at.symlink_to(victim)
+
+    yield attempt(Path("steps"), folder_link)
 
 
 def plugins(field: Field) -> Failures:
