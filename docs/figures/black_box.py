@@ -49,7 +49,7 @@ class Method:
 
 METHODS = {
     "surrogate": Method(
-        {"use": "surrogate", "warm_up": 8, "samples": 2, "size": 0.6, "step": 4.0, "ridge": 0.1}, 14
+        {"use": "surrogate", "warm_up": 8, "samples": 2, "size": 0.6, "step": 8.0, "ridge": 0.1}, 14
     ),
     "best-of-n": Method({"use": "best-of-n"}),
     "local-search": Method({"use": "local-search", "beta": 0.6}),
