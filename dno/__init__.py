@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from dno.api import Comparison, Session, compare, load, optimize, resume, run
+    from dno.api import Comparison, Session, Study, batch, compare, load, optimize, resume, run
     from dno.core.function import FunctionSampler
     from dno.core.pil import pil_reward
     from dno.core.result import Outcome, Snapshot, Status, StepRecord
@@ -37,6 +37,8 @@ __all__ = [
     "Snapshot",
     "Status",
     "StepRecord",
+    "Study",
+    "batch",
     "compare",
     "list_runs",
     "load",
@@ -48,7 +50,17 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "api": ("Comparison", "Session", "compare", "load", "optimize", "resume", "run"),
+    "api": (
+        "Comparison",
+        "Session",
+        "Study",
+        "batch",
+        "compare",
+        "load",
+        "optimize",
+        "resume",
+        "run",
+    ),
     "core.function": ("FunctionSampler",),
     "core.pil": ("pil_reward",),
     "core.result": ("Outcome", "Snapshot", "Status", "StepRecord"),

@@ -23,6 +23,7 @@ from dno.runs import compare as comparing
 from dno.runs import run as running
 from dno.runs.aliases import PythonOptions, own_options
 from dno.runs.draft import PARTS
+from dno.runs.lists import Row
 from dno.runs.load import Loaded
 from dno.runs.load import load as load_models
 from dno.runs.run_config import RunConfig
@@ -305,6 +306,88 @@ class Session:
         config = self.config(prompt, settings=settings, **options)
         found = comparing.compare(config, against, _path(out), loaded=self._loaded)
         return Comparison.of(found)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Many prompts and seeds, as `dno.batch` leaves them."""
+
+    folder: Path
+    rows: Sequence[Mapping[str, Any]]
+    """One an item, as `items.csv` has them: prompt, seed, status, rewards at the start and at the
+    best; `pandas.DataFrame(study.rows)` is a table."""
+    failed: Sequence[str]
+    """Names of items that failed in this process; see `failed.jsonl`."""
+    interrupted: bool
+    """Whether it was asked to stop; the same call goes on."""
+
+    def runs(self) -> list[SavedRun]:
+        """The run of each item, read back."""
+        return list_runs(self.folder / "items")
+
+
+def batch(
+    prompts: Any,
+    *,
+    out: str | Path,
+    reward: AnyReward,
+    seeds: Sequence[int] = (0,),
+    part: tuple[int, int] = (1, 1),
+    retries: int = 1,
+    sampler: AnySampler | None = None,
+    monitor: AnyMonitor | None = None,
+    regularizer: AnyRegularizer | None = None,
+    constraint: AnyConstraint | None = None,
+    optimizer: AnyOptimizer | None = None,
+    observer: AnyObserver | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **options: Unpack[PythonOptions],
+) -> Study:
+    """Optimise every prompt from every seed, each in a run folder of its own; models load once.
+
+        >>> study = dno.batch(["a cat", "a dog"], out="study", reward="clip")  # doctest: +SKIP
+
+    Called again it goes on where it stopped. Several processes may call it at once: each takes
+    items that no other has.
+
+    Args:
+        prompts: a list; a table of columns or a data frame, where columns that are called as
+            options set them; or the path of a file, see `dno batch --help`.
+        out: folder of the study.
+        reward, sampler, monitor, regularizer, constraint, optimizer, observer, settings,
+            options: as
+            `dno.optimize` takes them.
+        seeds: for each prompt that has none of its own.
+        part: i of n, counted from 1: every nth item alone.
+        retries: how often an item that failed is tried again.
+
+    Raises:
+        ConfigError: the request is wrong, with the prompt's place; nothing was run.
+    """
+    from dno.runs.batch import items_of
+    from dno.runs.lists import rows_from
+    from dno.runs.study import run_study, table_of
+
+    values = _values(
+        sampler=sampler,
+        rewards=reward,
+        monitors=monitor,
+        regularizers=regularizer,
+        constraints=constraint,
+        optimizer=optimizer,
+        observers=observer,
+    )
+    own = own_options(options)
+
+    def configure(row: Row, seed: int) -> RunConfig:
+        given = {**own, **own_options(row.options), "seed": seed}
+        placed = [*_placed(settings), *row.settings.items()]
+        return assemble({**values, "prompts": row.prompt}, given, placed)
+
+    items = items_of(rows_from(prompts), seeds, configure)
+    folder = Path(out).expanduser()
+    summary = run_study(items, folder, part=part, retries=retries)
+    return Study(folder, table_of(items, folder), summary.failed, summary.interrupted)
 
 
 def _path(out: str | Path | None) -> Path | None:

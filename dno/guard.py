@@ -133,9 +133,7 @@ def undisturbed(*, randomness: bool = False) -> Iterator[None]:
         if alone and folder is not None and _working_folder() != folder:
             with contextlib.suppress(OSError):
                 os.chdir(folder)
-        for name, value in _settings().items():
-            if settings[name] != value and (alone or name in _OF_A_THREAD):
-                _put_back(name, settings[name])
+        _restore(settings, alone)
         if alone:
             for put, state in generators.items():
                 put(state)
@@ -153,11 +151,16 @@ def _leave() -> bool:
     """Whether no other thread is inside."""
     me = threading.get_ident()
     with _lock:
-        alone = len(_inside) == 1
-        _inside[me] -= 1
-        if not _inside[me]:
-            del _inside[me]
+        alone = len(_inside) <= 1
+        depth = _inside.pop(me, 1) - 1
+        if depth:
+            _inside[me] = depth
         return alone
+
+
+if hasattr(os, "register_at_fork"):
+    # The other threads are not there any more.
+    os.register_at_fork(after_in_child=_inside.clear)
 
 
 def _working_folder() -> str | None:
@@ -167,32 +170,21 @@ def _working_folder() -> str | None:
         return None
 
 
-_FRESH: Final[dict[str, Any]] = {
-    "dtype": "torch.float32",
-    "grad": True,
-    "threads": None,
-    "device": "cpu",
-    "autocast": (False, False),
-    "deterministic": (False, False),
-    "precision": "highest",
-}
-"""Torch's settings in a process that has not imported it."""
-
 _OF_A_THREAD: Final = ("grad", "autocast")
 """Those of them that each thread has for itself."""
 
 
-def _settings() -> dict[str, Any]:
-    """Settings of torch that decide what plugins compute beside one another."""
+def _settings() -> dict[str, Any] | None:
+    """Settings of torch that decide what plugins compute beside one another; None without torch."""
     torch: Any = sys.modules.get("torch")
     # While torch is being imported it has not all of its names.
     if torch is None or not hasattr(torch, "get_float32_matmul_precision"):
-        return dict(_FRESH)
+        return None
     return {
-        "dtype": str(torch.get_default_dtype()),
+        "dtype": torch.get_default_dtype(),
         "grad": torch.is_grad_enabled(),
         "threads": torch.get_num_threads(),
-        "device": str(torch.get_default_device()),
+        "device": torch.get_default_device(),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
         "deterministic": (
             torch.are_deterministic_algorithms_enabled(),
@@ -202,18 +194,43 @@ def _settings() -> dict[str, Any]:
     }
 
 
+def _fresh() -> dict[str, Any]:
+    """Those of a process in which torch was imported just now."""
+    import torch
+
+    return {
+        "dtype": torch.float32,
+        "grad": True,
+        "threads": torch.get_num_threads(),
+        "device": torch.device("cpu"),
+        "autocast": (False, False),
+        "deterministic": (False, False),
+        "precision": "highest",
+    }
+
+
+def _restore(before: dict[str, Any] | None, alone: bool) -> None:
+    """Put settings back, those of the whole process only where no other thread is inside."""
+    now = _settings()
+    if now is None or now == before:
+        return
+    right = _fresh() if before is None else before
+    for name, value in now.items():
+        if right[name] != value and (alone or name in _OF_A_THREAD):
+            _put_back(name, right[name])
+
+
 def _put_back(name: str, value: Any) -> None:
     torch: Any = sys.modules["torch"]
     match name:
         case "dtype":
-            torch.set_default_dtype(getattr(torch, value.removeprefix("torch.")))
+            torch.set_default_dtype(value)
         case "grad":
             torch.set_grad_enabled(value)
         case "threads":
-            if value is not None:
-                torch.set_num_threads(value)
+            torch.set_num_threads(value)
         case "device":
-            torch.set_default_device(None if value == "cpu" else value)
+            torch.set_default_device(None if value.type == "cpu" else value)
         case "autocast":
             for device, on in zip(("cpu", "cuda"), value, strict=True):
                 torch.set_autocast_enabled(device, on)

@@ -17,6 +17,7 @@ from dno.core.result import StepRecord as StepRecord
 from dno.errors import ConfigError as ConfigError
 from dno.errors import RunError as RunError
 from dno.files import write_file as write_file
+from dno.guard import out_of_memory as out_of_memory
 from dno.media import IMAGE as IMAGE
 from dno.media import Medium as Medium
 from dno.media import pictures as pictures

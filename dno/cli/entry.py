@@ -43,6 +43,8 @@ class Process:
         self.code = 0
         self.asked = False
         """Whether somebody asked it to end."""
+        self.number: int = signal.SIGINT
+        """By which signal."""
         self.ending = False
         """Whether all is done, so that a request can be met at once."""
 
@@ -57,6 +59,7 @@ class Process:
     def request(self, number: int, frame: FrameType | None) -> None:
         """What a signal does."""
         self.asked = True
+        self.number = number
         if self.ending:
             os._exit(INTERRUPTED)
         raise KeyboardInterrupt
@@ -70,7 +73,7 @@ class Process:
         import threading
 
         # A little later and from outside, or it would be raised in here.
-        again = threading.Timer(0.01, _thread.interrupt_main)
+        again = threading.Timer(0.01, _thread.interrupt_main, [self.number])
         again.daemon = True
         again.start()
 

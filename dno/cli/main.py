@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dno import __version__
-from dno.cli import ending, optimize, plugins, runs
+from dno.cli import batch, ending, optimize, plugins, runs
 from dno.cli.quick import QUICK
 
 
@@ -52,6 +52,7 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_root)
     optimize.add_to(app)
+    batch.add_to(app)
     app.command()(runs.resume)
     app.add_typer(plugins.plugins, name="plugins")
     return app

@@ -137,13 +137,13 @@ def add_to(app: typer.Typer) -> None:
     # Typer reads a command's parameters from its signature.
     signature = inspect.signature(optimize, eval_str=True)
     prompts, *few, _options = signature.parameters.values()
-    parameters = [prompts, *_table_parameters(), *few]
+    parameters = [prompts, *table_parameters(), *few]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
 
     app.command(cls=OptimizeCommand, context_settings={"max_content_width": 100})(command)
 
 
-def _table_parameters() -> Iterator[inspect.Parameter]:
+def table_parameters() -> Iterator[inspect.Parameter]:
     """The options of the table as parameters that Typer can read."""
     from dno.runs.shorthands import known_options
 
@@ -178,6 +178,13 @@ def _ask_for_what_is_missing(values: Mapping[str, Any], options: Mapping[str, An
         raise ConfigError(
             'say what to draw: dno optimize "a black cat" --reward brightness', source="PROMPT"
         )
+    ask_for_a_reward(values, options)
+
+
+def ask_for_a_reward(values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where nothing is to be climbed."""
+    from dno.errors import ConfigError
+
     if "rewards" not in values and not options["reward"]:
         raise ConfigError(
             "say what to climb, such as --reward brightness; see: dno plugins list",

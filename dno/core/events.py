@@ -125,7 +125,7 @@ class Bus:
         self.run = run
         called = names or [type(observer).__name__ for observer in observers]
         self._hooks = [
-            (f'observer "{name}"', _hook(observer))
+            (f'observer "{name}"', hook_of(observer))
             for name, observer in zip(called, observers, strict=True)
         ]
 
@@ -160,8 +160,12 @@ class Bus:
         return answers
 
 
-def _hook(observer: object) -> Any:
-    """What calls one observer's methods."""
+def hook_of(observer: object) -> Any:
+    """What calls one observer's methods.
+
+    Raises:
+        ConfigError: it marks a method that is not an event.
+    """
     manager = pluggy.PluginManager(_PROJECT)
     manager.add_hookspecs(Events)
     told = _Steps(observer) if inspect.isroutine(observer) else observer

@@ -82,7 +82,7 @@ def pass_over_damaged() -> None:
     pydantic, torch and fsspec ask all distributions for entry points when they are imported, and
     fail where one of these is damaged.
     """
-    Distribution.entry_points = property(_as_far_as_readable)  # type: ignore[misc, assignment]
+    Distribution.entry_points = property(_as_far_as_readable)  # type: ignore[assignment]
 
 
 _entry_points: Final[Any] = Distribution.entry_points

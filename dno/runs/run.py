@@ -19,6 +19,7 @@ from dno.runs.again import configuration_of
 from dno.runs.load import Loaded, find_device, load
 from dno.runs.pose import Posed, pose
 from dno.runs.run_config import RunConfig
+from dno.runs.saved import SavedRun
 from dno.runs.storage import RunFolder, free_folder
 
 SAVE_SECONDS: Final = 5.0
@@ -73,13 +74,33 @@ def resume(
     """
     path = Path(path)
     config = configuration_of(path, iterations=iterations, settings=settings)
+    return go_on(config, path)
+
+
+def go_on(config: RunConfig, path: Path, *, loaded: Loaded | None = None) -> Outcome:
+    """Resume a run by its configuration, which may have parts that no file can hold.
+
+    Args:
+        config: the run's own, but for what decides when to stop, where to compute and who looks on.
+        path: the run folder.
+        loaded: models that were loaded for it; None loads them.
+
+    Raises:
+        ConfigError: the folder holds no run, or another one.
+        RunError: see `run`.
+    """
+    if config.coarse == "auto":
+        # What was found when it began: it must climb on the same grids.
+        found = SavedRun(path).values.get("coarse", ())
+        config = config.model_copy(update={"coarse": tuple(found)})
+
     with RunFolder(path) as folder:
         state = folder.load_state(config, find_device(config.device))
         done = state.iteration - _warm_up(config) if state else 0
         # On coarser grids a run has steps of its own besides those that were asked for.
         if done > config.iterations and not config.coarse:
             raise ConfigError(f"{done} are done already, got {config.iterations}", at="iterations")
-        models = load(config, fresh=state is None)
+        models = loaded or load(config, fresh=state is None)
         return _run(config, models, folder, state)
 
 
