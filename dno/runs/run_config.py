@@ -185,8 +185,9 @@ def _default(value: Any) -> Any:
     return Field(value)
 
 
-BLACK_BOX: Final = "surrogate"
-"""The optimizer of a run that names none, and no `gradient`, where no reward has a gradient."""
+BLACK_BOX: Final = {"use": "local-search", "beta": 0.6}
+"""The optimizer of a run that names none, and no `gradient`, where no reward has a gradient: what
+gained most for as many reward calls (docs/how-to/rewards-without-a-gradient.md)."""
 
 
 def are_black_boxes(rewards: object) -> bool:
@@ -293,7 +294,7 @@ class RunConfig(BaseModel):
         "ascent"
     )
     """How to climb; where no reward has a gradient and neither this nor `gradient` is given,
-    `surrogate`."""
+    `local-search` with a `beta` of 0.6."""
     observers: FirstWrong[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)]] = (
         _default(("curve",))
     )
@@ -306,7 +307,7 @@ class RunConfig(BaseModel):
             return values
         if not are_black_boxes(values.get("rewards")):
             return values
-        return {**values, "optimizer": BLACK_BOX}
+        return {**values, "optimizer": dict(BLACK_BOX)}
 
     @field_validator(
         "prompts",
