@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from typing import Any
 from dno.wording import named
 
 _lock = threading.Lock()
-_inside = 0
+_inside: list[int] = []
+"""The thread of each one who is inside."""
 _undo: ExitStack | None = None
 
 
@@ -23,19 +25,36 @@ def quiet() -> Iterator[None]:
     It may be entered again inside, and by several threads at once: the first to enter silences, and
     the last to leave gives back what there was.
     """
-    global _inside, _undo
+    global _undo
+    me = threading.get_ident()
     with _lock:
         if not _inside:
             _undo = _silence()
-        _inside += 1
+        _inside.append(me)
     try:
         yield
     finally:
         with _lock:
-            _inside -= 1
+            _inside.remove(me)
             if not _inside:
                 assert _undo is not None
                 _undo.close()
+
+
+def _forked() -> None:
+    """In a child process, where no thread goes on but the one that forked."""
+    global _lock
+    _lock = threading.Lock()
+    me = threading.get_ident()
+    others = [thread for thread in _inside if thread != me]
+    for thread in others:
+        _inside.remove(thread)
+    if others and not _inside and _undo is not None:
+        _undo.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _silence() -> ExitStack:

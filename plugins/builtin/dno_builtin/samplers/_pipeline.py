@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ._diffusers.call import check_class, check_hooks, check_negative_prompt, check_options
+from ._diffusers.call import check_class, check_negative_prompt, check_options
+from ._diffusers.live import check_live
 from ._diffusers.memory import Memory
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
@@ -55,7 +56,7 @@ class PipelineSampler:
         dtype: torch.dtype | None = None,
     ) -> None:
         check_class(type(pipe))
-        check_hooks(pipe)
+        check_live(pipe)
         self.device: torch.device = device or pipe.device
         dtype = dtype or own_dtype(pipe)
 
