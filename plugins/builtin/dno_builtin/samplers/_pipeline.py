@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from ._diffusers.call import check_class, check_hooks, check_negative_prompt, check_options
+from ._diffusers.embeddings import tell_unused
 from ._diffusers.memory import Memory
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.parts import own_dtype, private_pipeline, remembering
+from ._diffusers.prompts import Cuts, check_long_prompts, read_long_prompts, tell_syntax
 
 
 class PipelineSampler:
@@ -26,8 +28,8 @@ class PipelineSampler:
 
     Args:
         pipe: a diffusers pipeline that makes images of prompts.
-        steps, guidance_scale, negative_prompt, height, width, memory, last_steps, options: see
-            `Pipeline`.
+        steps, guidance_scale, negative_prompt, height, width, memory, last_steps,
+            long_prompts, options: see `Pipeline`.
         scheduler: what samples in place of the pipeline's own `scheduler`; it is left as it is.
         device: where to compute; None: where the pipeline is.
         dtype: what the denoising networks and the text encoders compute in; None: the pipeline's
@@ -52,6 +54,7 @@ class PipelineSampler:
         width: int | None = None,
         memory: Memory = "keep",
         last_steps: int | None = None,
+        long_prompts: bool = False,
         options: Mapping[str, Any] | None = None,
         scheduler: Any = None,
         device: torch.device | None = None,
@@ -59,6 +62,8 @@ class PipelineSampler:
     ) -> None:
         check_class(type(pipe))
         check_hooks(pipe)
+        if long_prompts:
+            check_long_prompts(pipe)
         self.device: torch.device = device or pipe.device
         dtype = dtype or own_dtype(pipe)
 
@@ -66,7 +71,10 @@ class PipelineSampler:
         self._pipe = private_pipeline(
             pipe, scheduler=scheduler, device=self.device, dtype=dtype, memory=memory
         )
+        if long_prompts:
+            read_long_prompts(self._pipe)
         self._last_steps = last_steps
+        self._told: set[str] = set()
         self._negative_prompt = negative_prompt
 
         free = dict(options or {})
@@ -108,5 +116,12 @@ class PipelineSampler:
         if self._negative_prompt:
             options["negative_prompt"] = [self._negative_prompt] * len(prompts)
 
+        said = [*prompts, self._negative_prompt]
+        tell_syntax(said, self._told)
+        tell_unused(self._pipe, said)
+
         pipe = remembering(self._pipe, self._dtype)
-        return self.noise_map(pipe, options, seeds, self.device, self._last_steps)
+        cuts = Cuts(pipe)
+        bound = self.noise_map(pipe, options, seeds, self.device, self._last_steps)
+        cuts.tell(self._told)
+        return bound
