@@ -29,6 +29,7 @@ _NOISE: Final = re.compile(
             "deprecated",
             "will be removed in",
             "`torch_dtype` is",
+            "new embeddings will be initialized",
             "low_cpu_mem_usage",
             "accelerate",
             "xFormers",

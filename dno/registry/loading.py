@@ -63,6 +63,7 @@ _TELLS_NOTHING: Final = re.compile(
             # Advice that would run the code of a pickle.
             r"weights_only",
             r"arbitrary code execution",
+            r"trust_remote_code",
             r"open an issue",
             r"/issues/new",
             # What a table of a library says around its rows.

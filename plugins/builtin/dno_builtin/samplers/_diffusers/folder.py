@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from dno.plugin import ConfigError
 
+from .reading import read_json
 from .variants import check_part, choose, variants
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -27,23 +27,6 @@ _WITHOUT_WEIGHTS = re.compile("Scheduler|Tokenizer|Processor|Extractor")
 
 _USUAL_BLOCKS = (128, 256, 512, 512)
 """Widths of Stable Diffusion's decoder, which enlarges 8 times."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty where the file is missing.
-
-    Raises:
-        ConfigError: the file holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", at="model") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} is not a JSON object", at="model")
-    return value
 
 
 def check_folder(

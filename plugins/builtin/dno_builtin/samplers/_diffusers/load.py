@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers import pipelines as pipeline_modules
@@ -19,10 +18,11 @@ from transformers import PreTrainedModel
 
 from dno.plugin import ConfigError, first_line, hearing
 
-from .call import check_class
-from .folder import INDEX, check_folder, check_index, read_json, weighty_parts
+from .call import check_class, pipeline_class
+from .folder import INDEX, check_folder, check_index, weighty_parts
 from .hub import HubFile, asking, check_hub, fetch, list_files, snapshot
 from .modules import wide_dtype
+from .reading import read_json
 from .single_file import load_single_file
 from .vae import load_vae
 from .variants import choose, variants
@@ -167,18 +167,6 @@ def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None, *, insta
         torch_dtype=dtypes,
         **left_out,
     )
-
-
-def pipeline_class(name: str) -> Any:
-    """diffusers' class of that name.
-
-    Raises:
-        ConfigError: it has none.
-    """
-    found = getattr(diffusers, name, None)
-    if not isinstance(found, type):
-        raise ConfigError(f"this version of diffusers has no pipeline class {name}", at="model")
-    return found
 
 
 def _check_parts(index: Mapping[str, Any], folder: Path, *, installed: bool) -> None:

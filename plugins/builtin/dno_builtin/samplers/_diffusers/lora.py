@@ -12,8 +12,8 @@ from pathlib import Path
 from dno.plugin import ConfigError
 from dno_builtin._sniff import Header, check_suffix, read_header
 
-from .folder import read_json
 from .hub import HubFile, check_here, hub_file
+from .reading import read_json
 
 KNOWN_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """What diffusers and peft call the file that is the folder's, whatever lies beside it."""

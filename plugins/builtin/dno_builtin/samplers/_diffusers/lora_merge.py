@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from dno.plugin import ConfigError, first_line, hearing
 from dno_builtin._sniff import read_header
 
-from .folder import read_json
 from .hub import HubFile, fetch, list_files
 from .lora import Lora, check_kind, find, only_one, parse
 from .lora_names import known_names, settings, style
 from .provenance import Provenance
+from .reading import read_json
 
 _ADAPTER = "dno"
 """What the pipeline calls the weights while they are merged."""

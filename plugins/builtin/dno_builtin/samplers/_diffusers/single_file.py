@@ -15,11 +15,12 @@ from diffusers.loaders import single_file_utils
 from dno.plugin import ConfigError
 from dno_builtin._sniff import Header, check_suffix, read_header
 
-from .call import check_class
+from .call import check_class, pipeline_class
 from .checkpoint import check_checkpoint
-from .folder import INDEX, check_index, read_json, weighty_parts
+from .folder import INDEX, check_index, weighty_parts
 from .hub import HubFile, check_hub, fetch_folder, hub_file, snapshot
 from .modules import wide_dtype
+from .reading import read_json
 from .variants import check_part, choose, variants
 from .where import pipeline_folder
 
@@ -53,8 +54,6 @@ def load_single_file(
 
     index = read_json(folder / INDEX)
     check_index(index, f"{file} (by {INDEX} of {folder})", classes)
-    from .load import pipeline_class
-
     cls = pipeline_class(index["_class_name"])
     check_class(cls)
     if not hasattr(cls, "from_single_file"):
@@ -90,8 +89,6 @@ def _from_folder(
     file: Path, index: Mapping[str, Any], folder: Path, part: str, dtype: torch.dtype
 ) -> Any:
     """A part that a checkpoint does not hold, from the folder that tells how it is built."""
-    from .load import pipeline_class
-
     library, name = index[part]
     there = folder / part
     found = variants([path.name for path in there.iterdir()]) if there.is_dir() else set()
@@ -104,13 +101,14 @@ def _from_folder(
     variant = choose({part: found}, None, str(folder))
     check_part(there, variant)
 
-    cls = pipeline_class(name) if library == "diffusers" else getattr(transformers, name)
-    return cls.from_pretrained(str(there), variant=variant, use_safetensors=True, torch_dtype=dtype)
+    options: dict[str, Any] = {"torch_dtype": dtype}
+    cls: Any = pipeline_class(name) if library == "diffusers" else getattr(transformers, name)
+    if library == "transformers":
+        options["trust_remote_code"] = False
+    return cls.from_pretrained(str(there), variant=variant, use_safetensors=True, **options)
 
 
 def _vae(file: Path, index: Mapping[str, Any], folder: Path, dtype: torch.dtype) -> Any:
-    from .load import pipeline_class
-
     cls = pipeline_class(index["vae"][1])
     return cls.from_single_file(
         str(file), config=str(folder), subfolder="vae", torch_dtype=dtype, local_files_only=True

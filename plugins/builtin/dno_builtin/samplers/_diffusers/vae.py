@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from dno.plugin import ConfigError, first_line
 from dno_builtin._sniff import check_suffix, read_header
 
-from .folder import read_json
 from .hub import HubFile, check_here, fetch, fetch_folder, hub_file, snapshot
+from .reading import read_json
 from .variants import check_part, choose, variants
 from .where import pipeline_folder
+
+if TYPE_CHECKING:
+    import torch
 
 _PART_FILES = ("*.json", "*.safetensors", "vae/*.json", "vae/*.safetensors")
 
@@ -126,8 +128,6 @@ def _loaded(cls: Any, found: Path, own: Any, dtype: torch.dtype) -> Any:
 
 def _single_file(cls: Any, file: Path, own: Any, dtype: torch.dtype) -> Any:
     """A decoder from one file, built as the model's own is."""
-    import tempfile
-
     if not hasattr(cls, "from_single_file"):
         raise ConfigError(f"a {cls.__name__} cannot be loaded from a single file")
     with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,8 @@ from typing import Final
 from dno.plugin import ConfigError
 from dno_builtin._sniff import read_header
 
+from .reading import read_json
+
 _FILE: Final = re.compile(
     r"(?P<stem>model|diffusion_pytorch_model)"
     r"(?:\.(?P<variant>[\w-]+?))?"
@@ -111,8 +113,6 @@ def _files(folder: Path, names: Sequence[str], variant: str) -> list[str]:
 
 
 def _shards(index: Path) -> list[str]:
-    from .folder import read_json
-
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         raise ConfigError(f"{index} names no files of weights", at="model")
