@@ -30,6 +30,8 @@ _NOISE: Final = re.compile(
             "will be removed in",
             "`torch_dtype` is",
             "new embeddings will be initialized",
+            "requires torchvision",
+            r"kept in float32: \[\]",
             "low_cpu_mem_usage",
             "accelerate",
             "xFormers",

@@ -81,6 +81,14 @@ def test_what_is_cut_off_is_told_once_a_prompt(pipes, said, kind):
     assert not said()
 
 
+def test_a_prompt_may_be_told_of_twice_for_two_reasons(pipes, said):
+    bound(pipes["sd1"], [f"a (cat:1.3) {LONG}"])
+    lines = said()
+    assert len(lines) == 2
+    assert "plain text" in lines[0]
+    assert "cut off" in lines[1]
+
+
 def test_a_negative_prompt_is_told_of_too(pipes, said):
     bound(pipes["sd1"], ["a cat"], negative_prompt=LONG, guidance_scale=5.0)
     assert [line for line in said() if LONG in line]

@@ -192,8 +192,7 @@ def check_hub(what: str) -> None:
             "that once, or name a local folder"
         )
 
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     # The hub's own client tries again and again for half a minute.
     try:

@@ -34,6 +34,14 @@ _DECODERS = ("movq", "vqgan")
 _LIBRARIES = ("diffusers", "transformers")
 """Where a pipeline's parts may come from, besides diffusers' own modules of pipelines."""
 
+_CONFIGS = (
+    "config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+"""Files in which a part of transformers names code of its own."""
+
 _log = logging.getLogger("dno")
 
 
@@ -201,9 +209,7 @@ def _brings_code(part: Path, cls: str) -> bool:
     """Whether a part asks one of transformers' automatic classes to run code beside it."""
     if not cls.startswith("Auto"):
         return False
-    files = ("config.json", "tokenizer_config.json", "processor_config.json")
-    files += ("preprocessor_config.json",)
-    return any("auto_map" in read_json(part / file) for file in files)
+    return any("auto_map" in read_json(part / file) for file in _CONFIGS)
 
 
 def _is_inside(folder: Path, module: str) -> bool:

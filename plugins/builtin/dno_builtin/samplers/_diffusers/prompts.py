@@ -40,9 +40,9 @@ def tell_syntax(prompts: Sequence[str], told: set[str]) -> None:
     """
     for prompt in dict.fromkeys(prompts):
         match = _SYNTAX.search(prompt)
-        if match is None or prompt in told:
+        if match is None or f"syntax: {prompt}" in told:
             continue
-        told.add(prompt)
+        told.add(f"syntax: {prompt}")
         if match[0].startswith("<"):
             _log.warning(
                 'the prompt "%s" has %s, which is read as plain text; name LoRA weights by --lora',
@@ -107,9 +107,9 @@ class Cuts:
         self._listening = False
         for text, heard in self._found.items():
             limit, cut = max(heard, key=lambda one: len(one[1]))
-            if not cut or text in told:
+            if not cut or f"cut: {text}" in told:
                 continue
-            told.add(text)
+            told.add(f"cut: {text}")
             also = ""
             if any(not other for _, other in heard):
                 also = " (another of its text encoders reads all of it)"

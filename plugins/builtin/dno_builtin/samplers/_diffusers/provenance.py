@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Provenance(TorchDispatchMode):  # type: ignore[misc]
+class Provenance(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows tensors through the operations of this thread, by the memory they are in.
 
     Args:
@@ -17,7 +17,7 @@ class Provenance(TorchDispatchMode):  # type: ignore[misc]
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._sources: dict[int, frozenset[str]] = {}
         # Memory that is given back could be taken for what comes there next.
         self._kept: list[Tensor] = []
