@@ -125,7 +125,11 @@ def _lines(message: str) -> list[str]:
 
     found = []
     for status, meaning in _STATUSES.items():
-        rows = [line.split("|")[0].strip() for line in message.splitlines() if status in line]
+        rows = []
+        for line in message.splitlines():
+            name, bar, rest = line.partition("|")
+            if bar and status in rest:
+                rows.append(name.strip())
         if rows:
             some = ", ".join(rows[:3])
             if len(rows) > 3:
