@@ -12,8 +12,9 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from dno.api import Comparison, Session, compare, load, optimize, resume, run
+    from dno.api import Comparison, Session, Study, batch, compare, load, optimize, resume, run
     from dno.core.function import FunctionSampler
+    from dno.core.pil import pil_reward
     from dno.core.result import Outcome, Snapshot, Status, StepRecord
     from dno.errors import ConfigError, DNOError, RunError
     from dno.report.result import Result
@@ -36,18 +37,32 @@ __all__ = [
     "Snapshot",
     "Status",
     "StepRecord",
+    "Study",
+    "batch",
     "compare",
     "list_runs",
     "load",
     "open_run",
     "optimize",
+    "pil_reward",
     "resume",
     "run",
 ]
 
 _HOMES: Final = {
-    "api": ("Comparison", "Session", "compare", "load", "optimize", "resume", "run"),
+    "api": (
+        "Comparison",
+        "Session",
+        "Study",
+        "batch",
+        "compare",
+        "load",
+        "optimize",
+        "resume",
+        "run",
+    ),
     "core.function": ("FunctionSampler",),
+    "core.pil": ("pil_reward",),
     "core.result": ("Outcome", "Snapshot", "Status", "StepRecord"),
     "errors": ("ConfigError", "DNOError", "RunError"),
     "report.result": ("Result",),

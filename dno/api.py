@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
+from dno.core.events import StepDone
+from dno.errors import ConfigError
 from dno.protocols import Constraint, Optimizer, Regularizer, Reward, Sampler
 from dno.registry.configs import (
     ConstraintConfig,
@@ -19,13 +21,17 @@ from dno.registry.configs import (
 from dno.report.result import Result
 from dno.runs import compare as comparing
 from dno.runs import run as running
+from dno.runs.aliases import PythonOptions, own_options
+from dno.runs.draft import PARTS
+from dno.runs.lists import Row
 from dno.runs.load import Loaded
 from dno.runs.load import load as load_models
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun as SavedRun
 from dno.runs.saved import list_runs as list_runs
 from dno.runs.saved import open_run as open_run
-from dno.runs.shorthands import Options, assemble
+from dno.runs.shorthands import assemble
+from dno.runs.spellings import weighted
 
 Named: TypeAlias = str | Mapping[str, Any]
 """A plugin's name, or a table with `use` and its options."""
@@ -39,8 +45,8 @@ AnyObserver: TypeAlias = Named | ObserverConfig | list[Any] | object
 
 
 def optimize(
-    prompt: str | Sequence[str],
-    *,
+    prompt: str | Sequence[str] | Any,
+    *after: str | Sequence[str],
     reward: AnyReward,
     sampler: AnySampler | None = None,
     monitor: AnyMonitor | None = None,
@@ -48,9 +54,11 @@ def optimize(
     constraint: AnyConstraint | None = None,
     optimizer: AnyOptimizer | None = None,
     observer: AnyObserver | None = None,
+    callback: Callable[[StepDone], object] | None = None,
+    progress: bool = False,
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[PythonOptions],
 ) -> Result:
     """Optimise the noise from which a model draws `prompt`, so that `reward` rises.
 
@@ -60,25 +68,33 @@ def optimize(
     Each part is a plugin's name, a table such as `{"use": "clip", "weight": 2}`, a config object,
     or a live object of the matching protocol: a reward is any callable `(images B x 3 x H x W in
     [0, 1], prompts) -> B` and may carry `differentiable = False`. Rewards and regularizers may be
-    lists, and each a pair (part, weight).
+    lists, and each a pair (part, weight); `"clip=5"` and `{"clip": 5, "contrast": 1}` are weighted
+    names.
 
     Args:
-        prompt: what to draw, or several.
+        prompt: what to draw, or several. A loaded diffusers pipeline may stand before it, in place
+            of `model`.
+        after: the prompt, where a pipeline stands before it.
         reward: what to climb.
         sampler: how noise becomes an image.
         monitor: rewards that are evaluated besides and never optimised.
         regularizer: what keeps noise Gaussian; `[]` for nothing.
         constraint: what puts noise back where N(0, I) puts it, after steps.
         optimizer: how to climb.
-        observer: what looks on, besides the `curve` that a run folder gets.
+        observer: what looks on, besides the `curve` that a run folder gets: plugins, or functions
+            that are told of each iteration.
+        callback: one such function, which may return True to stop.
+        progress: whether to show how far the run is, on standard error.
         out: run folder to make; None keeps nothing on disk.
         settings: anything else by its dotted place, such as `{"sampler.memory": "recompute"}`.
-        options: see `dno.runs.shorthands.Options`.
+        options: see `dno.runs.shorthands.Options`; diffusers' names of them do too:
+            `num_inference_steps`, `num_images_per_prompt`, `generator`.
 
     Raises:
         ConfigError: the request is wrong; nothing was run.
         RunError: the run failed before its first evaluation. Later failures are in `Result.status`.
     """
+    prompt, own = _prompt_and_options(prompt, after, own_options(options))
     values = _values(
         sampler=sampler,
         rewards=reward,
@@ -86,9 +102,9 @@ def optimize(
         regularizers=regularizer,
         constraints=constraint,
         optimizer=optimizer,
-        observers=observer,
+        observers=_observers(observer, callback, progress=progress),
     )
-    config = assemble({**values, "prompts": prompt}, options, _placed(settings))
+    config = assemble({**values, "prompts": prompt}, own, _placed(settings))
     return run(config, out)
 
 
@@ -180,7 +196,7 @@ def load(
     optimizer: AnyOptimizer | None = None,
     observer: AnyObserver | None = None,
     settings: Mapping[str, Any] | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[PythonOptions],
 ) -> Session:
     """Load models once, to optimise many prompts on them.
 
@@ -206,8 +222,9 @@ def load(
         observers=observer,
     )
     # A configuration needs a prompt; what is loaded does not depend on it.
-    config = assemble({**values, "prompts": "any"}, options, _placed(settings))
-    return Session(values, options, settings or {}, load_models(config))
+    own = own_options(options)
+    config = assemble({**values, "prompts": "any"}, own, _placed(settings))
+    return Session(values, own, settings or {}, load_models(config))
 
 
 class Session:
@@ -216,7 +233,7 @@ class Session:
     def __init__(
         self,
         values: Mapping[str, Any],
-        options: Options,
+        options: Mapping[str, Any],
         settings: Mapping[str, Any],
         loaded: Loaded,
     ) -> None:
@@ -234,7 +251,7 @@ class Session:
         optimizer: AnyOptimizer | None = None,
         observer: AnyObserver | None = None,
         settings: Mapping[str, Any] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[PythonOptions],
     ) -> RunConfig:
         """The configuration of one prompt: the session's, with what is given here over it."""
         values = _values(
@@ -243,7 +260,7 @@ class Session:
             optimizer=optimizer,
             observers=observer,
         )
-        merged: Options = {**self._options, **options}
+        merged = {**self._options, **own_options(options)}
         placed = _placed({**self._settings, **(settings or {})})
         return assemble({**self._values, **values, "prompts": prompt}, merged, placed)
 
@@ -257,7 +274,7 @@ class Session:
         observer: AnyObserver | None = None,
         out: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[PythonOptions],
     ) -> Result:
         """Optimise the noise of a prompt on the loaded models; see `dno.optimize`.
 
@@ -283,12 +300,94 @@ class Session:
         *,
         out: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[PythonOptions],
     ) -> Comparison:
         """The session's optimizer and another one on a prompt; see `dno.compare`."""
         config = self.config(prompt, settings=settings, **options)
         found = comparing.compare(config, against, _path(out), loaded=self._loaded)
         return Comparison.of(found)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Many prompts and seeds, as `dno.batch` leaves them."""
+
+    folder: Path
+    rows: Sequence[Mapping[str, Any]]
+    """One an item, as `items.csv` has them: prompt, seed, status, rewards at the start and at the
+    best; `pandas.DataFrame(study.rows)` is a table."""
+    failed: Sequence[str]
+    """Names of items that failed in this process; see `failed.jsonl`."""
+    interrupted: bool
+    """Whether it was asked to stop; the same call goes on."""
+
+    def runs(self) -> list[SavedRun]:
+        """The run of each item, read back."""
+        return list_runs(self.folder / "items")
+
+
+def batch(
+    prompts: Any,
+    *,
+    out: str | Path,
+    reward: AnyReward,
+    seeds: Sequence[int] = (0,),
+    part: tuple[int, int] = (1, 1),
+    retries: int = 1,
+    sampler: AnySampler | None = None,
+    monitor: AnyMonitor | None = None,
+    regularizer: AnyRegularizer | None = None,
+    constraint: AnyConstraint | None = None,
+    optimizer: AnyOptimizer | None = None,
+    observer: AnyObserver | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **options: Unpack[PythonOptions],
+) -> Study:
+    """Optimise every prompt from every seed, each in a run folder of its own; models load once.
+
+        >>> study = dno.batch(["a cat", "a dog"], out="study", reward="clip")  # doctest: +SKIP
+
+    Called again it goes on where it stopped. Several processes may call it at once: each takes
+    items that no other has.
+
+    Args:
+        prompts: a list; a table of columns or a data frame, where columns that are called as
+            options set them; or the path of a file, see `dno batch --help`.
+        out: folder of the study.
+        reward, sampler, monitor, regularizer, constraint, optimizer, observer, settings,
+            options: as
+            `dno.optimize` takes them.
+        seeds: for each prompt that has none of its own.
+        part: i of n, counted from 1: every nth item alone.
+        retries: how often an item that failed is tried again.
+
+    Raises:
+        ConfigError: the request is wrong, with the prompt's place; nothing was run.
+    """
+    from dno.runs.batch import items_of
+    from dno.runs.lists import rows_from
+    from dno.runs.study import run_study, table_of
+
+    values = _values(
+        sampler=sampler,
+        rewards=reward,
+        monitors=monitor,
+        regularizers=regularizer,
+        constraints=constraint,
+        optimizer=optimizer,
+        observers=observer,
+    )
+    own = own_options(options)
+
+    def configure(row: Row, seed: int) -> RunConfig:
+        given = {**own, **own_options(row.options), "seed": seed}
+        placed = [*_placed(settings), *row.settings.items()]
+        return assemble({**values, "prompts": row.prompt}, given, placed)
+
+    items = items_of(rows_from(prompts), seeds, configure)
+    folder = Path(out).expanduser()
+    summary = run_study(items, folder, part=part, retries=retries)
+    return Study(folder, table_of(items, folder), summary.failed, summary.interrupted)
 
 
 def _path(out: str | Path | None) -> Path | None:
@@ -299,6 +398,38 @@ def _placed(settings: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
     return list((settings or {}).items())
 
 
+def _prompt_and_options(
+    prompt: Any, after: Sequence[Any], options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The prompt, and the options with a pipeline that stood before it as their model.
+
+    Raises:
+        ConfigError: something else stood before the prompt.
+    """
+    if not after:
+        return prompt, options
+    if isinstance(prompt, str) or len(after) > 1 or options.get("model") is not None:
+        raise ConfigError(
+            "takes the prompt alone by place, or a loaded pipeline and the prompt; give all else "
+            "by name, and several prompts as a list",
+            source="dno.optimize",
+        )
+    return after[0], {**options, "model": prompt}
+
+
+def _observers(
+    observer: AnyObserver | None, callback: Callable[[StepDone], object] | None, *, progress: bool
+) -> list[Any] | None:
+    """All that look on; None where nothing was asked for."""
+    several = observer if isinstance(observer, list) else [observer]
+    found = [one for one in several if one is not None]
+    if callback is not None:
+        found.append(callback)
+    if progress:
+        found.append("progress")
+    return found or None
+
+
 def _values(**parts: object) -> dict[str, Any]:
     """Parts by their field in a configuration, as tables; those that are None left out."""
     values: dict[str, Any] = {}
@@ -307,14 +438,24 @@ def _values(**parts: object) -> dict[str, Any]:
             continue
         if name in ("sampler", "optimizer"):
             values[name] = _table(given)
-        else:
-            several = given if isinstance(given, list) else [given]
-            values[name] = [_table(part) for part in several]
+            continue
+        several = given if isinstance(given, list) else [given]
+        values[name] = [table for part in several for table in _tables(part, PARTS[name])]
     if "observers" in values:
         usual = RunConfig.model_fields["observers"].default
         named = [table.get("use") for table in values["observers"]]
         values["observers"].extend(_table(part) for part in usual if part not in named)
     return values
+
+
+def _tables(part: object, kind: str) -> list[Mapping[str, Any]]:
+    """A part as a table, or, of parts that have weights, names with theirs."""
+    if kind in ("rewards", "regularizers"):
+        if isinstance(part, Mapping) and "use" not in part:
+            return [{"use": name, "weight": weight} for name, weight in part.items()]
+        if isinstance(part, str) and "=" in part:
+            return [*weighted([part], None)]
+    return [_table(part)]
 
 
 def _table(part: object) -> Mapping[str, Any]:

@@ -17,12 +17,14 @@ from dno.core.result import StepRecord as StepRecord
 from dno.errors import ConfigError as ConfigError
 from dno.errors import RunError as RunError
 from dno.files import write_file as write_file
+from dno.guard import out_of_memory as out_of_memory
 from dno.media import IMAGE as IMAGE
 from dno.media import Medium as Medium
 from dno.media import pictures as pictures
 from dno.media import thumbnails as thumbnails
 from dno.protocols import CoarseMap as CoarseMap
 from dno.protocols import Constraint as Constraint
+from dno.protocols import Look as Look
 from dno.protocols import NoiseMap as NoiseMap
 from dno.protocols import Objective as Objective
 from dno.protocols import Optimizer as Optimizer

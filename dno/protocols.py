@@ -151,6 +151,15 @@ class Slopes(NamedTuple):
     penalty_grad_BN: Tensor
 
 
+class Look(NamedTuple):
+    """A candidate's score, with the samples that it was given for."""
+
+    score_B: Tensor
+    """What `Objective.score` says."""
+    samples: Tensor
+    """`B x ...`, detached; 0 for a sample that is not finite, whose score is -inf."""
+
+
 class Objective(Protocol):
     """What an optimizer climbs: weighted rewards less weighted penalties, per sample.
 
@@ -172,6 +181,21 @@ class Objective(Protocol):
         N(0, I).
 
         Never the penalty, which scatters among ordinary draws by more than most rewards do.
+        """
+        ...
+
+    def look(self, noise_BN: Tensor, /) -> Look:
+        """What `score` says, with the samples; for methods that learn from what rewards were shown.
+
+        It costs what `score` costs.
+        """
+        ...
+
+    def pull(self, noise_BN: Tensor, towards: Tensor, /) -> Tensor:
+        """Where a pull on the samples moves the noise, `B x N`: the gradient in the noise of the
+        sum of samples times `towards`, which has their shape.
+
+        No reward is asked; it costs a sample and its gradient. A row is 0 where that is not finite.
         """
         ...
 
@@ -199,6 +223,10 @@ class Optimizer(Protocol):
     starts. The evaluation at the iteration's own noise is what the run records; the engine makes it
     where the optimizer did not. Before the first iteration, and again where another optimizer takes
     over, `init` is called.
+
+    An optional attribute `proposes = True` says that it searches: each iteration's noise is a
+    proposal, and the next does not depend on its gradient. Then a proposal that cannot be evaluated
+    counts as the worst there is, and its sample goes on.
     """
 
     def init(self, noise_BN: Tensor, /) -> State:

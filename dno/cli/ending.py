@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,9 +31,29 @@ CODES: Final = {
 }
 """Exit code by the status of a run."""
 
+told_of: Final[list[Path]] = []
+"""Folders of the runs that this command told of."""
+
 PICTURES: Final = ("initial.png", "best.png", "curve.png")
 
 _LIBRARIES: Final = ("torch", "diffusers", "transformers", "pluggy", "pydantic", "importlib")
+
+
+@contextlib.contextmanager
+def plugins_at_work() -> Iterator[None]:
+    """Whatever plugins print is no result, and none of them ends the command.
+
+    Raises:
+        RunError: one tried to.
+    """
+    from dno.cli.streams import apart
+    from dno.guard import failure
+
+    try:
+        with apart():
+            yield
+    except SystemExit as error:
+        raise failure("a plugin", error) from error
 
 
 def finish(*results: Result) -> None:
@@ -43,6 +66,7 @@ def finish(*results: Result) -> None:
 def tell(result: Result) -> None:
     """Say how a run that has a folder went, and what kept it from going well, if anything."""
     assert result.folder is not None
+    told_of.append(result.folder)
     for name in PICTURES:
         if (result.folder / name).exists():
             typer.echo(result.folder / name)
@@ -61,8 +85,15 @@ def _what_to_do(result: Result) -> str:
         failed = f"{len(result.failures)} of {len(result.items)} samples failed"
         return f"{failed}; the others went well, and all are kept in {result.folder}"
     assert result.error is not None
-    why = told(result.error)
-    return f"{why}\nkept what was reached; to try again from there: dno resume {result.folder}"
+    folder = result.folder
+    way = f"kept what was reached; to try again from there: dno resume {folder}"
+    if (result.best.score_B > -math.inf).any():
+        # Going on may meet the same again, and a run cannot change its step size.
+        way += (
+            f"\nor from its best noise, with other options: dno optimize --config "
+            f"{folder}/run.toml --start {folder}"
+        )
+    return f"{told(result.error)}\n{way}"
 
 
 def told(error: BaseException) -> str:

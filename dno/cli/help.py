@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from typer.core import TyperCommand
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
     from dno.runs.draft import Draft
     from dno.runs.shorthands import Shorthand
 
@@ -95,6 +93,8 @@ def _inside_a_part(option: Shorthand) -> bool:
 
 def _of_the_run(option: Shorthand, draft: Draft) -> str:
     """Help of an option whose default the configuration has."""
+    if option.preset is not None:
+        return option.help
     default = draft.at(option.place)
     if default in (None, [], ()):
         return option.help
@@ -106,14 +106,14 @@ def _of_plugins(option: Shorthand, draft: Draft) -> str:
     defaults = []
     for place in draft.each(option.place):
         part, _, key = place.rpartition(".")
-        name = draft.at(part).get("use")
-        if not isinstance(name, str):
+        fields = draft.fields(part)
+        if fields is None:
             # A mistake in the file, which a run will tell.
             return option.help
 
-        field = _fields_of(part, name).get(key)
+        field = fields.get(key)
         if field is None:
-            return f"{option.help} [not an option of {name}]"
+            return f"{option.help} [not an option of {draft.at(part)['use']}]"
 
         default = draft.at(place)
         if default is None:
@@ -123,16 +123,6 @@ def _of_plugins(option: Shorthand, draft: Draft) -> str:
             return " ".join((field.description or option.help).split())
         defaults.append(default)
     return _with_default(option, defaults)
-
-
-def _fields_of(part: str, name: str) -> Mapping[str, FieldInfo]:
-    """The options of the plugin at a place, by name."""
-    from dno.registry.registry import REGISTRIES
-    from dno.runs.draft import PARTS
-
-    kind = PARTS[part.partition(".")[0]]
-    (registry,) = (registry for registry in REGISTRIES if registry.kind == kind)
-    return registry.load(name).model_fields
 
 
 def _with_default(option: Shorthand, defaults: Iterable[Any]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from typing import Annotated
 
 import typer
 
 from dno import __version__
-from dno.cli import ending, optimize, plugins, runs
+from dno.cli import batch, ending, optimize, plugins, runs
 from dno.cli.quick import QUICK
 
 
@@ -18,11 +17,11 @@ def main() -> None:
     """Run the command line, and end with one of the exit codes in `dno.cli.ending`."""
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    # A scheduler's request to end is Ctrl-C's: what was reached is kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
     from dno.errors import ConfigError, DNOError
+    from dno.guard import MEMORY
+    from dno.registry.discovery import pass_over_damaged
 
+    pass_over_damaged()
     try:
         if sys.argv[1:] == ["plugins", "list"]:
             # Typer would import pydantic for the parameters of commands, and this one has none.
@@ -35,6 +34,8 @@ def main() -> None:
         _fail(error, ending.FAILED)
     except KeyboardInterrupt:
         sys.exit(ending.INTERRUPTED)
+    except MemoryError:
+        _fail(DNOError(f"the machine ran out of memory; {MEMORY}"), ending.FAILED)
     except BrokenPipeError:
         # Whoever read the output has seen enough, as in `dno plugins list | head`. Python would
         # try to write the rest when it ends, and complain.
@@ -51,6 +52,7 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_root)
     optimize.add_to(app)
+    batch.add_to(app)
     app.command()(runs.resume)
     app.add_typer(plugins.plugins, name="plugins")
     return app

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from dno.cli.config import start_values
-from dno.cli.ending import finish, tell
+from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.help import OptimizeCommand
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def optimize(
     _ask_for_what_is_missing(values, options)
     run_config = _configure(values, options, settings, source=str(config or ""))
 
+    _check(run_config, compare, out)
+
     # From here on torch is needed, which takes seconds to import: a mistake is told before.
     from dno.api import run
     from dno.runs.folders import default_folder
@@ -105,9 +107,24 @@ def optimize(
     if compare is not None:
         _run_and_compare(run_config, compare, folder)
         return
-    result = run(run_config, folder)
+    with plugins_at_work():
+        result = run(run_config, folder)
     tell(result)
     finish(result)
+
+
+def _check(run_config: RunConfig, compare: str | None, out: Path | None) -> None:
+    """Raise `ConfigError` for what can be seen to be wrong without torch."""
+    from dno.runs.check import check
+    from dno.runs.folders import refuse_taken
+    from dno.runs.rival import rival_of
+
+    if out is not None:
+        refuse_taken(out)
+    with plugins_at_work():
+        if compare is not None:
+            check(rival_of(run_config, compare))
+        check(run_config)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -120,18 +137,21 @@ def add_to(app: typer.Typer) -> None:
     # Typer reads a command's parameters from its signature.
     signature = inspect.signature(optimize, eval_str=True)
     prompts, *few, _options = signature.parameters.values()
-    parameters = [prompts, *_table_parameters(), *few]
+    parameters = [prompts, *table_parameters(), *few]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
 
     app.command(cls=OptimizeCommand, context_settings={"max_content_width": 100})(command)
 
 
-def _table_parameters() -> Iterator[inspect.Parameter]:
+def table_parameters() -> Iterator[inspect.Parameter]:
     """The options of the table as parameters that Typer can read."""
     from dno.runs.shorthands import known_options
 
     for name, option in known_options(command_line=True).items():
+        # A switch by its name alone: Typer would add its opposite.
+        names = [option.spelled(command_line=True)] if option.preset is not None else []
         about = typer.Option(
+            *names,
             help=option.help,
             metavar=option.metavar,
             rich_help_panel=option.group.name,
@@ -158,6 +178,13 @@ def _ask_for_what_is_missing(values: Mapping[str, Any], options: Mapping[str, An
         raise ConfigError(
             'say what to draw: dno optimize "a black cat" --reward brightness', source="PROMPT"
         )
+    ask_for_a_reward(values, options)
+
+
+def ask_for_a_reward(values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where nothing is to be climbed."""
+    from dno.errors import ConfigError
+
     if "rewards" not in values and not options["reward"]:
         raise ConfigError(
             "say what to climb, such as --reward brightness; see: dno plugins list",
@@ -183,7 +210,8 @@ def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
     """Run, then spend the same seconds on another optimizer, in a folder beside."""
     from dno.api import compare
 
-    both = compare(run_config, name, folder)
+    with plugins_at_work():
+        both = compare(run_config, name, folder)
     tell(both.ours)
     if both.rival is None:
         finish(both.ours)

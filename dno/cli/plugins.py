@@ -26,13 +26,15 @@ plugins = typer.Typer(
 @plugins.command("list")
 def list_plugins() -> None:
     """Every installed plugin: kind, name, distribution, version. Imports none of them."""
-    from dno.registry.discovery import unsupported, usable
+    from dno.registry.discovery import damaged, unsupported, usable
 
     columns = _Columns([*usable(), *unsupported()])
     for info in usable():
         columns.write(info, _origin(info), _hindrance(info))
     for info in unsupported():
         columns.write(info, _origin(info), _why_not(info))
+    for distribution in damaged():
+        typer.echo(f"dno: {distribution}", err=True)
 
 
 class _Columns:
@@ -175,11 +177,11 @@ def _refuse(
 def check() -> None:
     """Import every plugin made for this dno, a row each; exit 1 if any fails."""
     from dno.errors import DNOError
-    from dno.registry.discovery import unsupported, usable
+    from dno.registry.discovery import damaged, unsupported, usable
     from dno.registry.registry import REGISTRIES
 
     columns = _Columns([*unsupported(), *usable()])
-    failed = False
+    failed = bool(damaged())
     for registry in REGISTRIES:
         for info in registry.infos():
             try:
@@ -191,6 +193,8 @@ def check() -> None:
                 columns.write(info, "ok")
     for info in unsupported():
         columns.write(info, _why_not(info))
+    for distribution in damaged():
+        typer.echo(f"dno: {distribution}", err=True)
     raise typer.Exit(int(failed))
 
 

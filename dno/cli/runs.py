@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dno.cli.ending import finish, tell
+from dno.cli.ending import finish, plugins_at_work, tell
 
 
 def resume(
@@ -31,9 +31,16 @@ def resume(
 
     changes = dict(parse_settings(settings or []))
 
+    from dno.runs.again import configuration_of
+    from dno.runs.check import check
+
+    with plugins_at_work():
+        check(configuration_of(folder, iterations=iterations, settings=changes), fresh=False)
+
     # After what was given has been read: this imports torch, which takes seconds.
     from dno.api import resume as go_on
 
-    result = go_on(folder, iterations=iterations, settings=changes)
+    with plugins_at_work():
+        result = go_on(folder, iterations=iterations, settings=changes)
     tell(result)
     finish(result)

@@ -6,22 +6,20 @@ The one place where shapes and finiteness of what plugins return are checked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 
 from dno.core.terms import Evaluation, RegularizerTerm, RewardTerm, Term
-from dno.errors import DNOError, RunError
+from dno.errors import RunError
+from dno.guard import PluginError, failure, guarded
 from dno.media import medium_of
 from dno.protocols import Penalty, Regularizer, Reward
 
 if TYPE_CHECKING:
     from dno.core.problem import Problem
-
-R = TypeVar("R")
-P = ParamSpec("P")
 
 _STEEP = (
     "look in rewards and regularizers for a root, a log or a quotient at 0, where its slope is "
@@ -41,13 +39,21 @@ class Asking:
         generators: Sequence[Generator],
         *,
         with_grad: bool,
+        with_pull: bool = False,
         gamma_B: Tensor | None,
+        passes_over: bool = False,
+        first: bool = False,
     ) -> None:
         self.problem = problem
         self.noise_BN = noise_BN
         self.generators = generators
         self.with_grad = with_grad
+        self.with_pull = with_pull
         self.gamma_B = gamma_B
+        self.passes_over = passes_over
+        """Whether an evaluation of which no sample is left is an answer, and no error."""
+        # What raises at once may be no sample's fault: then nothing would ever be evaluated.
+        self.passes_errors = passes_over and not first
         self.prompts = [prompt for prompt, _ in problem.items]
         self.batch = len(noise_BN)
 
@@ -64,12 +70,13 @@ class Asking:
 
     def draw(self) -> None:
         """The samples of this noise."""
-        through = self.with_grad and self._needs_backward()
+        through = self.with_pull or (self.with_grad and self._needs_backward())
         with torch.set_grad_enabled(through):
-            samples = _call("the sampler", self.problem.sample, self.noise_BN)
-        self._check_samples(samples, through)
+            # A copy, here and wherever a plugin is shown a tensor: it may write into its own.
+            samples = guarded("the sampler", self.problem.sample, self.noise_BN.clone())
+            self._check_samples(samples, through)
+            self.samples = self._finite(samples)
 
-        self.samples = self._finite(samples)
         self.device = samples.device
         self.reward_B = torch.zeros(self.batch, device=self.device)
         self.penalty_B = torch.zeros(self.batch, device=self.device)
@@ -142,14 +149,13 @@ class Asking:
     def _answer_of(self, who: str, call: Reward, samples: Tensor, prompts: Sequence[str]) -> object:
         """What a reward says of samples; where it fails, it is asked about each alone."""
         try:
-            return call(samples, prompts)
-        except (DNOError, torch.OutOfMemoryError):
-            # What a plugin raises on purpose concerns the whole run.
-            raise
-        except Exception as error:
-            if self.batch == 1:
-                raise _failed(who, error) from error
-            return self._answers_one_by_one(who, call, samples, prompts, error)
+            return guarded(who, call, samples.clone(), list(prompts))
+        except PluginError as error:
+            # What a plugin raises on purpose concerns the whole run, and so does an end of it.
+            first = error.__cause__
+            if not isinstance(first, Exception) or (self.batch == 1 and not self.passes_errors):
+                raise
+        return self._answers_one_by_one(who, call, samples, prompts, first)
 
     def _answers_one_by_one(
         self,
@@ -176,18 +182,18 @@ class Asking:
         for i in range(len(samples)):
             one = slice(i, i + 1)
             try:
-                answer = call(samples[one], prompts[one])
+                answer = guarded(who, call, samples[one].clone(), list(prompts[one]))
                 answers.append(self._checked(who, answer, 1))
-            except (DNOError, torch.OutOfMemoryError):
-                raise
-            except Exception as error:
-                failures.setdefault(i % self.batch, str(_failed(who, error)))
+            except PluginError as error:
+                if not isinstance(error.__cause__, Exception):
+                    raise
+                failures.setdefault(i % self.batch, str(error))
                 answers.append(torch.full((1,), math.nan, device=self.device))
 
-        if len(failures) == self.batch:
-            raise _failed(who, first) from first
+        if len(failures) == self.batch and not self.passes_errors:
+            raise failure(who, first) from first
         self.failures = {**failures, **self.failures}
-        if len(self.failures) == self.batch:
+        if len(self.failures) == self.batch and not self.passes_over:
             raise RunError("; ".join(self.failures.values()))
         return torch.cat(answers)
 
@@ -199,10 +205,11 @@ class Asking:
         def draw(rows: Tensor) -> Tensor:
             count = len(rows) // self.batch
             if count > 1 and problem.copies is not None:
-                copies = _call("the sampler", problem.copies(count), rows)
+                many = guarded("the sampler", problem.copies, count)
+                copies = guarded("the sampler", many, rows.clone())
             else:
                 parts = torch.split(rows, self.batch)
-                drawn = [_call("the sampler", problem.sample, part) for part in parts]
+                drawn = [guarded("the sampler", problem.sample, part.clone()) for part in parts]
                 copies = torch.cat(drawn)
             # Not before they are there: those that do not fit in memory are tried again.
             self.network_evaluations += count * self.evaluations_a_call
@@ -245,8 +252,8 @@ class Asking:
     def _penalty(self, term: Term[Regularizer], exact: bool) -> Tensor:
         who = f'regularizer "{term.name}"'
         with torch.set_grad_enabled(exact):
-            noise_BN = self.noise_BN if exact else self.noise_BN.detach()
-            answer = _call(who, term.call, noise_BN, self.generators)
+            noise_BN = self.noise_BN.clone() if exact else self.noise_BN.detach().clone()
+            answer = guarded(who, term.call, noise_BN, self.generators)
             penalty = answer if isinstance(answer, Penalty) else Penalty(answer)
             value_B = self._checked(who, penalty.value_B, self.batch)
             if exact and not value_B.requires_grad:
@@ -289,7 +296,7 @@ class Asking:
         new = [row for row in bad_B.nonzero().flatten().tolist() if row not in self.failures]
         for row in new:
             self.failures[row] = f"{who}: {what} for sample {row}; {remedy}"
-        if new and len(self.failures) == self.batch:
+        if new and len(self.failures) == self.batch and not self.passes_over:
             rows = ", ".join(map(str, new))
             raise RunError(f"{who}: {what} for sample {rows}; {remedy}")
 
@@ -310,7 +317,7 @@ class Asking:
         nan = math.nan
         return Evaluation(
             noise_BN=self.noise_BN.detach(),
-            samples=self.samples.detach(),
+            samples=self.samples.detach().clone(),
             reward_B=self._without_failed(self.reward_B.detach(), nan),
             penalty_B=self._without_failed(self.penalty_B.detach(), nan),
             rewards={k: self._without_failed(v, nan) for k, v in self.rewards.items()},
@@ -326,6 +333,16 @@ class Asking:
             reward_calls=self.reward_calls,
         )
 
+    def pull(self, towards: Tensor) -> Tensor:
+        """Where a pull on the samples moves the noise; see `dno.protocols.Objective`."""
+        towards = towards.detach().to(self.samples)
+        (grad_BN,) = guarded(
+            "the gradient", torch.autograd.grad, self.samples, (self.noise_BN,), (towards,)
+        )
+        finite_B = grad_BN.isfinite().all(dim=1)
+        grad_BN = grad_BN.where(finite_B[:, None], 0.0)
+        return self._without_failed(grad_BN, 0.0)
+
     def _without_failed(self, values: Tensor, instead: float) -> Tensor:
         """The values, with another number in the rows that could not be evaluated."""
         if not self.failures:
@@ -336,21 +353,9 @@ class Asking:
     def _gradient(self, value_B: Tensor) -> Tensor:
         if not value_B.requires_grad:
             return torch.zeros_like(self.noise_BN)
-        (grad_BN,) = torch.autograd.grad(value_B.sum(), self.noise_BN)
+        # What plugins computed is gone through backwards, with code of their own in it at times.
+        (grad_BN,) = guarded("the gradient", torch.autograd.grad, value_B.sum(), (self.noise_BN,))
         return grad_BN
-
-
-def _call(who: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    try:
-        return call(*args, **kwargs)
-    except (DNOError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise _failed(who, error) from error
-
-
-def _failed(who: str, error: Exception) -> RunError:
-    return RunError(f"{who} failed with {type(error).__name__}: {error}")
 
 
 def _described(value: object) -> str:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from dno.core.stages import (
     Phase,
     Stay,
     begin,
+    checked_memory,
     is_put_back,
     lost_B,
     next_phase,
@@ -32,10 +34,14 @@ from dno.core.stages import (
 )
 from dno.core.weights import first_gamma, next_gamma
 from dno.errors import DNOError, RunError
+from dno.guard import as_error, guarded, undisturbed
 from dno.media import OTHER, Medium, medium_of
 from dno.protocols import State
 
 _log = logging.getLogger("dno")
+
+PATIENCE: Final = 10
+"""So many proposals of a search in a row that cannot be evaluated, and their sample has failed."""
 
 
 def _floats(values: Tensor) -> PerSample:
@@ -110,17 +116,20 @@ def optimize(
     status = Status.FINISHED
     error: DNOError | None = None
     try:
-        bus.started()
-        loop.run()
+        # Plugins may use the global generators; whoever called has them back as they were.
+        with undisturbed(randomness=True):
+            bus.started()
+            loop.run()
         if loop.reason:
             status = Status.STOPPED
     except KeyboardInterrupt:
         if loop.state is None or loop.state.initial is None:
             raise
         status = Status.INTERRUPTED
-    except Exception as unforeseen:
+    # Also what is meant to end a program: no plugin ends one, and what was reached is kept.
+    except BaseException as unforeseen:
         _log.debug("run failed", exc_info=unforeseen)
-        error = _as_run_error(unforeseen)
+        error = as_error(unforeseen)
         status = Status.FAILED
     return loop.outcome(status, error)
 
@@ -148,6 +157,8 @@ class _Loop:
         """The newest evaluation of this process on the run's own grid."""
         self.reason = ""
         """Why the run stopped early."""
+        self.passed_over: dict[int, str] = {}
+        """Why proposals for samples were passed over, by row; the newest of each."""
 
     def run(self) -> None:
         """Iterate until all is done or something asks to stop."""
@@ -218,6 +229,7 @@ class _Loop:
             failures=dict(state.failures),
             gamma_B=self._gamma(state, problem),
             eligible=is_put_back(state, phase, self.problem),
+            proposal=phase.proposes,
         )
 
         repair_B = self._still_lost(state, phase, problem, asked)
@@ -226,13 +238,16 @@ class _Loop:
         moved_BN = state.noise_BN
         memory = state.optimizer
         if moves:
-            answer = phase.optimizer.step(asked, state.noise_BN, memory)
-            moved_BN, memory = _checked_step(answer, state.noise_BN)
+            own = {name: value.clone() for name, value in memory.items()}
+            step = phase.optimizer.step
+            answer = guarded(phase.who, step, asked, state.noise_BN.clone(), own)
+            moved_BN, memory = _checked_step(phase.who, answer, state.noise_BN)
             moved_BN = put_back(moved_BN, state, phase, self.problem, state.steps + 1)
             if repair_B is not None:
                 moved_BN = rows_where(repair_B, moved_BN, state.noise_BN)
 
         evaluation = asked.at_start()
+        self._note(asked.passed_over)
         here = snapshot(problem, evaluation, state.iteration)
         if not coarse:
             self.last = here
@@ -249,15 +264,22 @@ class _Loop:
             coarse_best=asked.best if coarse else state.coarse_best,
             repair_B=repair_B,
             history=(*state.history, record),
-            failures=asked.failures,
+            failures={**_given_up(asked.passed_over, (*state.history, record)), **asked.failures},
             seconds=seconds,
         )
         new = _with_failed_frozen(new, coarse=coarse)
         self.state = new
-        stop = self.bus.step(record, evaluation.samples)
+        stop = self.bus.step(record, evaluation.samples, medium_of(problem.sample, here.samples))
         if len(new.failures) == len(moved_BN):
             raise RunError("; ".join(dict.fromkeys(new.failures.values())))
         return new, stop, healed
+
+    def _note(self, passed_over: Mapping[int, str]) -> None:
+        """Keep why proposals cannot be evaluated, and say so the first time of each sample."""
+        for row, why in passed_over.items():
+            if row not in self.passed_over:
+                _log.warning("a proposal for sample %d is passed over: %s", row, why)
+            self.passed_over[row] = why
 
     def _still_lost(
         self, state: LoopState, phase: Phase, problem: Problem, asked: Recorder
@@ -285,9 +307,12 @@ class _Loop:
         if state is None or state.initial is None or state.best is None:
             assert error is not None
             raise error
-        ended = status in (Status.FINISHED, Status.STOPPED)
-        if ended and state.failures:
+        failures = {**self._never_evaluated(state), **state.failures}
+        if status in (Status.FINISHED, Status.STOPPED) and failures:
             status = Status.PARTIAL
+        if status is Status.PARTIAL and len(failures) == len(self.problem.items):
+            status = Status.FAILED
+            error = RunError("; ".join(dict.fromkeys(failures.values())))
         return Outcome(
             status=status,
             items=tuple(self.problem.items),
@@ -299,11 +324,20 @@ class _Loop:
             kept=self._kept(),
             medium=self._medium(state.best),
             error=error,
-            failures=dict(state.failures),
+            failures=failures,
             folder=self.bus.run.folder,
             reason=self.reason,
             peak_memory=peak_memory(state.noise_BN.device),
         )
+
+    def _never_evaluated(self, state: LoopState) -> dict[int, str]:
+        """The samples of which no proposal could be evaluated, by row, and why."""
+        fine = [record.reward for record in state.history if record.grid is None]
+        found = {}
+        for row in range(len(state.noise_BN)):
+            if fine and all(math.isnan(reward_B[row]) for reward_B in fine):
+                found[row] = self.passed_over.get(row, "none of its proposals can be evaluated")
+        return found
 
     def _kept(self) -> Sequence[str]:
         """Figures that a constraint kept by construction in the whole run."""
@@ -338,7 +372,17 @@ def _with_failed_frozen(state: LoopState, *, coarse: bool) -> LoopState:
     return replace(state, noise_BN=noise_BN)
 
 
-def _checked_step(answer: object, noise_BN: Tensor) -> tuple[Tensor, State]:
+def _given_up(passed_over: Mapping[int, str], history: Sequence[StepRecord]) -> dict[int, str]:
+    """The samples of which no proposal can be evaluated any more, by row, and why."""
+    latest = history[-PATIENCE:]
+    found = {}
+    for row, why in passed_over.items():
+        if len(latest) == PATIENCE and all(math.isnan(record.reward[row]) for record in latest):
+            found[row] = f"{why} (nor could {PATIENCE - 1} proposals before it be evaluated)"
+    return found
+
+
+def _checked_step(who: str, answer: object, noise_BN: Tensor) -> tuple[Tensor, State]:
     """What an optimizer's step returned, if it may be."""
     moved_BN: object = None
     memory: object = None
@@ -346,30 +390,7 @@ def _checked_step(answer: object, noise_BN: Tensor) -> tuple[Tensor, State]:
         moved_BN, memory = answer
     if not isinstance(moved_BN, Tensor) or moved_BN.shape != noise_BN.shape:
         raise RunError(
-            f"the optimizer must return noise of shape {tuple(noise_BN.shape)} and its state; "
+            f"{who} must return noise of shape {tuple(noise_BN.shape)} and its state; "
             f"got {answer!r}"
         )
-    if not isinstance(memory, Mapping) or not _all_tensors(memory):
-        raise RunError(
-            "the optimizer's state must be tensors by name, so that it can be saved; "
-            f"got {memory!r}"
-        )
-    return moved_BN.detach().to(noise_BN), memory
-
-
-def _all_tensors(state: Mapping[object, object]) -> bool:
-    return all(isinstance(value, Tensor) for value in state.values())
-
-
-def _as_run_error(error: Exception) -> DNOError:
-    if isinstance(error, DNOError):
-        return error
-    problem = f"the run failed with {type(error).__name__}: {error}"
-    if isinstance(error, torch.OutOfMemoryError):
-        problem = (
-            "the device ran out of memory; recompute the sampler's steps instead of keeping them "
-            "(sampler.memory=recompute), or optimise fewer samples side by side"
-        )
-    failure = RunError(problem)
-    failure.__cause__ = error
-    return failure
+    return moved_BN.detach().clone().to(noise_BN), checked_memory(who, memory)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from dno.errors import ConfigError, DNOError, RunError
+from dno.errors import ConfigError
+from dno.guard import guarded, undisturbed
+from dno.media import OTHER, Medium, medium_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +63,8 @@ class StepDone:
     """What was measured."""
     samples: Tensor
     """The samples of this evaluation, detached: `B x 3 x H x W` for images."""
+    medium: Medium = OTHER
+    """What they are, for `dno.plugin.thumbnails`."""
 
 
 @dataclass(frozen=True)
@@ -86,50 +91,91 @@ class Events:
         """The run has ended, whatever its status."""
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """A plain function as an observer of each iteration."""
+
+    function: Callable[[StepDone], object]
+
+    @hookimpl
+    def step_done(self, event: StepDone) -> bool:
+        """Pass the event on; only True itself asks to stop."""
+        return self.function(event) is True
+
+
 class Bus:
-    """Calls the observers of one run.
+    """Calls the observers of one run: objects with methods that `hookimpl` marks, and functions,
+    which are told of each iteration.
+
+    Each gets tensors of its own, so that one that writes into them changes nothing.
+
+    Args:
+        run: what they are told of it.
+        observers: in the order in which they are called.
+        names: what messages call them; unless given, by their classes.
 
     Raises:
         ConfigError: an observer marks a method that is not an event.
         RunError: from the methods, where an observer fails.
     """
 
-    def __init__(self, run: RunInfo, observers: Sequence[object] = ()) -> None:
+    def __init__(
+        self, run: RunInfo, observers: Sequence[object] = (), names: Sequence[str] = ()
+    ) -> None:
         self.run = run
-        manager = pluggy.PluginManager(_PROJECT)
-        manager.add_hookspecs(Events)
-        try:
-            # Called in the order given; pluggy's own order is last registered first.
-            for observer in reversed(observers):
-                manager.register(observer)
-            manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            reason = str(error).splitlines()[-1].partition(" in plugin")[0]
-            raise ConfigError(
-                f"{type(error.plugin).__name__} cannot observe: {reason}; {_KNOWN}",
-                at="observers",
-            ) from error
-        self._hook = manager.hook
+        called = names or [type(observer).__name__ for observer in observers]
+        self._hooks = [
+            (f'observer "{name}"', hook_of(observer))
+            for name, observer in zip(called, observers, strict=True)
+        ]
 
     def started(self) -> None:
         """Tell that the run begins."""
-        self._tell("run_started", RunStarted(self.run))
+        self._tell("run_started", lambda: RunStarted(self.run))
 
-    def step(self, record: StepRecord, samples: Tensor) -> bool:
-        """Tell of one iteration; True if any observer asks to stop."""
-        return any(self._tell("step_done", StepDone(self.run, record, samples)))
+    def step(self, record: StepRecord, samples: Tensor, medium: Medium | None = None) -> bool:
+        """Tell of one iteration; True if any observer asks to stop.
+
+        Args:
+            record: what was measured.
+            samples: what it was measured on.
+            medium: what these are; None: what their shape says.
+        """
+        kind = medium or medium_of(None, samples)
+        answers = self._tell("step_done", lambda: StepDone(self.run, record, samples.clone(), kind))
+        return any(answers)
 
     def finished(self, outcome: Outcome) -> None:
         """Tell that the run has ended."""
-        self._tell("run_finished", RunFinished(self.run, outcome))
+        self._tell("run_finished", lambda: RunFinished(self.run, outcome.copy()))
 
-    def _tell(self, name: str, event: object) -> list[object]:
-        try:
-            answers: list[object] = getattr(self._hook, name)(event=event)
-        except DNOError:
-            raise
-        except Exception as error:
-            raise RunError(
-                f"an observer failed at {name} with {type(error).__name__}: {error}"
-            ) from error
+    def _tell(self, name: str, event: Callable[[], object]) -> list[object]:
+        answers: list[object] = []
+        for who, hook in self._hooks:
+            call = getattr(hook, name)
+            # One that does not look at this event needs no copy of it.
+            if call.get_hookimpls():
+                with undisturbed(randomness=True):
+                    answers += guarded(f"{who} at {name}", call, event=event())
         return answers
+
+
+def hook_of(observer: object) -> Any:
+    """What calls one observer's methods.
+
+    Raises:
+        ConfigError: it marks a method that is not an event.
+    """
+    manager = pluggy.PluginManager(_PROJECT)
+    manager.add_hookspecs(Events)
+    told = _Steps(observer) if inspect.isroutine(observer) else observer
+    try:
+        manager.register(told)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        reason = str(error).splitlines()[-1].partition(" in plugin")[0]
+        raise ConfigError(
+            f"{type(error.plugin).__name__} cannot observe: {reason}; {_KNOWN}",
+            at="observers",
+        ) from error
+    return manager.hook

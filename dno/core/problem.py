@@ -56,6 +56,7 @@ class Problem:
         *,
         with_grad: bool,
         gamma_B: Tensor | None = None,
+        passes_over: bool = False,
     ) -> Evaluation:
         """The objective at this noise, `B x N`.
 
@@ -67,15 +68,26 @@ class Problem:
             evaluation: its number.
             with_grad: whether to compute the gradients.
             gamma_B: weight of the regularizers that hold log P at a target; None: 1.
+            passes_over: whether an evaluation of which no sample is left is an answer like others.
 
         Raises:
-            RunError: a plugin returned a wrong shape or type, or no sample could be evaluated.
+            RunError: a plugin returned a wrong shape or type; or no sample could be evaluated, and
+                that is not to be passed over.
         """
         seeds = [seed for _, seed in self.items]
         generators = evaluation_generators(seeds, evaluation)
         with torch.set_grad_enabled(with_grad):
-            leaf_BN = noise_BN.detach().requires_grad_(with_grad)
-            asked = Asking(self, leaf_BN, generators, with_grad=with_grad, gamma_B=gamma_B)
+            # Its own, since the optimizer may go on to write into what it asked with.
+            leaf_BN = noise_BN.detach().clone().requires_grad_(with_grad)
+            asked = Asking(
+                self,
+                leaf_BN,
+                generators,
+                with_grad=with_grad,
+                gamma_B=gamma_B,
+                passes_over=passes_over,
+                first=not evaluation,
+            )
             asked.draw()
 
             for reward in self.rewards:
@@ -92,6 +104,23 @@ class Problem:
             for report in self.reports:
                 asked.ask_report(report)
         return asked.evaluation()
+
+    def pull(self, noise_BN: Tensor, towards: Tensor) -> tuple[Tensor, int]:
+        """The gradient in the noise, `B x N`, of the sum of samples times `towards`; no reward is
+        asked.
+
+        Returns:
+            It, 0 in rows where it is not finite, and the evaluations of the network that it took.
+
+        Raises:
+            RunError: the sampler failed, or its samples are cut off from the noise.
+        """
+        leaf_BN = noise_BN.detach().clone().requires_grad_()
+        asked = Asking(
+            self, leaf_BN, (), with_grad=False, with_pull=True, gamma_B=None, passes_over=True
+        )
+        asked.draw()
+        return asked.pull(towards), asked.network_evaluations
 
     def clipped(self, grad_BN: Tensor) -> tuple[Tensor, Tensor]:
         """A gradient, its rows scaled down to `max_grad_norm`, and their norms before."""

@@ -13,7 +13,7 @@ from dno.core.problem import Problem
 from dno.core.result import Snapshot
 from dno.core.terms import Evaluation
 from dno.errors import RunError
-from dno.protocols import Slopes
+from dno.protocols import Look, Slopes
 
 
 class Recorder:
@@ -28,6 +28,8 @@ class Recorder:
         gamma_B: weight of the regularizers that hold log P at a target.
         eligible: whether noise of this iteration may be a run's best; it may not where a constraint
             has yet to put it back.
+        proposal: whether this iteration's noise is a proposal that no other goes on from: then a
+            sample that cannot be evaluated there is passed over, and does not fail by it.
     """
 
     def __init__(
@@ -40,24 +42,39 @@ class Recorder:
         failures: dict[int, str],
         gamma_B: Tensor | None,
         eligible: bool,
+        proposal: bool = False,
     ) -> None:
         self._problem = problem
         self._iteration = iteration
         self._start_BN = start_BN
         self._gamma_B = gamma_B
         self._eligible = eligible
+        self._proposal = proposal
         self._calls = 0
         self._draws = 0
         self._at_start: Evaluation | None = None
 
         self.best = best
         self.failures = failures
+        self.passed_over: dict[int, str] = {}
+        """Samples that could not be evaluated at this proposal, by row, and why."""
         self.network_evaluations = 0
         self.reward_calls = 0
 
     def score(self, noise_BN: Tensor) -> Tensor:
         """See `dno.protocols.Objective`."""
         return self._problem.score_B(self._ask(noise_BN, with_grad=False))
+
+    def look(self, noise_BN: Tensor) -> Look:
+        """See `dno.protocols.Objective`."""
+        evaluation = self._ask(noise_BN, with_grad=False)
+        return Look(self._problem.score_B(evaluation), evaluation.samples)
+
+    def pull(self, noise_BN: Tensor, towards: Tensor) -> Tensor:
+        """See `dno.protocols.Objective`."""
+        grad_BN, spent = self._problem.pull(noise_BN, towards)
+        self.network_evaluations += spent
+        return grad_BN
 
     def value(self, noise_BN: Tensor) -> Tensor:
         """See `dno.protocols.Objective`."""
@@ -106,13 +123,18 @@ class Recorder:
         number = (self._iteration << 20) + self._calls
         self._calls += 1
         evaluation = self._problem.evaluate(
-            noise_BN, number, with_grad=with_grad, gamma_B=self._gamma_B
+            noise_BN,
+            number,
+            with_grad=with_grad,
+            gamma_B=self._gamma_B,
+            passes_over=self._proposal,
         )
 
         self.network_evaluations += evaluation.network_evaluations
         self.reward_calls += evaluation.reward_calls
+        noted = self.passed_over if self._proposal else self.failures
         for row, why in evaluation.failures.items():
-            self.failures.setdefault(row, why)
+            noted.setdefault(row, why)
 
         new = snapshot(self._problem, evaluation, self._iteration)
         if not self._eligible:

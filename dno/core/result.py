@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import BeforeValidator, TypeAdapter
 
 from dno.errors import DNOError
-from dno.media import OTHER, Medium
+from dno.media import OTHER, Medium, medium_of, thumbnails
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from PIL.Image import Image
     from torch import Tensor
 
 # JSON has no nan and no infinity: null stands for them, and these turn it back.
@@ -131,6 +132,11 @@ class Snapshot:
         means = [f"{name} {_mean(value):.4g}" for name, value in self.rewards.items()]
         return f"Snapshot(samples {shape}, {', '.join(means) or 'no rewards'})"
 
+    @property
+    def images(self) -> list[Image]:
+        """The samples as pictures; samples other than images have none."""
+        return thumbnails(medium_of(None, self.samples), self.samples)
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything by name, such as `rewards.brightness`."""
         named: dict[str, Tensor] = {}
@@ -216,6 +222,16 @@ class Outcome:
             "reward_calls": last.reward_calls,
             "peak_memory": self.peak_memory,
         }
+
+    def copy(self) -> Self:
+        """The same outcome, with tensors of its own."""
+        snapshots = {
+            name: Snapshot.of(
+                {key: value.clone() for key, value in getattr(self, name).tensors().items()}
+            )
+            for name in ("initial", "best", "last")
+        }
+        return dataclasses.replace(self, **snapshots)  # type: ignore[arg-type]
 
     def raise_for_status(self) -> Self:
         """This outcome, unless the run failed: then its error is raised."""

@@ -14,6 +14,7 @@ from dno.core.problem import Problem
 from dno.core.recorder import rows_where
 from dno.core.result import Snapshot, StepRecord
 from dno.errors import RunError
+from dno.guard import guarded
 from dno.protocols import CoarseMap, Objective, Optimizer, State
 
 KEPT: Final = 0.7
@@ -26,6 +27,8 @@ class Phase:
 
     optimizer: Optimizer
     iterations: int
+    name: str = ""
+    """What messages call the optimizer."""
     from_best: bool = False
     """Whether it starts at the best noise found before it; else where the phase before it ended."""
     constrained: bool = True
@@ -35,6 +38,16 @@ class Phase:
     repairs: bool = False
     """Whether it moves only samples whose coarse gain was lost at the hand-over, until it is
     back."""
+
+    @property
+    def who(self) -> str:
+        """The optimizer, in messages."""
+        return f'optimizer "{self.name}"' if self.name else "the optimizer"
+
+    @property
+    def proposes(self) -> bool:
+        """Whether each iteration's noise is a proposal of its own; see `dno.protocols`."""
+        return bool(getattr(self.optimizer, "proposes", False))
 
 
 @dataclass(frozen=True)
@@ -134,12 +147,33 @@ def _enter(state: LoopState, before: Phase | None, phase: Phase, problem: Proble
     kept: dict[str, Tensor] = {}
     if phase.constrained:
         for term in problem_of(phase, problem).constraints:
-            memory = term.call.init(anchor_BN)
+            who = f'constraint "{term.name}"'
+            memory = checked_memory(who, guarded(who, term.call.init, anchor_BN.clone()))
             kept |= {f"{term.name}.{name}": value for name, value in memory.items()}
     state = replace(state, noise_BN=noise_BN, constraints=kept)
     if noise_BN is not anchor_BN:
         state = replace(state, noise_BN=put_back(noise_BN, state, phase, problem, steps=None))
-    return replace(state, optimizer=phase.optimizer.init(state.noise_BN))
+    memory = guarded(phase.who, phase.optimizer.init, state.noise_BN.clone())
+    return replace(state, optimizer=checked_memory(phase.who, memory))
+
+
+def checked_memory(who: str, memory: object) -> State:
+    """What a plugin wants to have kept, if that can be saved; copies of it.
+
+    Raises:
+        RunError: it is something else than tensors by name.
+    """
+    if not isinstance(memory, Mapping) or not _all_tensors(memory):
+        raise RunError(
+            f"{who}: its state must be tensors by name, so that it can be saved; got {memory!r}"
+        )
+    return {name: value.detach().clone() for name, value in memory.items()}
+
+
+def _all_tensors(memory: Mapping[object, object]) -> bool:
+    return all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in memory.items()
+    )
 
 
 def _best_noise(state: LoopState, before: Phase | None, noise_BN: Tensor) -> Tensor:
@@ -181,13 +215,14 @@ def put_back(
         if steps is not None and not term.acts_after(steps, of=phase.iterations):
             continue
         kept = under(f"{term.name}.", state.constraints)
-        moved_BN = term.call.retract(noise_BN, kept)
+        copies = {name: value.clone() for name, value in kept.items()}
+        moved_BN = guarded(f'constraint "{term.name}"', term.call.retract, noise_BN.clone(), copies)
         if not isinstance(moved_BN, Tensor) or moved_BN.shape != noise_BN.shape:
             raise RunError(
                 f'constraint "{term.name}" must return noise of shape {tuple(noise_BN.shape)}, '
                 f"got {moved_BN!r}"
             )
-        noise_BN = moved_BN.detach().to(noise_BN)
+        noise_BN = moved_BN.detach().clone().to(noise_BN)
     return noise_BN
 
 

@@ -13,6 +13,7 @@ from dno.core.noise import gaussian_noise
 from dno.core.problem import Problem
 from dno.core.terms import RewardTerm
 from dno.errors import ConfigError, RunError
+from dno.guard import guarded
 
 if TYPE_CHECKING:
     from dno.core.result import StepRecord
@@ -78,7 +79,7 @@ def scaled_by_spread(
     spreads: list[Tensor] = []
     for items in groups:
         prompts, seeds = zip(*items, strict=True)
-        sample = sampler.bind(prompts, seeds)
+        sample = guarded("the sampler", sampler.bind, prompts, seeds)
         # The seeds' own noise, which is not where a sampler that starts elsewhere would start.
         noise_BN = gaussian_noise(sample.draws, seeds).to(sample.noise_BN)
         found = Problem(items, sample, rewards).evaluate(noise_BN, 0, with_grad=False)

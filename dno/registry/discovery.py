@@ -7,8 +7,10 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from importlib.metadata import Distribution, EntryPoints
+from typing import Any, Final
 
 CONTRACT: Final = "v1"
 """Version of the plugin contract; part of every entry-point group's name."""
@@ -48,26 +50,105 @@ class PluginInfo:
         return f"{self.distribution}:{self.name}"
 
 
-@functools.cache
+@dataclass(frozen=True)
+class Damaged:
+    """An installed distribution whose metadata cannot be read, so that its plugins are unknown."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the metadata of {self.name} cannot be read ({self.reason}); reinstall it"
+
+
 def published() -> tuple[PluginInfo, ...]:
     """Every plugin of every distribution, whatever it was made for, from metadata alone."""
-    entries = importlib.metadata.entry_points()
-    found = set()
-    for group in entries.groups:
-        if not group.lower().startswith("dno."):
-            continue
-        match = _GROUP.fullmatch(group)
-        contract = match["contract"] if match else ""
-        kind = match["kind"] if match else group
-        for entry in entries.select(group=group):
-            owner = entry.dist.name if entry.dist else "unknown"
-            version = entry.dist.version if entry.dist else "unknown"
-            found.add(PluginInfo(kind, entry.name, entry.value, owner, version, contract))
+    return _found()[0]
+
+
+def damaged() -> tuple[Damaged, ...]:
+    """The distributions that may publish plugins, but whose metadata cannot be read, by name."""
+    return _found()[1]
+
+
+def look_again() -> None:
+    """Forget what was found, after a distribution was installed or removed."""
+    _found.cache_clear()
+
+
+def pass_over_damaged() -> None:
+    """Have no library in this process break by what cannot be read of a distribution.
+
+    pydantic, torch and fsspec ask all distributions for entry points when they are imported, and
+    fail where one of these is damaged.
+    """
+    Distribution.entry_points = property(_as_far_as_readable)  # type: ignore[assignment]
+
+
+_entry_points: Final[Any] = Distribution.entry_points
+
+
+def _as_far_as_readable(distribution: Distribution) -> EntryPoints:
+    """The entry points of a distribution; none where they cannot be read."""
+    try:
+        return _entry_points.fget(distribution)  # type: ignore[no-any-return]
+    except Exception:
+        return EntryPoints(())
+
+
+@functools.cache
+def _found() -> tuple[tuple[PluginInfo, ...], tuple[Damaged, ...]]:
+    # One by one, and not all at once as importlib.metadata would: one that is damaged hides no
+    # other.
+    found: set[PluginInfo] = set()
+    broken: set[Damaged] = set()
+    for distribution in importlib.metadata.distributions():
+        try:
+            found.update(_published_by(distribution))
+        except Exception as error:
+            broken.add(_damaged(distribution, error))
 
     def order(info: PluginInfo) -> tuple[str, ...]:
         return info.kind, info.name, info.distribution, info.contract, info.target
 
-    return tuple(sorted(found, key=order))
+    return tuple(sorted(found, key=order)), tuple(sorted(broken, key=str))
+
+
+def _published_by(distribution: Distribution) -> Iterator[PluginInfo]:
+    """The plugins of one distribution."""
+    text = distribution.read_text("entry_points.txt")
+    # Most have none, and need not be taken apart.
+    if not text or "dno." not in text.lower() or not _is_first(distribution, text):
+        return
+    for entry in _entry_points.fget(distribution):
+        if not entry.group.lower().startswith("dno."):
+            continue
+        match = _GROUP.fullmatch(entry.group)
+        contract = match["contract"] if match else ""
+        kind = match["kind"] if match else entry.group
+        owner = str(distribution.metadata["Name"] or "unknown")
+        version = str(distribution.metadata["Version"] or "unknown")
+        yield PluginInfo(kind, entry.name, entry.value, owner, version, contract)
+
+
+def _is_first(distribution: Distribution, text: str) -> bool:
+    """Whether this is the one that is imported, of several of its name on the path."""
+    name = distribution.metadata["Name"]
+    if not name:
+        return True
+    first = importlib.metadata.distribution(name)
+    return first.read_text("entry_points.txt") == text
+
+
+def _damaged(distribution: Distribution, error: Exception) -> Damaged:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    try:
+        name = distribution.metadata["Name"]
+    except Exception:
+        name = None
+    folder = getattr(distribution, "_path", None)
+    # Without a name of its own, its folder is what people can look for.
+    return Damaged(str(name or folder or "a distribution"), reason)
 
 
 def usable() -> tuple[PluginInfo, ...]:

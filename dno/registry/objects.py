@@ -5,6 +5,8 @@ Python.
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from dno.errors import ConfigError
@@ -27,7 +29,37 @@ _NEEDS: Final[dict[type[PluginConfig], tuple[str, ...]]] = {
     OptimizerConfig: ("init", "step"),
     ObserverConfig: (),
 }
-"""Methods that make an object one of its kind; an observer has any that `hookimpl` marks."""
+"""Methods that make an object one of its kind; an observer has any that `hookimpl` marks, or is
+a function."""
+
+
+def _fits(part: object, needs: Sequence[str]) -> bool:
+    if needs:
+        return all(callable(getattr(part, name, None)) for name in needs)
+    marked = any(hasattr(getattr(part, name, None), "dno_impl") for name in dir(part))
+    return marked or inspect.isroutine(part)
+
+
+def _wanted(needs: Sequence[str]) -> str:
+    event = "a method marked by dno.plugin.hookimpl, or a function"
+    return " and ".join(needs) or event
+
+
+def checked(config: PluginConfig, part: Any) -> Any:
+    """What a plugin's `build` returned, if it is of the plugin's kind.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    for base, needs in _NEEDS.items():
+        if isinstance(config, base) and not _fits(part, needs):
+            kind = base.__name__.removesuffix("Config").lower()
+            got = "None" if part is None else f"a {type(part).__name__}"
+            raise ConfigError(
+                f"its build returned {got}, which is no {kind}; its author must return an object "
+                f"with {_wanted(needs)}"
+            )
+    return part
 
 
 class Live(PluginConfig):
@@ -40,16 +72,10 @@ class Live(PluginConfig):
         """Raise `ConfigError` for an object that is not of its kind."""
         if isinstance(self.part, type):
             raise ConfigError(f"got the class {self.part.__name__}; give an instance of it")
-        fits = all(callable(getattr(self.part, name, None)) for name in self.needs)
-        if not self.needs:
-            fits = any(
-                hasattr(getattr(self.part, name, None), "dno_impl") for name in dir(self.part)
-            )
-        if not fits:
-            wanted = " and ".join(self.needs) or "a method marked by dno.plugin.hookimpl"
+        if not _fits(self.part, self.needs):
             raise ConfigError(
-                f"needs a plugin's name, a table with it, or an object with {wanted}; got "
-                f"{self.part!r}"
+                f"needs a plugin's name, a table with it, or an object with {_wanted(self.needs)}; "
+                f"got {self.part!r}"
             )
 
     def build(self, ctx: BuildContext) -> Any:

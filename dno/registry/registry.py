@@ -9,9 +9,18 @@ from collections.abc import Sequence
 from typing import Final, Generic, TypeVar
 
 from dno.errors import PluginLoadError, UnknownPluginError
+from dno.guard import undisturbed
 from dno.registry import configs as bases
 from dno.registry.configs import PluginConfig
-from dno.registry.discovery import CONTRACT, NAME, PluginInfo, published, usable
+from dno.registry.discovery import (
+    CONTRACT,
+    NAME,
+    PluginInfo,
+    damaged,
+    look_again,
+    published,
+    usable,
+)
 
 C_co = TypeVar("C_co", bound=PluginConfig, covariant=True)
 
@@ -71,7 +80,7 @@ class Registry(Generic[C_co]):
 
     def refresh(self) -> None:
         """Look at the installed distributions again, after one was installed or removed."""
-        published.cache_clear()
+        look_again()
         self._loaded.clear()
 
     def info(self, use: str) -> PluginInfo:
@@ -125,7 +134,10 @@ class Registry(Generic[C_co]):
         near = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         known = ", ".join(names) or "none"
-        return UnknownPluginError(f'no {self.one} is called "{use}"; {hint}installed: {known}')
+        hidden = "".join(f"; {each}" for each in damaged())
+        return UnknownPluginError(
+            f'no {self.one} is called "{use}"; {hint}installed: {known}{hidden}'
+        )
 
     def load(self, use: str) -> type[C_co]:
         """Import one plugin's config class.
@@ -153,8 +165,11 @@ class Registry(Generic[C_co]):
                 f"{who} does not say where its class is; its author must write module:Class"
             )
         try:
-            target = entry.load()
-        except (Exception, SystemExit) as error:
+            with undisturbed(randomness=True):
+                target = entry.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise PluginLoadError(f"{who} {_why(error, info, entry.module)}") from error
         if not (isinstance(target, type) and issubclass(target, self.base)):
             raise PluginLoadError(

@@ -58,6 +58,10 @@ class Facts:
     left_at: int | None
     """The first iteration at which some sample's noise had left N(0, I)."""
     failures: Mapping[int, str]
+    error: str
+    """What ended a run that failed; empty where none did."""
+    passed_over: int
+    """Proposals of a search that could not be evaluated, of samples that went on."""
     seconds: float
     network_evaluations: int
     """Per sample, as `reward_calls`."""
@@ -92,6 +96,7 @@ def facts_of(outcome: Outcome) -> Facts:
         best=reached["best"],
         best_iterations=[round(i) for i in outcome.best.iteration_B.tolist()],
         failures=outcome.failures,
+        error=str(outcome.error or ""),
         history=outcome.history,
         peak_memory=outcome.peak_memory,
     )
@@ -115,6 +120,7 @@ def facts_of_saved(run: SavedRun) -> Facts:
         best=result["best"],
         best_iterations=result["best"]["iteration"],
         failures={int(row): why for row, why in result["failures"].items()},
+        error=str(result.get("error", "")),
         history=run.history,
         peak_memory=result["peak_memory"],
     )
@@ -130,6 +136,7 @@ def _facts(
     best: Mapping[str, Any],
     best_iterations: Sequence[int],
     failures: Mapping[int, str],
+    error: str,
     history: Sequence[StepRecord],
     peak_memory: int,
 ) -> Facts:
@@ -150,6 +157,13 @@ def _facts(
         iterations=last.iteration,
         left_at=next((r.iteration for r in history if any(map(r.has_left, samples))), None),
         failures=failures,
+        error=error,
+        passed_over=sum(
+            math.isnan(record.reward[row])
+            for record in history
+            for row in samples
+            if row not in failures
+        ),
         seconds=last.seconds,
         network_evaluations=last.network_evaluations,
         reward_calls=last.reward_calls,

@@ -15,7 +15,11 @@ looked at (Bonferroni): with g free figures a run of ordinary draws is warned of
 def verdict(facts: Facts) -> str:
     """What rose and fell, how and where it ended, what it cost, and what to beware of."""
     lines = [_changes(facts), _ending(facts), _cost(facts)]
-    lines += [f"failed: {why}" for why in dict.fromkeys(facts.failures.values())]
+    reasons = [*facts.failures.values(), *([facts.error] if facts.error else [])]
+    lines += [f"failed: {why}" for why in dict.fromkeys(reasons)]
+    if facts.passed_over:
+        several = "a proposal" if facts.passed_over == 1 else f"{facts.passed_over} proposals"
+        lines.append(f"passed over: {several} that could not be evaluated")
     lines += [warning for warning in (_warning(facts), _noise_warning(facts)) if warning]
     return "\n".join(lines)
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from dno.core.budget import Budget
 from dno.core.result import Outcome, Status
-from dno.errors import ConfigError
 from dno.registry.registry import OPTIMIZERS
 from dno.runs.load import Loaded, load
+from dno.runs.rival import rival_of
 from dno.runs.run import run
-from dno.runs.run_config import RunConfig, build_plugin_config
+from dno.runs.run_config import RunConfig
 from dno.runs.storage import free_folder
-
-_WITHOUT_END: Final = 10**6
-"""Iterations of the rival, whom the seconds stop."""
 
 
 @dataclass(frozen=True)
@@ -28,24 +25,6 @@ class Comparison:
     """None where ours was interrupted or failed, so that there is nothing to compare with."""
     against: str
     """What the rival is called."""
-
-
-def rival_of(config: RunConfig, against: Any) -> RunConfig:
-    """The configuration with another optimizer; its seconds are still to be set.
-
-    Args:
-        config: the run to compare with.
-        against: the rival's name, or a table with its options.
-
-    Raises:
-        ConfigError: there is no such optimizer.
-    """
-    try:
-        optimizer = build_plugin_config(OPTIMIZERS, against)
-    except ConfigError as error:
-        raise error.inside("compare") from None
-    changes = {"optimizer": optimizer, "iterations": _WITHOUT_END, "warm_start": None}
-    return config.model_copy(update=changes)
 
 
 def compare(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dno.errors import ConfigError
-from dno.runs.run_config import RunConfig, put
+from dno.registry.registry import REGISTRIES
+from dno.runs.run_config import BLACK_BOX, RunConfig, are_black_boxes, put
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 PARTS: Final = {
     "sampler": "samplers",
@@ -37,6 +41,7 @@ class Draft:
     def __init__(self, values: Mapping[str, Any], source: str = "") -> None:
         self.values = {name: _own(value) for name, value in values.items()}
         self.sources = {"": source}
+        self._given = frozenset(values)
 
         for field in PARTS:
             parts = self.values.get(field)
@@ -80,13 +85,37 @@ class Draft:
         for index in range(len(self.values[field])):
             yield f"{field}.{index}{rest}"
 
+    def fields(self, part: str) -> Mapping[str, FieldInfo] | None:
+        """The options of the plugin at a place such as `optimizer`, by name.
+
+        None where it is no name.
+
+        Raises:
+            DNOError: no such plugin can be loaded.
+        """
+        name = self.at(part).get("use")
+        if not isinstance(name, str):
+            return None
+        kind = PARTS[part.partition(".")[0]]
+        (registry,) = (registry for registry in REGISTRIES if registry.kind == kind)
+        return registry.load(name).model_fields
+
     def parse(self) -> RunConfig:
         """The configuration.
 
         Raises:
             ConfigError: one sentence with the source and place of the first thing wrong.
         """
-        return RunConfig.parse(self.values, self.sources)
+        values = self.values
+        if self._leaves_optimizer_open() and are_black_boxes(values.get("rewards")):
+            values = {**values, "optimizer": {**values["optimizer"], "use": BLACK_BOX}}
+        return RunConfig.parse(values, self.sources)
+
+    def _leaves_optimizer_open(self) -> bool:
+        """Whether no optimizer was named, nor how rewards without a gradient are estimated."""
+        places = {*self._given, *self.sources}
+        estimates = any(place.partition(".")[0] == "gradient" for place in places)
+        return not estimates and not places & {"optimizer", "optimizer.use"}
 
 
 def _default(place: str) -> Any:

@@ -8,6 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from dno.errors import RunFolderError
+
 _LONGEST: Final = 40
 
 
@@ -26,3 +28,14 @@ def default_folder(prompt: str) -> Path:
     # In one second of one prompt: another process, or a script.
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in count(1))
     return next(path for path in numbered if not path.exists())
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise `RunFolderError` where a folder is there that holds something.
+
+    So much can be told without torch; `dno.runs.storage.free_folder` looks more closely.
+    """
+    if path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
+        raise RunFolderError(
+            f"{path} is in use; name another folder, or go on with a run: dno resume {path}"
+        )

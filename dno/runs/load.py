@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +11,9 @@ import torch
 from dno.errors import ConfigError
 from dno.protocols import Reward, Sampler
 from dno.registry.configs import BuildContext
-from dno.runs.parts import Parts, at
+from dno.runs.check import check
+from dno.runs.parts import Parts, build
 from dno.runs.run_config import RunConfig
-from dno.runs.storage import noise_file
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,8 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     check(config, fresh=fresh)
 
     parts = Parts.of(config)
-    sampler: Sampler = at("sampler", partial(config.sampler.build, context))
-    rewards = {
-        part.name: at(part.place, partial(part.config.build, context))
-        for part in (*parts.rewards, *parts.monitors)
-    }
+    sampler: Sampler = build(parts.sampler, context)
+    rewards = {part.name: build(part, context) for part in (*parts.rewards, *parts.monitors)}
     return Loaded(config, context, sampler, rewards)
 
 
@@ -97,30 +93,3 @@ def find_device(name: str) -> torch.device:
             f'there is no device "{name}" here; use one of: {", ".join(here)}', at="device"
         ) from None
     return device
-
-
-def check(config: RunConfig, *, fresh: bool = True) -> None:
-    """Raise `ConfigError` for what is certain to fail, with its place; loads nothing."""
-    if fresh and config.start is not None:
-        file = noise_file(config.start.expanduser())
-        if not file.is_file():
-            raise ConfigError(f"there is no file {file}", at="start")
-    if config.spread == 1:
-        raise ConfigError("should be 0, or at least 2: one sample has no spread", at="spread")
-
-    parts = Parts.of(config)
-    weighty: list[Any] = [*config.rewards, *config.regularizers]
-    if not any(part.weight for part in weighty):
-        raise ConfigError(
-            "every weight is 0, so there is nothing to optimise; give one a weight", at="rewards"
-        )
-    for reward in parts.rewards:
-        exact = reward.config.differentiable or not reward.config.weight
-        if config.gradient.method == "exact" and not exact:
-            raise ConfigError(
-                f'"{reward.name}" has no exact gradient; choose another gradient.method to '
-                "estimate one, or give it weight 0",
-                at=reward.place,
-            )
-    for part in parts:
-        at(part.place, part.config.check)

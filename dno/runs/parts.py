@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from dno.errors import ConfigError
+from dno.guard import memory_ran_out, out_of_memory, undisturbed, what_happened
 from dno.registry.configs import (
+    BuildContext,
     ConstraintConfig,
     ObserverConfig,
     OptimizerConfig,
@@ -16,6 +18,7 @@ from dno.registry.configs import (
     RewardConfig,
     SamplerConfig,
 )
+from dno.registry.objects import checked
 from dno.registry.registry import (
     CONSTRAINTS,
     OBSERVERS,
@@ -114,13 +117,34 @@ def _parts(registry: Registry[C], roles: dict[str, Sequence[C]]) -> dict[str, li
 def at(place: str, call: Callable[[], T]) -> T:
     """What `call` returns; what goes wrong in it is told with its place.
 
+    Whatever plugins' code in it does to the process is undone.
+
     Raises:
         ConfigError: whatever went wrong.
     """
     try:
-        return call()
+        with undisturbed(randomness=True):
+            return call()
     except ConfigError as error:
         raise error.inside(place) from error
-    except Exception as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(f"could not be made: {told}", at=place) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ConfigError(f"could not be made: {_why(error)}", at=place) from error
+
+
+def _why(error: BaseException) -> str:
+    if out_of_memory(error):
+        return memory_ran_out(error)
+    if not isinstance(error, Exception):
+        return f"it {what_happened(error)}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def build(part: Part[Any], context: BuildContext) -> Any:
+    """What a component's configuration builds.
+
+    Raises:
+        ConfigError: it cannot be built, or what is built is not of its kind.
+    """
+    return at(part.place, lambda: checked(part.config, part.config.build(context)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -19,9 +19,10 @@ from dno.core.weights import scaled_by_spread
 from dno.protocols import Constraint, NoiseMap, Optimizer, Regularizer
 from dno.registry.configs import BuildContext, OptimizerConfig
 from dno.registry.registry import REGULARIZERS
+from dno.runs.check import check
 from dno.runs.coarse import coarse_steps, coarser
-from dno.runs.load import Loaded, check
-from dno.runs.parts import Part, Parts, at
+from dno.runs.load import Loaded
+from dno.runs.parts import Part, Parts, at, build
 from dno.runs.run_config import RunConfig, build_plugin_config
 from dno.runs.storage import read_noise
 
@@ -39,7 +40,8 @@ class Posed:
     """What was posed, with nothing left to be found out."""
     problem: Problem
     phases: Sequence[Phase]
-    observers: Sequence[object]
+    observers: Mapping[str, object]
+    """By their names in messages."""
 
 
 def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
@@ -105,7 +107,7 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
     phases = _phases(parts, context, config)
     if grids:
         phases = _coarse_phases(parts, context, config, grids)
-    observers = [at(part.place, partial(part.config.build, context)) for part in parts.observers]
+    observers = {part.name: build(part, context) for part in parts.observers}
     return Posed(config, problem, phases, observers)
 
 
@@ -144,7 +146,7 @@ def _rewards(loaded: Loaded, parts: Parts, config: RunConfig) -> Sequence[Reward
 def _regularizers(parts: Parts, context: BuildContext) -> Sequence[RegularizerTerm]:
     terms = []
     for part in parts.regularizers:
-        regularizer: Regularizer = at(part.place, partial(part.config.build, context))
+        regularizer: Regularizer = build(part, context)
         if part.config.weight == "auto":
             target = part.config.log_p_target
             terms.append(RegularizerTerm(part.name, regularizer, log_p_target=target))
@@ -156,8 +158,7 @@ def _regularizers(parts: Parts, context: BuildContext) -> Sequence[RegularizerTe
 def _reports(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence[Term[Regularizer]]:
     """The reports asked for, and one of log P, on which a run's best depends."""
     reports: list[Term[Regularizer]] = [
-        Term(part.name, at(part.place, partial(part.config.build, context)))
-        for part in parts.reports
+        Term(part.name, build(part, context)) for part in parts.reports
     ]
     entries = sum(map(math.prod, context.draws))
     if config.log_p_floor == -math.inf or entries < _LEAST_ENTRIES:
@@ -173,7 +174,7 @@ def _reports(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence
 def _constraints(parts: Parts, context: BuildContext) -> Sequence[ConstraintTerm]:
     terms = []
     for part in parts.constraints:
-        constraint: Constraint = at(part.place, partial(part.config.build, context))
+        constraint: Constraint = build(part, context)
         terms.append(ConstraintTerm(part.name, constraint, part.config.every))
     return terms
 
@@ -190,7 +191,8 @@ def _optimizer(
     part: Part[OptimizerConfig], context: BuildContext, factor: float = 1.0
 ) -> Optimizer:
     """An optimizer, for a grid of `factor` times fewer steps than the sampler's own."""
-    return at(part.place, lambda: part.config.on_coarser(factor).build(context))
+    coarser = at(part.place, lambda: part.config.on_coarser(factor))
+    return build(replace(part, config=coarser), context)  # type: ignore[no-any-return]
 
 
 def _phases(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence[Phase]:
@@ -198,6 +200,7 @@ def _phases(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence[
     climb = Phase(
         _optimizer(parts.optimizer, context),
         config.iterations,
+        name=parts.optimizer.name,
         constrained=config.optimizer.constrained,
     )
     warm = _warm_phase(parts, context, config)
@@ -210,6 +213,7 @@ def _warm_phase(parts: Parts, context: BuildContext, config: RunConfig) -> Phase
     return Phase(
         _optimizer(parts.warm_start, context),
         config.warm_start.iterations,
+        name=parts.warm_start.name,
         constrained=config.warm_start.optimizer.constrained,
     )
 
@@ -236,11 +240,23 @@ def _coarse_phases(
             Phase(
                 optimizer,
                 share + (rest if i == 0 else 0),
+                name=parts.optimizer.name,
                 from_best=len(phases) > 1,
                 constrained=constrained,
                 coarse=coarse,
             )
         )
+        if constrained and any(part.every != 1 for part in config.constraints):
+            # Noise counts once it is put back, which here is after the last step: look at it.
+            phases.append(Phase(Stay(), 1, coarse=coarse))
     repair = _optimizer(parts.optimizer, context)
-    phases.append(Phase(repair, config.repair, constrained=constrained, repairs=True))
+    phases.append(
+        Phase(
+            repair,
+            config.repair,
+            name=parts.optimizer.name,
+            constrained=constrained,
+            repairs=True,
+        )
+    )
     return phases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,13 @@ from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
 from dno.core.result import Outcome, Status
 from dno.core.stages import LoopState
-from dno.errors import ConfigError, RunError, RunFolderError
+from dno.errors import ConfigError, RunError
+from dno.guard import as_error
+from dno.runs.again import configuration_of
 from dno.runs.load import Loaded, find_device, load
 from dno.runs.pose import Posed, pose
-from dno.runs.run_config import RunConfig, put, read_toml
+from dno.runs.run_config import RunConfig
+from dno.runs.saved import SavedRun
 from dno.runs.storage import RunFolder, free_folder
 
 SAVE_SECONDS: Final = 5.0
@@ -69,20 +73,26 @@ def resume(
         RunError: see `run`.
     """
     path = Path(path)
-    file = path / "run.toml"
-    if not file.is_file():
-        raise RunFolderError(
-            f"{path} holds no run.toml, so it is not a run folder; look below runs/"
-        )
-    values = read_toml(file)
-    sources = {"": str(file)}
-    for place, value in (settings or {}).items():
-        put(values, place, value)
-        sources[place] = "--set"
-    if iterations is not None:
-        values["iterations"] = iterations
-        sources["iterations"] = "--iterations"
-    config = RunConfig.parse(values, sources)
+    config = configuration_of(path, iterations=iterations, settings=settings)
+    return go_on(config, path)
+
+
+def go_on(config: RunConfig, path: Path, *, loaded: Loaded | None = None) -> Outcome:
+    """Resume a run by its configuration, which may have parts that no file can hold.
+
+    Args:
+        config: the run's own, but for what decides when to stop, where to compute and who looks on.
+        path: the run folder.
+        loaded: models that were loaded for it; None loads them.
+
+    Raises:
+        ConfigError: the folder holds no run, or another one.
+        RunError: see `run`.
+    """
+    if config.coarse == "auto":
+        # What was found when it began: it must climb on the same grids.
+        found = SavedRun(path).values.get("coarse", ())
+        config = config.model_copy(update={"coarse": tuple(found)})
 
     with RunFolder(path) as folder:
         state = folder.load_state(config, find_device(config.device))
@@ -90,7 +100,7 @@ def resume(
         # On coarser grids a run has steps of its own besides those that were asked for.
         if done > config.iterations and not config.coarse:
             raise ConfigError(f"{done} are done already, got {config.iterations}", at="iterations")
-        models = load(config, fresh=state is None)
+        models = loaded or load(config, fresh=state is None)
         return _run(config, models, folder, state)
 
 
@@ -128,7 +138,7 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         # Observers share it, and none may change what another reads.
         config=MappingProxyType(config.dump()),
     )
-    bus = Bus(info, posed.observers)
+    bus = Bus(info, [*posed.observers.values()], [*posed.observers])
     outcome = optimize(
         posed.problem,
         posed.phases,
@@ -137,12 +147,29 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         state=state,
         checkpoint=checkpoint,
     )
+    draws = posed.problem.sample.draws
     try:
         if folder is not None:
             if latest is not None:
                 folder.save_state(latest, config)
-            folder.save_outcome(outcome, posed.problem.sample.draws)
+            folder.save_outcome(outcome, draws)
+            if latest is not None and outcome.status in (Status.PARTIAL, Status.FAILED):
+                # The run has ended with its failures: whoever goes on with it has mended what they
+                # came from, or wants to see. One that was killed goes on as if it had not been.
+                folder.save_state(replace(latest, failures={}), config)
+    except Exception as error:
+        outcome = _failed(outcome, error)
+    try:
         bus.finished(outcome)
-    except RunError as error:
-        outcome = replace(outcome, status=Status.FAILED, error=outcome.error or error)
+    except Exception as error:
+        outcome = _failed(outcome, error)
+        if folder is not None:
+            # What the folder says of the run is what the caller is told of it.
+            with contextlib.suppress(RunError):
+                folder.save_outcome(outcome, draws)
     return outcome
+
+
+def _failed(outcome: Outcome, error: Exception) -> Outcome:
+    """The outcome of a run whose end could not be kept or told."""
+    return replace(outcome, status=Status.FAILED, error=outcome.error or as_error(error))

@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from dno.core.budget import Budget
@@ -120,6 +121,26 @@ def _default(value: Any) -> Any:
     return Field(value)
 
 
+BLACK_BOX: Final = "surrogate"
+"""The optimizer of a run that names none, and no `gradient`, where no reward has a gradient."""
+
+
+def are_black_boxes(rewards: object) -> bool:
+    """Whether the rewards that are climbed have no gradient; False where that cannot be told.
+
+    Args:
+        rewards: what a configuration holds, or what one is made of.
+    """
+    parts = rewards if isinstance(rewards, (list, tuple)) else [rewards]
+    try:
+        configs = [build_plugin_config(REWARDS, part) for part in parts]
+    except ConfigError:
+        # A mistake, which the field itself will tell.
+        return False
+    climbed = [config for config in configs if config.weight]
+    return bool(climbed) and not any(config.differentiable for config in climbed)
+
+
 class WarmStart(BaseModel):
     """An optimizer that runs before the main one, which then starts at the best noise that was
     found.
@@ -133,7 +154,7 @@ class WarmStart(BaseModel):
     """Its steps, beside those of the run."""
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
 class RunConfig(BaseModel):
@@ -148,7 +169,7 @@ class RunConfig(BaseModel):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Seeds of the starting noise, meaning what `torch.Generator("cpu").manual_seed(seed)` means to
     diffusers."""
-    iterations: Annotated[int, Field(ge=0)] = 30
+    iterations: Annotated[int, Field(ge=0)] = 15
     """Optimizer steps."""
     budget: Budget = Budget()
     """What may be spent; the first limit that is met stops the run."""
@@ -157,11 +178,12 @@ class RunConfig(BaseModel):
     the seeds' own noise if not given."""
     warm_start: WarmStart | None = None
     """A search before the first iteration, such as best-of-n."""
-    coarse: tuple[Annotated[int, Field(ge=1)], ...] | Literal["auto"] = ()
+    coarse: tuple[Annotated[int, Field(ge=1)], ...] | Literal["auto"] = "auto"
     """Denoising steps of the coarser grids to climb on first, fewest first, such as 10; each is a
     part of the sampler's own grid. The iterations are shared among them, and the noise is handed
-    back to the sampler's own grid in the end. `auto`: the coarsest whose pictures are close; none
-    if not given."""
+    back to the sampler's own grid in the end. `auto`: of 10 steps or a few more where the sampler
+    takes 30 or more and can be thinned so, and the optimizer is one that constraints hold; an empty
+    list: none."""
     repair: Annotated[int, Field(ge=0)] = 5
     """Iterations on the sampler's own grid, at most, for samples whose coarse gain was lost when
     noise was handed back."""
@@ -191,8 +213,9 @@ class RunConfig(BaseModel):
     are."""
     regularizers: tuple[
         Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...
-    ] = _default(("permutation",))
-    """What holds the noise in N(0, I): their weighted sum is taken off the objective."""
+    ] = ()
+    """What holds the noise in N(0, I) by its price: their weighted sum is taken off the
+    objective."""
     reports: tuple[
         Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...
     ] = _default(("gaussianity",))
@@ -200,16 +223,26 @@ class RunConfig(BaseModel):
     penalties count for nothing."""
     constraints: tuple[
         Annotated[ConstraintConfig, _parser(CONSTRAINTS), _dumper(CONSTRAINTS)], ...
-    ] = ()
+    ] = _default(("shell",))
     """What puts noise back where N(0, I) puts it, one after the other."""
     optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = _default(
-        "adam"
+        "ascent"
     )
-    """How to climb."""
+    """How to climb; where no reward has a gradient and neither this nor `gradient` is given,
+    `surrogate`."""
     observers: tuple[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)], ...] = (
         _default(("curve",))
     )
     """What looks on: progress, image dumps, trackers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suited_to_the_rewards(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or {"optimizer", "gradient"} & values.keys():
+            return values
+        if not are_black_boxes(values.get("rewards")):
+            return values
+        return {**values, "optimizer": BLACK_BOX}
 
     @field_validator(
         "prompts",

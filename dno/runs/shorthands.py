@@ -27,7 +27,7 @@ from typing import (
     get_type_hints,
 )
 
-from dno.errors import ConfigError
+from dno.errors import ConfigError, DNOError
 from dno.runs.spellings import (
     first_seed,
     grids,
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from dno.runs.draft import Draft
     from dno.runs.run_config import RunConfig
 
+ARGUMENTS: Final = ("reward", "monitor", "regularizer", "constraint", "sampler", "optimizer")
+"""Parts that are arguments of `dno.optimize`, for those who misspell them there."""
 COMMAND_LINE_OBSERVERS: Final = ("progress", "curve")
 """What looks on at a run of the command line. In Python it is what `RunConfig` has."""
 
@@ -59,6 +61,21 @@ class Group(StrEnum):
     KEEP = "Where it runs, and what is kept"
     REST = "Anything else"
 
+
+PAPER: Final = {
+    "optimizer": {"use": "adam", "lr": 0.01},
+    "regularizers": [{"use": "permutation", "weight": 1.0}],
+    "constraints": [],
+    "coarse": (),
+    "iterations": 30,
+    "max_grad_norm": 1.0,
+    "gradient.method": "hybrid-2",
+    "gradient.size": 0.01,
+    "gradient.baseline": "start",
+}
+"""How Direct Noise Optimization was published to climb (Tang et al., ICML 2025, arXiv 2405.18881)
+and what their code does where the paper is silent; its sampler, DDIM of 50 steps at eta 1 with
+guidance 5, is the default one."""
 
 Read: TypeAlias = Callable[[Any, Any], Any]
 """Turns what was given, and what is at its place so far, into what to put there."""
@@ -90,6 +107,10 @@ class Shorthand:
     """Whether its values go behind those at the place, and not instead of them."""
     tell: Callable[[Any], Any] = _as_held
     """How what the configuration holds is told as a value of this option."""
+    such_as: str = ""
+    """A choice of plugin that this option is one of, for those who chose another or none."""
+    preset: Mapping[str, Any] | None = None
+    """Of a switch: what goes where, by dotted place, before all other options."""
     name: str = ""
     """Its name in the table."""
     type: Any = None
@@ -147,6 +168,7 @@ class Options(TypedDict, total=False):
             "Weight of every regularizer, or auto to hold log P at a target.",
             metavar="WEIGHT",
             read=number_or_word,
+            such_as="the regularizer permutation",
         ),
     ]
     model: Annotated[
@@ -189,6 +211,14 @@ class Options(TypedDict, total=False):
         int | None,
         Shorthand("sampler.steps", Group.MODEL, "Denoising steps, `num_inference_steps`."),
     ]
+    height: Annotated[
+        int | None,
+        Shorthand("sampler.height", Group.MODEL, "Height of the images in pixels."),
+    ]
+    width: Annotated[
+        int | None,
+        Shorthand("sampler.width", Group.MODEL, "Width of the images in pixels."),
+    ]
     last_steps: Annotated[
         int | None,
         Shorthand("sampler.last_steps", Group.MODEL, "Move the noise of so many last steps alone."),
@@ -205,16 +235,30 @@ class Options(TypedDict, total=False):
         float | None,
         Shorthand("sampler.guidance_scale", Group.MODEL, "Weight of classifier-free guidance."),
     ]
+    paper: Annotated[
+        bool | None,
+        Shorthand(
+            "optimizer",
+            Group.METHOD,
+            "Climb as the paper does: Adam on reward less penalty, on all steps.",
+            preset=PAPER,
+        ),
+    ]
     lr: Annotated[
         float | None,
-        Shorthand("optimizer.lr", Group.METHOD, "The optimizer's step size."),
+        Shorthand(
+            "optimizer.lr",
+            Group.METHOD,
+            "The optimizer's step size.",
+            such_as="the optimizer adam",
+        ),
     ]
     coarse: Annotated[
         int | str | None,
         Shorthand(
             "coarse",
             Group.METHOD,
-            "Climb on a grid of so many steps first, such as 10, or 10,25 for two, or auto.",
+            "Climb on a grid of so many steps first, such as 10, or 10,25 for two; auto; or none.",
             metavar="STEPS",
             read=grids,
         ),
@@ -384,13 +428,19 @@ def assemble(
     known = known_options(command_line=command_line)
     for name in options:
         if name not in known:
-            raise ConfigError(f"unknown option; {_near(name, list(known))}", source=name)
+            arguments = () if command_line else ARGUMENTS
+            raise ConfigError(f"unknown option; {_near(name, list(known), arguments)}", source=name)
 
     given = [option for name, option in known.items() if options.get(name) is not None]
     # Whole parts go before what is inside them, so that lr is the chosen optimizer's.
-    given.sort(key=lambda option: option.place.count("."))
+    given.sort(key=lambda option: (option.preset is None, option.place.count(".")))
     for option in given:
-        put_option(draft, option, options[option.name], command_line=command_line)
+        if option.preset is not None:
+            # In Python the values are arguments that stand beside the switch, and not a file below.
+            kept = () if command_line else tuple(values)
+            _put_preset(draft, option, kept, switched_on=bool(options[option.name]))
+        else:
+            put_option(draft, option, options[option.name], command_line=command_line)
 
     for place, value in settings:
         draft.put(place, value, "--set" if command_line else "settings")
@@ -404,7 +454,16 @@ def put_option(draft: Draft, option: Shorthand, value: object, *, command_line: 
         ConfigError: the value cannot be read, or its place leads nowhere.
     """
     source = option.spelled(command_line=command_line)
-    for place in draft.each(option.place):
+    places = list(draft.each(option.place))
+    if not places and option.read(value, None):
+        field = option.place.partition(".")[0]
+        raise ConfigError(
+            f"the run has no {field} that this could be set of; name one, such as {option.such_as}",
+            source=source,
+        )
+
+    for place in places:
+        _check_it_is_taken(draft, option, place, source)
         try:
             read = option.read(value, draft.at(place))
         except ConfigError as error:
@@ -416,8 +475,40 @@ def put_option(draft: Draft, option: Shorthand, value: object, *, command_line: 
             draft.put(place, read, source)
 
 
-def _near(name: str, known: Sequence[str]) -> str:
-    """What may have been meant by a name that is not known."""
-    near = difflib.get_close_matches(name, known, n=1)
+def _put_preset(draft: Draft, option: Shorthand, kept: Sequence[str], *, switched_on: bool) -> None:
+    """Put what a switch stands for, but for the fields that were given beside it."""
+    assert option.preset is not None
+    for place, value in option.preset.items() if switched_on else ():
+        if place.partition(".")[0] not in kept:
+            draft.put(place, value, option.name)
+
+
+def _check_it_is_taken(draft: Draft, option: Shorthand, place: str, source: str) -> None:
+    """Refuse an option that the plugin chosen has not, where another is known that has it."""
+    if not option.such_as:
+        return
+    part, _, key = place.rpartition(".")
+    try:
+        fields = draft.fields(part)
+    except DNOError:
+        # That there is no such plugin will be told when all is parsed, with its place.
+        return
+    if fields is not None and key not in fields:
+        name = draft.at(part)["use"]
+        raise ConfigError(
+            f"{name} has no {key}, but {', '.join(fields)}; for {key} choose {option.such_as}",
+            source=source,
+        )
+
+
+def _near(name: str, known: Sequence[str], arguments: Sequence[str]) -> str:
+    """What may have been meant by a name that is not known, and those that are.
+
+    Args:
+        name: what was given.
+        known: options.
+        arguments: names beside them that may have been meant as well.
+    """
+    near = difflib.get_close_matches(name, [*known, *arguments], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{hint}known: {', '.join(known)}"

@@ -13,6 +13,8 @@ from typing import Any
 
 from dno.errors import ConfigError
 
+_MOST_SEEDS = 1_000_000
+
 
 def parse_value(text: str) -> Any:
     """A command-line value as TOML would read it; text that is not a TOML value is itself."""
@@ -37,13 +39,56 @@ def parse_settings(texts: Sequence[str]) -> list[tuple[str, Any]]:
     return settings
 
 
+def parse_seeds(text: str, source: str) -> list[int]:
+    """`0..7`, `0,3,5` or both together as numbers; the end of a range belongs to it.
+
+    Raises:
+        ConfigError: it has another form, or names a seed twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,20})\s*(?:\.\.\s*(\d{1,20})\s*)?", part)
+        if found is None:
+            raise ConfigError(f"needs seeds such as 0..7 or 0,3,5; got {text!r}", source=source)
+        first = int(found[1])
+        last = int(found[2] or first)
+        if last < first or last - first >= _MOST_SEEDS:
+            raise ConfigError(
+                f"the range {part.strip()} holds no seeds, or too many", source=source
+            )
+        seeds.extend(range(first, last + 1))
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"names a seed twice: {text!r}", source=source)
+    return seeds
+
+
+def parse_part(text: str | None, source: str) -> tuple[int, int]:
+    """`2/8` as part 2 of 8; the whole where nothing is given.
+
+    Raises:
+        ConfigError: it has another form, or there is no such part.
+    """
+    if text is None:
+        return 1, 1
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(
+            f"needs part i of n, counted from 1, such as 2/8; got {text!r}", source=source
+        )
+    return int(found[1]), int(found[2])
+
+
 def grids(value: Any, before: Any) -> Any:
-    """`10`, `10,25` or `auto` as numbers of steps, or the word."""
+    """`10`, `10,25`, `auto` or `none` as numbers of steps, or the word."""
     if not isinstance(value, str) or value == "auto":
         return value
+    if value == "none":
+        return []
     parts = [part.strip() for part in value.split(",")]
     if not all(part.isdigit() for part in parts):
-        raise ConfigError(f"needs numbers of steps such as 10 or 10,25, or auto; got {value!r}")
+        raise ConfigError(
+            f"needs numbers of steps such as 10 or 10,25, or auto, or none; got {value!r}"
+        )
     return [int(part) for part in parts]
 
 

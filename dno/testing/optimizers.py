@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dno.core.noise import evaluation_generators, gaussian_noise
-from dno.protocols import Optimizer, Slopes, State
+from dno.protocols import Look, Optimizer, Slopes, State
 from dno.registry.configs import OptimizerConfig
 from dno.registry.registry import OPTIMIZERS
 from dno.testing.configs import ConfigContract
@@ -58,6 +58,14 @@ class Bowl:
     def score(self, noise_BN: Tensor, /) -> Tensor:
         """The values: there is no penalty here, and all noise counts as healthy."""
         return self.value(noise_BN)
+
+    def look(self, noise_BN: Tensor, /) -> Look:
+        """The values, with samples that are the noise itself."""
+        return Look(self.score(noise_BN), noise_BN.detach())
+
+    def pull(self, noise_BN: Tensor, towards: Tensor, /) -> Tensor:
+        """A pull on the samples is one on the noise."""
+        return towards.clone()
 
     def value_and_grad(self, noise_BN: Tensor, /) -> tuple[Tensor, Tensor]:
         """The values, and the way to the targets, each row no longer than 1."""

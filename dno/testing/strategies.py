@@ -76,7 +76,7 @@ class Batch:
 
 def seeds() -> SearchStrategy[int]:
     """Every seed that a run accepts: 0 up to 2 ** 63 - 1."""
-    return st.integers(min_value=0, max_value=2**63 - 1)
+    return st.integers(min_value=0, max_value=2**64 - 1)
 
 
 def prompts(*, max_size: int = 40) -> SearchStrategy[str]:

@@ -41,6 +41,7 @@ PARTS = {
         "State",
         "Objective",
         "Slopes",
+        "Look",
     ],
     "What an observer sees": [
         "hookimpl",
@@ -66,6 +67,7 @@ PARTS = {
         "hearing",
         "first_line",
         "write_file",
+        "out_of_memory",
         "ConfigError",
         "RunError",
     ],
@@ -87,6 +89,7 @@ HOMES = (
     "registry.models",
     "errors",
     "files",
+    "guard",
     "media",
     "protocols",
     "core.events",

@@ -1,4 +1,4 @@
-"""From the run folders of results.py: results.md's tables, its figures, and the CSVs beside it.
+"""From the runs of results.py: the tables and figures of results.md, and the CSVs beside it.
 
     python docs/figures/results_page.py --work runs/results
 
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,132 +22,86 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from results import ANIMALS, CASES, SEEDS, Case
 from transformers import ResNetForImageClassification
 
-from dno import SavedRun, Status, StepRecord, open_run
 from dno.plugin import find_model
 
 PAGE = Path(__file__).parents[1] / "explanation" / "results.md"
-PROMPTS = 20  # side by side in a run
+PROMPTS = len(ANIMALS)
 T_QUANTILE = 2.093024  # 97.5 % of Student's t with PROMPTS - 1 = 19 degrees of freedom
 Z_QUANTILE = 1.959964  # 97.5 % of N(0, 1)
-FLOOR = -4.6
+RESAMPLED = 2000
+"""Bootstrap samples of the prompts."""
 ANIMAL_LABELS = 45  # the judge names animals first, then colours
 JUDGE_SEES = 32  # pixels a side, enlarged twice
-WHEN = ("initial", "best", "last")
-P_VALUES = ("p_mean", "p_norm", "p_covariance", "p_spectrum")
+KEPT = ("p_norm", "p_spectrum", "p_together", "p_channels", "p_draw_norms")
+"""Tests whose figures the shell keeps by construction; all others are free."""
+GAINS = (0.05, 0.10, 0.20)
+LEVELS = (0.05, 0.01)
 Row = dict[str, Any]
 Values = Mapping[tuple[str, int], float]
 """A value of each (prompt, seed)."""
 
-COLOURS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-)  # Okabe and Ito's; the first is a figure's default setting
-RISE = {"brightness": "brightness", "darkness": "darkness", "CLIP": "clip"}
-ETA = {"η = 1": "brightness", "η = 0.5": "eta-0.5", "η = 0": "eta-0"}
-FREE = {"η = 1": "brightness-gamma-0", "η = 0": "eta-0-gamma-0"}
-BRIGHT = {"γ = 1": "brightness", "γ = 0": "brightness-gamma-0", "γ auto": "brightness-gamma-auto"}
-DARK = {"γ = 1": "darkness", "γ = 0": "darkness-gamma-0", "γ auto": "darkness-gamma-auto"}
-JPEG = {"Hybrid-2": "jpeg-hybrid-2", "Hybrid-1": "jpeg-hybrid-1", "ZO-SGD": "jpeg-zo"}
-WIDE = {f"{label}, μ = 0.1": f"{case}-wide" for label, case in JPEG.items()}
-SEARCH = {
-    "Adam": "clip",
-    "best of n": "clip-best-of-n",
-    "local search": "clip-local-search",
-    "Langevin": "clip-langevin",
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to climb, as a row of a table."""
+
+    label: str
+    case: str
+    colour: str = "#777777"
+    line: str = "-"
+
+
+OURS_AT = (3, 6, 12, 24)
+OUR_COLOUR = "#D55E00"
+
+
+def _rules(reward: str) -> list[Rule]:
+    """The rules of one reward at 50 steps, as far as they were run."""
+    known = {case.name for case in CASES}
+    rules = [
+        Rule(f"ours, {count} coarse iterations", f"{reward}-ours-{count}", OUR_COLOUR)
+        for count in OURS_AT
+    ]
+    rules += [
+        Rule("ours, on 50 steps", f"{reward}-ours-fine", "#CC79A7"),
+        Rule("published: AdamW, γ = 1", f"{reward}-paper", "#000000"),
+        Rule("Adam 0.03, γ = 0", f"{reward}-adam-free", "#0072B2"),
+        Rule("Adam 0.03, γ = 0, coarse", f"{reward}-adam-free-coarse", "#0072B2", "--"),
+        Rule("ReNO's rule", f"{reward}-reno", "#009E73"),
+        Rule("ReNO's rule, coarse", f"{reward}-reno-coarse", "#009E73", "--"),
+        Rule("Langevin", f"{reward}-langevin", "#56B4E9"),
+        Rule("best of n", f"{reward}-best-of-n", "#E69F00"),
+        Rule("local search", f"{reward}-local-search", "#E69F00", "--"),
+    ]
+    return [rule for rule in rules if rule.case in known]
+
+
+def _short(prefix: str) -> list[Rule]:
+    return [
+        Rule("ours", f"{prefix}-ours", OUR_COLOUR),
+        Rule("published: AdamW, γ = 1", f"{prefix}-paper", "#000000"),
+        Rule("Adam 0.03, γ = 0", f"{prefix}-adam-free", "#0072B2"),
+        Rule("ReNO's rule", f"{prefix}-reno", "#009E73"),
+    ]
+
+
+REWARDS = ("brightness", "darkness", "clip", "taste")
+TABLES = {
+    **{reward: _rules(reward) for reward in REWARDS},
+    "steps-20": _short("steps-20"),
+    "eta-0": _short("eta-0"),
 }
-STEP_COUNTS = {"20 steps": "brightness", "5 steps": "steps-5", "50 steps": "steps-50"}
-GAMMA = {
-    f"{reward}, {name}": case
-    for reward, settings in {"brightness": BRIGHT, "darkness": DARK}.items()
-    for name, case in settings.items()
+OF_REWARD = {
+    "brightness": "brightness (mean pixel)",
+    "darkness": "darkness (1 − mean pixel)",
+    "clip": "CLIP (cosine)",
+    "taste": "taste (Bradley–Terry score)",
 }
-SECTIONS = {
-    "rise": RISE,
-    "eta": ETA | {f"{label}, γ = 0": case for label, case in FREE.items()},
-    "gamma": GAMMA,
-    "jpeg": JPEG | WIDE,
-    "optimizers": SEARCH,
-    "steps": STEP_COUNTS,
-}
-"""Of each section, its settings and their cases."""
-PAIRS = {
-    "eta": [
-        ("brightness", "eta-0.5", "gain"),
-        ("brightness", "eta-0", "gain"),
-        ("eta-0.5", "eta-0", "gain"),
-        ("brightness-gamma-0", "eta-0-gamma-0", "rise"),
-    ],
-    "gamma": [
-        (ours, theirs, key)
-        for one, none, auto in (BRIGHT.values(), DARK.values())
-        for ours, theirs in ((one, none), (auto, none), (auto, one))
-        for key in ("reward_last", "clip_last", "animal_last")
-    ],
-    "jpeg": [
-        ("jpeg-hybrid-2", "jpeg-hybrid-1", "gain"),
-        ("jpeg-hybrid-2", "jpeg-zo", "gain"),
-        ("jpeg-hybrid-1", "jpeg-zo", "gain"),
-        ("jpeg-hybrid-2-wide", "jpeg-hybrid-1-wide", "gain"),
-        ("jpeg-hybrid-2-wide", "jpeg-zo-wide", "gain"),
-        ("jpeg-hybrid-1-wide", "jpeg-zo-wide", "gain"),
-    ],
-    "optimizers": [
-        ("clip", f"clip-{name}", "reward_best")
-        for name in ("best-of-n", "local-search", "langevin")
-    ],
-    "steps": [("steps-5", "brightness", "gain"), ("steps-50", "brightness", "gain")],
-}
-"""Of each section, two cases and what is compared: the first less the second."""
-QUANTITIES = {
-    "gain": "reward, best less start", "rise": "reward, last less start",
-    "reward_best": "reward, best", "reward_last": "reward, last",
-    "clip_last": "held-out CLIP, last", "animal_last": "animal right, last",
-}  # fmt: skip
-Panel = tuple[Mapping[str, str], str, str, str]
-"""Settings, x, y, and what y is."""
-LUMA, DARKNESS, COSINE = "brightness (mean pixel)", "darkness (1 − mean pixel)", "CLIP (cosine)"
-PANELS: dict[str, list[list[Panel]]] = {
-    "rise": [
-        [
-            ({"": case}, x, "reward", what)
-            for case, what in zip(RISE.values(), (LUMA, DARKNESS, COSINE), strict=True)
-        ]
-        for x in ("iteration", "seconds")
-    ],
-    "eta": [
-        [(ETA, "iteration", "reward", f"{LUMA}, γ = 1"), (FREE, "iteration", "reward", "γ = 0")]
-    ],
-    "gamma": [
-        [(BRIGHT, "iteration", "reward", LUMA), (DARK, "iteration", "reward", DARKNESS)],
-        [
-            (settings, "iteration", "log_p", "mean log P (natural log)")
-            for settings in (BRIGHT, DARK)
-        ],
-    ],
-    "jpeg": [
-        [
-            (JPEG, "reward_calls", "reward", "− JPEG size (kB), μ = 0.01"),
-            (WIDE, "reward_calls", "reward", "μ = 0.1"),
-        ]
-    ],
-    "optimizers": [
-        [
-            (SEARCH, x, "best_so_far", f"best so far, {COSINE}")
-            for x in ("seconds", "network_evaluations")
-        ]
-    ],
-    "steps": [
-        [
-            (STEP_COUNTS, x, "best_so_far", f"best so far, {LUMA}")
-            for x in ("seconds", "network_evaluations")
-        ]
-    ],
-}
-"""Figures, as rows of panels."""
+COMPARED = 12
+"""Coarse iterations of ours that are set beside the other rules."""
 
 
 def interval(values: Values) -> tuple[float, float]:
@@ -180,9 +135,8 @@ def share_interval(values: Values) -> tuple[float, float, float]:
     share, half = interval(values)
     independent = share * (1 - share) / len(values)
     clustered = (half / T_QUANTILE) ** 2
-    return share, *wilson(
-        share, len(values) * min(1.0, independent / clustered if clustered else 1.0)
-    )
+    part = min(1.0, independent / clustered) if clustered else 1.0
+    return share, *wilson(share, len(values) * part)
 
 
 def difference(ours: Values, theirs: Values) -> Values:
@@ -190,110 +144,104 @@ def difference(ours: Values, theirs: Values) -> Values:
     return {item: ours[item] - theirs[item] for item in ours if item in theirs}
 
 
-def found_at(best_TB: np.ndarray) -> np.ndarray:
-    """For each record and sample, the record in which the best so far was found.
-
-    The first one while there is none.
-    """
-    before = np.vstack([np.full_like(best_TB[:1], -np.inf), best_TB[:-1]])
-    places = np.where(best_TB > before, np.arange(len(best_TB))[:, None], 0)
-    return np.maximum.accumulate(places, axis=0)
-
-
 @dataclass(frozen=True)
 class Run:
-    """One run folder: T records of B samples."""
+    """One seed of a case: its prompts side by side."""
 
-    saved: SavedRun
-    case: str
+    case: Case
     seed: int
-    prompts: Sequence[str]
-    reward: str
+    facts: Mapping[str, Any]
+    pictures: Mapping[str, np.ndarray]
+    """`B x 3 x H x W` bytes, at the start, the best and the last noise."""
 
     @classmethod
-    def read(cls, folder: Path) -> Run | None:
-        """The run, if it has ended well."""
-        if not (folder / "run.toml").exists():
+    def read(cls, case: Case, seed: int, work: Path) -> Run | None:
+        """The run in `work`; None where it is not there."""
+        path = work / case.name / f"seed-{seed}.json"
+        if not path.exists():
             return None
-        saved = open_run(folder)
-        if saved.status not in (Status.FINISHED, Status.STOPPED):
-            return None
-        return cls(
-            saved=saved,
-            case=folder.parent.name,
-            seed=int(folder.name.removeprefix("seed-")),
-            prompts=saved.values["prompts"],
-            reward=saved.values["rewards"][0]["use"],
-        )
+        with np.load(path.with_suffix(".npz")) as pictures:
+            return cls(case, seed, json.loads(path.read_text()), dict(pictures))
 
-    @property
-    def history(self) -> Sequence[StepRecord]:
-        """The records."""
-        return self.saved.history
+    def gains(self) -> np.ndarray:
+        """The best gain so far of each sample, by record; records of a coarse grid have none."""
+        reward_TB = np.array(self.facts["reward"])
+        counts_TB = np.array(self.facts["healthy"]) & self.fine()[:, None]
+        gain_TB = np.where(counts_TB, reward_TB - reward_TB[0], -np.inf)
+        gain_TB[0] = 0.0
+        best: np.ndarray = np.maximum.accumulate(gain_TB, axis=0)
+        return best
 
-    def series(self, kind: str, name: str) -> np.ndarray:
-        """`T x B` values of a reward or figure; nan where there are none."""
-        blank = (math.nan,) * len(self.prompts)
-        return np.array([getattr(record, kind).get(name, blank) for record in self.history])
+    def fine(self) -> np.ndarray:
+        """Which records were made on the sampler's own grid."""
+        return np.array([grid is None for grid in self.facts["grid"]])
 
-    def log_p(self) -> np.ndarray:
-        """`T x B` values of the permutations' log P, which every case measures."""
-        return self.series("log_p", "permutation")
+    def costs(self) -> np.ndarray:
+        """Seconds an image until each record's reward is known, without the step from there."""
+        seconds_T = np.array(self.facts["seconds"])
+        before_T = np.concatenate([[0.0], seconds_T[:-1]])
+        # The last record is made without a gradient.
+        looked = seconds_T[-1] - before_T[-1]
+        costs: np.ndarray = (before_T + looked) / PROMPTS
+        return costs
 
-    def clip(self) -> np.ndarray:
-        """`T x B` values of the held-out CLIP, or of the CLIP that is climbed."""
-        return self.series("rewards" if self.reward == "clip" else "monitors", "clip")
+    def ended(self) -> np.ndarray:
+        """The record at which each sample was done: alone, it would not have gone on.
 
-    def found(self) -> np.ndarray:
-        """`found_at` of the run's own best."""
-        return found_at(np.array([record.best for record in self.history]))
+        Samples whose gain was lost at a hand-over are moved on the fine grid until it is back; the
+        others are only looked at beside them.
+        """
+        last = len(self.facts["seconds"]) - 1
+        grids = self.facts["grid"]
+        coarse = [t for t, grid in enumerate(grids) if grid is not None]
+        if not coarse:
+            return np.full(PROMPTS, last)
+        ended_B = np.full(PROMPTS, coarse[-1] + 1)
+        reward_TB = np.array(self.facts["reward"])
+        for t in range(coarse[-1] + 2, last + 1):
+            moved_B = reward_TB[t] != reward_TB[t - 1]
+            ended_B[moved_B] = t
+        return ended_B
 
-    def unevenness(self) -> float:
-        """Of its iterations' times, the 90 % quantile over the 10 % one: 1 on an idle machine."""
-        low, high = np.quantile(
-            np.diff([record.seconds for record in self.history[:-1]]), (0.1, 0.9)
-        )
-        return float(high / low)
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Costs, `T`, and gains so far, `T x B`, of what a run of any length would give.
 
-    def pictures(self, when: str) -> np.ndarray:
-        """`B x H x W x 3` bytes."""
-        return np.stack([np.asarray(picture) for picture in self.saved.pictures(when)])
+        A run that is handed over has one such point, besides the start.
+        """
+        costs_T, gains_TB = self.costs(), self.gains()
+        if all(grid is None for grid in self.facts["grid"]):
+            return costs_T, gains_TB
+        spent_B = costs_T[self.ended()]
+        ends = [costs_T[0], float(spent_B.mean())]
+        return np.array(ends), np.stack([gains_TB[0], gains_TB[-1]])
 
     def rows(self, judge: ResNetForImageClassification) -> Iterator[Row]:
         """A row for each prompt."""
-        count = len(self.prompts)
-        at = {
-            "initial": np.zeros(count, int),
-            "best": self.found()[-1],
-            "last": np.full(count, len(self.history) - 1),
-        }
-        series = {
-            "reward": self.series("rewards", self.reward),
-            "log_p": self.log_p(),
-            "clip": self.clip(),
-        }
-        seen = {when: judged(judge, self.pictures(when)) for when in WHEN}
-        for i, prompt in enumerate(self.prompts):
-            row: Row = {
-                "case": self.case,
-                "reward": self.reward,
-                "prompt": prompt,
-                "seed": self.seed,
-            }
-            spent = ("iterations", "seconds", "network_evaluations", "reward_calls")
-            row |= {key: self.saved.result[key] for key in spent}
-            for name, values in series.items():
-                row |= {f"{name}_{when}": float(values[at[when][i], i]) for when in WHEN}
-            row |= {name: float(self.series("figures", name)[-1, i]) for name in P_VALUES}
+        seen = {when: judged(judge, self.pictures[when]) for when in ("start", "best")}
+        costs_T, ended_B = self.costs(), self.ended()
+        for i, prompt in enumerate(self.case.prompts()):
+            row: Row = {"case": self.case.name, "prompt": prompt, "seed": self.seed}
+            for when in ("start", "best", "last"):
+                row[f"reward_{when}"] = self.facts[when]["reward"][i]
+            row["gain"] = row["reward_best"] - row["reward_start"]
+            row["seconds"] = float(costs_T[ended_B[i]])
+            row["moved"] = self.facts["moved"][i]
+            for when in ("start", "best"):
+                for name, values in self.facts[when]["monitors"].items():
+                    row[f"{name.lower()}_{when}"] = values[i]
+                row[f"log_p_{when}"] = min(v[i] for v in self.facts[when]["log_p"].values())
             _, colour, animal = prompt.split()
             for k, (what, asked) in enumerate((("animal", animal), ("colour", colour))):
-                row |= {f"{what}_{when}": int(seen[when][i][k] == asked) for when in WHEN}
+                row |= {f"{what}_{when}": int(seen[when][i][k] == asked) for when in seen}
+            for when in ("start", "best"):
+                figures = self.facts[when]["figures"]
+                row |= {f"{p}_{when}": figures[p][i] for p in figures if p.startswith("p_")}
             yield row
 
 
 def judged(judge: ResNetForImageClassification, pictures: np.ndarray) -> list[tuple[str, str]]:
-    """The animal and the colour that the judge sees in each picture."""
-    samples = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """The animal and the colour that the judge sees in each picture, `B x 3 x H x W` bytes."""
+    samples = torch.from_numpy(pictures).float() / 127.5 - 1
     with torch.no_grad():
         seen = torch.nn.functional.adaptive_avg_pool2d(samples, JUDGE_SEES)
         large = torch.nn.functional.interpolate(
@@ -305,216 +253,278 @@ def judged(judge: ResNetForImageClassification, pictures: np.ndarray) -> list[tu
     return [(names[animal], names[ANIMAL_LABELS + colour]) for animal, colour in found]
 
 
-def curve(runs: Sequence[Run]) -> list[Row]:
-    """A case's means by iteration, as far as all its runs go."""
-    rows = []
-    rewards = [run.series("rewards", run.reward) for run in runs]
-    bests = [
-        np.take_along_axis(values, run.found(), 0)
-        for run, values in zip(runs, rewards, strict=True)
-    ]
-    log_ps = [run.log_p() for run in runs]
-    for t in range(min(len(run.history) for run in runs)):
-        row: Row = {"case": runs[0].case, "iteration": runs[0].history[t].iteration}
-        row["seconds"] = float(np.mean([run.history[t].seconds for run in runs]))
-        row |= {
-            key: getattr(runs[0].history[t], key) for key in ("network_evaluations", "reward_calls")
-        }
-        for name, many in (("reward", rewards), ("best_so_far", bests)):
-            values = {
-                (p, r.seed): v[t, i]
-                for r, v in zip(runs, many, strict=True)
-                for i, p in enumerate(r.prompts)
-            }
-            row[name], row[f"{name}_half_width"] = interval(values)
-        row["log_p"] = float(np.mean([values[t] for values in log_ps]))
-        rows.append(row)
-    return rows
+@dataclass(frozen=True)
+class Curve:
+    """What a rule gives for how many seconds an image."""
+
+    costs_T: np.ndarray
+    gains_TP: np.ndarray
+    """Means over seeds, by point and prompt."""
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> Curve:
+        """The means of one case's runs, as far as all of them go."""
+        curves = [run.curve() for run in runs]
+        length = min(len(costs) for costs, _ in curves)
+        costs_T = np.mean([costs[:length] for costs, _ in curves], axis=0)
+        return cls(costs_T, np.mean([gains[:length] for _, gains in curves], axis=0))
+
+    @classmethod
+    def through(cls, curves: Sequence[Curve]) -> Curve:
+        """The start of the first, then the ends of all: runs of several lengths as one rule."""
+        costs = [curves[0].costs_T[0], *(curve.costs_T[-1] for curve in curves)]
+        gains = [curves[0].gains_TP[0], *(curve.gains_TP[-1] for curve in curves)]
+        return cls(np.array(costs), np.stack(gains))
+
+    def seconds_to(self, gain: float, prompts: np.ndarray) -> float:
+        """When the mean gain of these prompts gets there; inf where it does not."""
+        mean_T = np.maximum.accumulate(self.gains_TP[:, prompts].mean(axis=1))
+        if mean_T[-1] < gain:
+            return math.inf
+        after = int(np.argmax(mean_T >= gain))
+        if after == 0:
+            return float(self.costs_T[0])
+        rise = mean_T[after] - mean_T[after - 1]
+        part = (gain - mean_T[after - 1]) / rise
+        between = self.costs_T[after] - self.costs_T[after - 1]
+        return float(self.costs_T[after - 1] + part * between)
+
+    def gain_at(self, seconds: float) -> np.ndarray:
+        """Mean gain of each prompt for so many seconds an image, `P`."""
+        found = [np.interp(seconds, self.costs_T, gains_T) for gains_T in self.gains_TP.T]
+        return np.array(found)
+
+
+def resampled(value: Callable[[np.ndarray], float]) -> tuple[float, float, float]:
+    """A value of all prompts, and its 95 % bootstrap interval over prompts."""
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, PROMPTS, (RESAMPLED, PROMPTS))
+    values = np.sort([value(prompts) for prompts in drawn])
+    low, high = values[round(0.025 * RESAMPLED)], values[round(0.975 * RESAMPLED) - 1]
+    return value(np.arange(PROMPTS)), float(low), float(high)
 
 
 class Tables:
-    """Markdown tables from the rows of results.csv."""
+    """Markdown tables from the rows of results.csv and the curves."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], curves: Mapping[str, Curve]) -> None:
         self._by_case: dict[str, list[Row]] = {}
         for row in rows:
             self._by_case.setdefault(row["case"], []).append(row)
+        self._curves = curves
 
     def values(self, case: str, key: str) -> Values:
         """What the case's rows say."""
+        return {(row["prompt"], row["seed"]): float(row[key]) for row in self._by_case[case]}
 
-        def value(row: Row) -> float:
-            end = {"gain": "reward_best", "rise": "reward_last"}.get(key)
-            return float(row[end] - row["reward_initial"] if end else row[key])
-
-        return {(row["prompt"], row["seed"]): value(row) for row in self._by_case.get(case, ())}
-
-    def _mean(self, case: str, key: str) -> str:
-        mean, half = interval(self.values(case, key))
-        return "–" if math.isnan(mean) else f"{mean:.3f} ± {half:.3f}"
+    def _change(self, case: str, key: str) -> str:
+        change = difference(self.values(case, f"{key}_best"), self.values(case, f"{key}_start"))
+        mean, half = interval(change)
+        return f"{mean:+.3f} ± {half:.3f}"
 
     def _share(self, case: str, key: str) -> str:
         share, low, high = share_interval(self.values(case, key))
         return f"{100 * share:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
 
-    def _lines(self, titles: Sequence[str], cases: Iterable[tuple[str, str]], cells: Any) -> str:
-        lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-        for label, case in cases:
-            seeds = len({row["seed"] for row in self._by_case.get(case, ())})
-            name = (
-                label
-                + (f" (`{case}`)" if label != f"`{case}`" else "")
-                + (f", {seeds} seeds" if seeds < 3 else "")
-            )
-            lines.append(
-                f"| {' | '.join([name, *(cells(case) if seeds else ['–'] * (len(titles) - 1))])} |"
-            )
+    def _counts(self, case: str, when: str, *, free: bool) -> str:
+        """How many tests of how many fell below each level."""
+        values = [
+            value
+            for row in self._by_case[case]
+            for name, value in row.items()
+            if name.startswith("p_")
+            and name.endswith(f"_{when}")
+            and (name.removesuffix(f"_{when}") in KEPT) is not free
+        ]
+        return "/".join(str(sum(value < level for value in values)) for level in LEVELS)
+
+    def climbed(self, rules: Sequence[Rule]) -> str:
+        """What each rule reached, for how long, and what it did to noise and pictures."""
+        first = self._by_case[rules[0].case]
+        monitors = [key for key in ("clip", "colourfulness") if f"{key}_best" in first[0]]
+        names = {"clip": "CLIP", "colourfulness": "colourfulness"}
+        lines = _head(
+            "rule",
+            "s an image",
+            "gain",
+            "samples that ended lower",
+            *(f"held-out {names[key]}" for key in monitors),
+            "animal right",
+            "free tests < 0.05 / < 0.01",
+            "the other five",
+            "moved",
+        )
+        for rule in rules:
+            rows = self._by_case[rule.case]
+            gain, half = interval(self.values(rule.case, "gain"))
+            cells = [
+                f"{rule.label} (`{rule.case}`)",
+                f"{np.mean([row['seconds'] for row in rows]):.2f}",
+                f"{gain:+.3f} ± {half:.3f}",
+                str(sum(row["gain"] < 0 for row in rows)),
+                *(self._change(rule.case, key) for key in monitors),
+                self._share(rule.case, "animal_best"),
+                self._counts(rule.case, "best", free=True),
+                self._counts(rule.case, "best", free=False),
+                f"{np.mean([row['moved'] for row in rows]):.0f}",
+            ]
+            lines.append(_line(cells))
+        start = [
+            "*the start*", "", "", "", *("" for _ in monitors),
+            self._share(rules[0].case, "animal_start"),
+            self._counts(rules[0].case, "start", free=True),
+            self._counts(rules[0].case, "start", free=False), "0",
+        ]  # fmt: skip
+        lines.append(_line(start))
         return "\n".join(lines)
 
-    def rewards(self, cases: Mapping[str, str]) -> str:
-        """How the reward rose, and what that cost."""
+    def times(self, reward: str) -> str:
+        """Seconds to equal gain, beside the published recipe's."""
+        paper = self._curves[f"{reward}-paper"]
+        goals = [*GAINS, None] if reward != "taste" else [None]
+        titles = [f"s to {gain:+.2f}" if gain else "s to the published end" for gain in goals]
+        lines = _head("rule", *titles, "times faster to there", "gain at equal seconds, less ours")
 
-        def cells(case: str) -> list[str]:
-            known = self._by_case[case]
-            spent = [
-                np.mean([row[key] for row in known])
-                for key in ("iterations", "network_evaluations")
-            ]
-            calls = float(np.mean([row["reward_calls"] for row in known]))
-            seconds = np.array([row["seconds"] for row in known]) / PROMPTS
-            keys = ("reward_initial", "reward_best", "gain", "reward_last")
-            return [
-                *(self._mean(case, key) for key in keys),
-                *(f"{value:.0f}" for value in (*spent, calls)),
-                f"{seconds.mean():.1f} ({seconds.min():.1f}–{seconds.max():.1f})",
-            ]
-
-        titles = [
-            "setting",
-            "reward: start",
-            "best",
-            "best less start",
-            "last",
-            "iterations",
-            "network evaluations",
-        ]
-        return self._lines(
-            [*titles, "reward calls", "seconds an image (least–most)"], cases.items(), cells
-        )
-
-    def noise(self, cases: Mapping[str, str]) -> str:
-        """Whether the noise still looks like N(0, I)."""
-
-        def cells(case: str) -> list[str]:
-            log_p = {when: list(self.values(case, f"log_p_{when}").values()) for when in WHEN}
-            p = [np.median(list(self.values(case, name).values())) for name in P_VALUES]
-            return [
-                *(f"{np.median(log_p[when]):.2f} ({min(log_p[when]):.2f})" for when in WHEN),
-                f"{sum(value < FLOOR for value in log_p['last'])} of {len(log_p['last'])}",
-                *("–" if math.isnan(value) else f"{value:.2g}" for value in p),
-            ]
-
-        titles = ["case", "log P, median (least): start", "best", "last", f"last below {FLOOR}"]
-        return self._lines(
-            [*titles, "p of the mean", "norm", "covariance", "spectrum"], cases.items(), cells
-        )
-
-    def pictures(self, cases: Mapping[str, str]) -> str:
-        """What CLIP and the judge see."""
-
-        def cells(case: str) -> list[str]:
-            clip = [self._mean(case, f"clip_{when}") for when in WHEN]
-            return clip + [
-                self._share(case, f"{what}_{when}")
-                for what in ("animal", "colour")
-                for when in WHEN
-            ]
-
-        titles = ["case", "CLIP: start", "best", "last", "animal right: start", "best", "last"]
-        return self._lines([*titles, "colour right: start", "best", "last"], cases.items(), cells)
-
-    def pairs(self, pairs: Iterable[tuple[str, str, str]]) -> str:
-        """Paired differences."""
-        lines = [
-            "| first less second | of | difference | prompts with first higher, lower |",
-            "|---|---|---|---|",
-        ]
-        for ours, theirs, key in pairs:
-            change = difference(self.values(ours, key), self.values(theirs, key))
-            cells = ["–", "–"]
-            if change:
-                mean, half = interval(change)
-                prompts = {prompt for prompt, _ in change}
-                means = [
-                    np.mean([v for (p, _), v in change.items() if p == prompt])
-                    for prompt in prompts
-                ]
-                cells = [
-                    f"{mean:+.3f} ± {half:.3f}",
-                    f"{sum(m > 0 for m in means)}, {sum(m < 0 for m in means)}",
-                ]
-            lines.append(f"| `{ours}` less `{theirs}` | {QUANTITIES[key]} | {' | '.join(cells)} |")
+        ours = self._curves[f"{reward}-ours"]
+        for rule in self._as_one(reward):
+            curve = self._curves.get(rule.case)
+            if curve is None:
+                continue
+            cells = [rule.label]
+            for gain in goals:
+                cells.append(_three(self._seconds(curve, paper, gain), "{:.2f}"))
+            cells.append(_three(self._ratio(curve, paper), "{:.1f}"))
+            cells.append(self._less_ours(curve, ours) if curve is not ours else "")
+            lines.append(_line(cells))
         return "\n".join(lines)
 
+    def _as_one(self, reward: str) -> list[Rule]:
+        """The rules, with the lengths of ours as one."""
+        others = [rule for rule in _rules(reward) if not rule.case.removeprefix(f"{reward}-ours-")
+                  .isdigit()]  # fmt: skip
+        return [Rule("ours, coarse", f"{reward}-ours", OUR_COLOUR), *others]
 
-Curves = Mapping[str, Sequence[Row]]
+    def _seconds(
+        self, curve: Curve, paper: Curve, gain: float | None
+    ) -> tuple[float, float, float]:
+        def value(prompts: np.ndarray) -> float:
+            goal = gain if gain else float(paper.gains_TP[-1, prompts].mean())
+            return curve.seconds_to(goal, prompts)
+
+        return resampled(value)
+
+    def _ratio(self, curve: Curve, paper: Curve) -> tuple[float, float, float]:
+        """The published recipe's seconds to its own end over the rule's to as much."""
+
+        def value(prompts: np.ndarray) -> float:
+            goal = float(paper.gains_TP[-1, prompts].mean())
+            return paper.seconds_to(goal, prompts) / curve.seconds_to(goal, prompts)
+
+        return resampled(value)
+
+    def _less_ours(self, curve: Curve, ours: Curve) -> str:
+        """The paired difference of gains where both have spent as much."""
+        seconds = min(curve.costs_T[-1], ours.costs_T[-1])
+        less_P = curve.gain_at(seconds) - ours.gain_at(seconds)
+        half = T_QUANTILE * less_P.std(ddof=1) / math.sqrt(PROMPTS)
+        return f"{less_P.mean():+.3f} ± {half:.3f} (at {seconds:.1f} s)"
 
 
-def draw(axis: Axes, curves: Curves, panel: Panel) -> None:
-    """Lines with their bands."""
-    settings, x, y, what = panel
-    for (label, case), colour, style in zip(
-        settings.items(), COLOURS, ("-", "--", "-.", ":"), strict=False
-    ):
-        rows = curves.get(case, ())
-        places = np.array([row[x] for row in rows]) / (PROMPTS if x == "seconds" else 1)
-        means = np.array([row[y] for row in rows])
-        axis.plot(places, means, color=colour, label=label, linestyle=style, linewidth=1.6)
-        if half := [row[f"{y}_half_width"] for row in rows if f"{y}_half_width" in row]:
-            axis.fill_between(
-                places, means - half, means + half, color=colour, alpha=0.18, linewidth=0
-            )
-    if y == "log_p":
-        axis.axhline(FLOOR, color="black", linewidth=0.8, linestyle=":")
-    per_image = "" if x == "iteration" else " an image"
-    axis.set_xlabel({"iteration": "iterations"}.get(x, x.replace("_", " ")) + per_image, fontsize=8)
-    axis.set_ylabel(what, fontsize=8)
+def _head(*titles: str) -> list[str]:
+    return [_line(titles), "|" + "---|" * len(titles)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _three(values: tuple[float, float, float], form: str) -> str:
+    """A value with its interval."""
+
+    def shown(value: float) -> str:
+        return form.format(value) if math.isfinite(value) else "never"
+
+    value, low, high = values
+    if not math.isfinite(value) or value == 0:
+        return "–"
+    return f"{shown(value)} ({shown(low)}–{shown(high)})"
+
+
+def draw_climb(axis: Axes, reward: str, curves: Mapping[str, Curve]) -> None:
+    """Mean gain against seconds an image."""
+    for rule in (Rule("ours", f"{reward}-ours", OUR_COLOUR), *_rules(reward)):
+        curve = curves.get(rule.case)
+        of_ours = rule.case.removeprefix(f"{reward}-ours-").isdigit()
+        if curve is None or of_ours:
+            continue
+        mean_T = curve.gains_TP.mean(axis=1)
+        marker = "o" if rule.case == f"{reward}-ours" else ""
+        axis.plot(
+            curve.costs_T, mean_T, rule.line, color=rule.colour, label=rule.label, marker=marker,
+            markersize=4, linewidth=2.4 if marker else 1.3,
+        )  # fmt: skip
+    axis.set_title(OF_REWARD[reward], fontsize=9)
+    axis.set_xlabel("seconds an image (one CPU thread)", fontsize=8)
+    axis.set_ylabel("mean gain", fontsize=8)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25)
 
 
-def figures(curves: Curves) -> Iterator[tuple[str, Figure]]:
-    """All figures of curves, by name."""
-    for name, panels in PANELS.items():
-        drawn = Figure(figsize=(3.1 * len(panels[0]), 2.5 * len(panels)), layout="constrained")
-        axes = drawn.subplots(len(panels), len(panels[0]), squeeze=False)
-        for axis, panel in zip(axes.flat, (panel for row in panels for panel in row), strict=True):
-            draw(axis, curves, panel)
-        for axis in axes.flat[: 2 if name == "eta" else 1]:
-            if len(panels[0][0][0]) > 1:
-                axis.legend(fontsize=8, frameon=False)
-        yield name, drawn
+def climbs(curves: Mapping[str, Curve]) -> Figure:
+    """A panel a reward."""
+    drawn = Figure(figsize=(9.2, 7.2), layout="constrained")
+    axes = drawn.subplots(2, 2)
+    for axis, reward in zip(axes.flat, REWARDS, strict=True):
+        draw_climb(axis, reward, curves)
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    return drawn
+
+
+def cleanness(tables: Tables, rows: Sequence[Row]) -> Figure:
+    """Gain against the share of samples whose noise some test rejects."""
+    drawn = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axis = drawn.subplots()
+    for rule in _rules("brightness"):
+        found = [row for row in rows if row["case"] == rule.case]
+        if not found:
+            continue
+        tests = [name for name in found[0] if name.startswith("p_") and name.endswith("_best")]
+        rejected = [min(row[name] for name in tests) < 1e-3 for row in found]
+        gain = float(np.mean([row["gain"] for row in found]))
+        hollow = "none" if rule.line == "--" else rule.colour
+        axis.scatter(100 * np.mean(rejected), gain, s=60, edgecolors=rule.colour, c=hollow)
+        axis.annotate(
+            rule.label, (100 * np.mean(rejected), gain), fontsize=7, xytext=(5, 3),
+            textcoords="offset points",
+        )  # fmt: skip
+    axis.set_xlabel("samples with some test of Gaussianity below 0.001 (%)", fontsize=8)
+    axis.set_ylabel("mean gain of brightness", fontsize=8)
+    axis.set_xlim(-4, 125)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.25)
+    return drawn
 
 
 def strip(runs: Mapping[tuple[str, int], Run]) -> Figure:
-    """Every fourth prompt of both rewards, seed 0: the start, and where each gamma ends."""
-    shown = list(range(0, PROMPTS, 4))
-    drawn = Figure(figsize=(8.6, 3.9), layout="constrained")
-    axes = drawn.subplots(4, 2 * len(shown), squeeze=False)
-    for r, (title, end) in enumerate(
-        (("start", ""), ("γ = 0", "-gamma-0"), ("γ = 1", ""), ("γ auto", "-gamma-auto"))
-    ):
-        for c, axis in enumerate(axes[r]):
+    """Every second prompt of brightness, the first seed: the start, and where rules end."""
+    names = (
+        ("start", "brightness-paper", "start"),
+        ("published", "brightness-paper", "best"),
+        ("Adam, γ = 0", "brightness-adam-free", "last"),
+        ("ReNO's rule, coarse", "brightness-reno-coarse", "last"),
+        ("ours", f"brightness-ours-{COMPARED}", "best"),
+    )
+    shown = range(0, PROMPTS, 2)
+    drawn = Figure(figsize=(9.6, 5.1), layout="constrained")
+    axes = drawn.subplots(len(names), len(shown), squeeze=False)
+    for line, (label, case, when) in zip(axes, names, strict=True):
+        run = runs.get((case, SEEDS[0]))
+        for axis, i in zip(line, shown, strict=True):
             axis.set_xticks([])
             axis.set_yticks([])
-            reward = ("brightness", "darkness")[c // len(shown)]
-            if (run := runs.get((f"{reward}{end}", 0))) is None:
-                continue
-            i = shown[c % len(shown)]
-            axis.imshow(run.pictures("last" if r else "initial")[i], interpolation="nearest")
-            axis.set_title(run.prompts[i].removeprefix("a ") if r == 0 else "", fontsize=7)
-        axes[r][0].set_ylabel(title, fontsize=9)
-    drawn.suptitle("brightness on black animals, darkness on white ones", fontsize=9)
+            if run is not None:
+                axis.imshow(run.pictures[when][i].transpose(1, 2, 0), interpolation="nearest")
+        line[0].set_ylabel(label, fontsize=8)
     return drawn
 
 
@@ -535,72 +545,86 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Rows with 4 significant digits; nan is left empty."""
+    """Rows with 4 significant digits; what a row has not, and nan, is left empty."""
 
     def cell(value: Any) -> str:
         if not isinstance(value, float):
             return str(value)
         return "" if math.isnan(value) else f"{value:.4g}"
 
+    titles = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(rows[0])
-        writer.writerows([cell(value) for value in row.values()] for row in rows)
+        writer.writerow(titles)
+        writer.writerows([cell(row.get(name, "")) for name in titles] for row in rows)
 
 
 def write_page(work: Path, *, partial: bool = False) -> None:
     """Write the tables, CSVs and figures.
 
     Raises:
-        SystemExit: runs are missing or have not ended, and the page is not to be partial.
+        SystemExit: runs are missing, and the page is not to be partial.
     """
-    # Here, because it imports this module.
-    from results import ANIMALS, CASES, ITERATIONS, LR, SEEDS, STEPS
-
-    found = {
-        (case.name, seed): Run.read(work / case.name / f"seed-{seed}")
-        for case in CASES
-        for seed in SEEDS
-    }
-    if not partial and (missing := [case for (case, _), run in found.items() if run is None]):
+    found = {(case.name, seed): Run.read(case, seed, work) for case in CASES for seed in SEEDS}
+    missing = [case for (case, _), run in found.items() if run is None]
+    if missing and not partial:
         names = ", ".join(
             f"{case} ({missing.count(case)} of {len(SEEDS)})" for case in dict.fromkeys(missing)
         )
         raise SystemExit(
-            f"runs of these cases have not ended: {names}; make them: "
-            "python docs/figures/results.py"
+            f"runs of these cases are missing: {names}; make them: python docs/figures/results.py"
         )
     runs = {key: run for key, run in found.items() if run}
     if not runs:
-        raise SystemExit(f"no run in {work} has ended")
-    judge = ResNetForImageClassification.from_pretrained(
-        find_model("emoji-judge"), dtype=torch.float32
-    ).eval()
+        raise SystemExit(f"there is no run in {work}")
+    model = find_model("emoji-judge")
+    judge = ResNetForImageClassification.from_pretrained(model, dtype=torch.float32).eval()
     rows = [row for run in runs.values() for row in run.rows(judge)]
-    by_case = {
-        case.name: [runs[case.name, seed] for seed in SEEDS if (case.name, seed) in runs]
-        for case in CASES
-    }
-    curves = {case: curve(many) for case, many in by_case.items() if many}
+    curves = _curves(runs)
+
     write_csv(PAGE.with_suffix(".csv"), rows)
-    write_csv(
-        PAGE.with_name("results-curves.csv"), [row for many in curves.values() for row in many]
-    )
-    tables, every = Tables(rows), {f"`{case.name}`": case.name for case in CASES}
-    texts = {name: tables.rewards(cases) for name, cases in SECTIONS.items()}
-    texts |= {f"{name}-pairs": tables.pairs(pairs) for name, pairs in PAIRS.items()}
-    texts |= {"noise": tables.noise(every), "pictures": tables.pictures(every)}
-    uneven = [run.unevenness() for run in runs.values() if len(run.history) > 5]
-    texts["setup"] = (
-        f"{len(ANIMALS)} prompts × {len(SEEDS)} seeds; {STEPS} steps, {ITERATIONS} iterations "
-        f"where no table says otherwise, Adam with a learning rate of {LR}, which is "
-        f"{LR / 0.01:g} times the default. Of one run's iterations, the slow ones (90 % quantile) "
-        f"took {np.median(uneven):.1f} times as long as the quick ones (10 %) in the median run, "
-        f"{max(uneven):.1f} times in the worst."
-    )
+    write_csv(PAGE.with_name("results-curves.csv"), _curve_rows(curves))
+    tables = Tables(rows, curves)
+    known = {row["case"] for row in rows}
+    texts = {
+        name: tables.climbed(there)
+        for name, rules in TABLES.items()
+        if (there := [rule for rule in rules if rule.case in known])
+    }
+    for reward in REWARDS:
+        if f"{reward}-paper" in curves and f"{reward}-ours" in curves:
+            texts[f"{reward}-times"] = tables.times(reward)
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), texts), encoding="utf-8")
-    for name, figure in (*figures(curves), ("strip", strip(runs))):
+    figures = {
+        "climb": climbs(curves),
+        "cleanness": cleanness(tables, rows),
+        "strip": strip(runs),
+    }
+    for name, figure in figures.items():
         figure.savefig(PAGE.with_name(f"results-{name}.png"), dpi=100)
+
+
+def _curves(runs: Mapping[tuple[str, int], Run]) -> dict[str, Curve]:
+    """A curve a case, and one through all lengths of ours."""
+    curves = {}
+    for case in CASES:
+        known = [runs[case.name, seed] for seed in SEEDS if (case.name, seed) in runs]
+        if known:
+            curves[case.name] = Curve.of(known)
+    for reward in REWARDS:
+        lengths = [f"{reward}-ours-{count}" for count in OURS_AT]
+        ends = [curves[name] for name in lengths if name in curves]
+        if ends:
+            curves[f"{reward}-ours"] = Curve.through(ends)
+    return curves
+
+
+def _curve_rows(curves: Mapping[str, Curve]) -> list[Row]:
+    return [
+        {"case": case, "seconds": float(seconds), "gain": float(gain)}
+        for case, curve in curves.items()
+        for seconds, gain in zip(curve.costs_T, curve.gains_TP.mean(axis=1), strict=True)
+    ]
 
 
 if __name__ == "__main__":
@@ -608,6 +632,6 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=Path("runs/results"))
-    parser.add_argument("--partial", action="store_true", help="take the runs that have ended")
+    parser.add_argument("--partial", action="store_true", help="take the runs that are there")
     args = parser.parse_args()
     write_page(args.work, partial=args.partial)

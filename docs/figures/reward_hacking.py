@@ -26,6 +26,7 @@ PAGE = Path(__file__).parents[1] / "explanation" / "reward-hacking.md"
 CASES = {"brightness": "a black {}", "darkness": "a white {}"}
 ANIMALS = ("cat", "dog", "spider", "rabbit", "duck")
 SHOWN = {"brightness": "spider", "darkness": "rabbit"}
+PUBLISHED = {"optimizer": "adam", "constraints": [], "coarse": []}
 ANIMAL_LABELS = 45  # the judge names animals first, then colours
 DPI = 130
 JUDGE_SEES = 32  # pixels a side, enlarged twice
@@ -44,6 +45,7 @@ def outcome(
             "seeds": [0, 1],
             "iterations": iterations,
             "rewards": [reward],
+            **PUBLISHED,
             "regularizers": [{"use": "permutation", "weight": gamma}],
             "observers": ["progress", "curve"],
         }

@@ -42,6 +42,7 @@ def optimised(ring: RingSampler, regularizer: str, gamma: float) -> tuple[dno.Re
         reward=right,
         sampler=ring,
         regularizer=[(regularizer, gamma), (watch, 0)],
+        paper=True,
         iterations=ITERATIONS,
         lr=LR,
         batch=SAMPLES,

@@ -76,6 +76,8 @@ def test_options_go_over_the_file(dno, tiny_folder, tmp_path):
     args = [
         "--config",
         "my.toml",
+        "--regularizer",
+        "permutation",
         "--gamma",
         0.5,
         "--optimizer",
@@ -177,8 +179,8 @@ def test_a_warm_start_and_a_rival_of_equal_seconds(dno, tiny_folder, tmp_path):
         "best-of-2",
         "--compare",
         "best-of-n",
-        "--gamma",
-        "auto",
+        "--regularizer",
+        "permutation=auto",
     ]
     code, out, _ = dno("optimize", "x", *args, "--model", tiny_folder, *QUICK, "--out", "run")
     assert code == 0
@@ -308,7 +310,7 @@ MISTAKES = {
         "start: there is no file nowhere.safetensors",
     ),
     "a weight that is no number": (
-        ["x", "--reward", "brightness", "--gamma", "lots"],
+        ["x", "--reward", "brightness", "--paper", "--gamma", "lots"],
         "--gamma: regularizers.0.weight",
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -211,3 +212,21 @@ def test_new_overwrites_nothing(dno, tmp_path):
         assert f"{name} is there already and stays as it is; name another folder: --out\n" in err
     assert files_in(tmp_path) == {"used/pyproject.toml", "file"}
     assert dno("plugins", "new", "mine", "--out", str(tmp_path / "file" / "mine"))[0] == 2
+
+
+def test_a_distribution_with_damaged_metadata_is_named_beside_all_others(dno, site):
+    broken = site.path / "dno_broken-1.2.dist-info"
+    site.install("dno-broken", "")
+    (broken / "entry_points.txt").write_bytes(b"[dno.v1.rewards]\ncaf\xe9 = x:Y\n")
+    for registry in REGISTRIES:
+        registry.refresh()
+    code, out, err = dno("plugins", "list")
+    assert code == 0
+    assert "brightness" in out
+    assert err.startswith("dno: the metadata of dno-broken cannot be read (")
+
+    code, out, err = dno("plugins", "check")
+    assert code == 1
+    assert "dno: the metadata of dno-broken cannot be read (" in err
+    # Libraries that look for entry points of their own go on, too.
+    assert importlib.metadata.entry_points(group="dno.v1.rewards")

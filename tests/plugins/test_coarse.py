@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,16 @@ from typing import Any
 import pytest
 import torch
 from dno_builtin.samplers._ddim import DDIMSampler
+from dno_builtin.samplers._diffusers.coarse import guess_of_nothing
+from dno_builtin.samplers._diffusers.schedule import make_scheduler
+from dno_builtin.samplers._diffusers.tape import NoiseTape
+from dno_builtin.samplers._pipeline import PipelineSampler
+from families.tiny_families import tiny_pipeline
 from torch import Tensor
 
+import dno
 from dno.errors import ConfigError
+from dno.plugin import quiet
 from dno.testing.models import tiny_stable_diffusion
 
 pytestmark = pytest.mark.slow
@@ -139,3 +147,100 @@ def test_grids_that_cannot_be_thinned_are_refused(pipe: Any, case: Refused) -> N
     fine = bound(pipe, steps=case.steps, last_steps=case.last_steps)
     with pytest.raises(ConfigError, match=case.said):
         fine.coarser(case.coarse)
+
+
+SCHEDULERS = {
+    "ddpm": ("DDPMScheduler", {"variance_type": "fixed_small"}),
+    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "dpm++ sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+}
+"""Samplers that draw noise at each step, but for their last one."""
+
+
+def under(pipe: Any, name: str, steps: int = STEPS) -> Any:
+    cls, changes = SCHEDULERS[name]
+    scheduler = make_scheduler(pipe, cls, changes)
+    return PipelineSampler(pipe, steps=steps, scheduler=scheduler).bind(["a cat", "a dog"], [3, 4])
+
+
+def states(map_: Any, noise_BN: Tensor) -> list[Tensor]:
+    """The latent after each step, if the network always takes the clean sample for zero."""
+    scheduler = copy.deepcopy(map_.pipe.scheduler)
+    with quiet():
+        scheduler.set_timesteps(map_.steps)
+    shape = (len(noise_BN), *map_.draws[0])
+    drawn = iter(noise_BN.split(math.prod(map_.draws[0]), dim=1))
+    x = next(drawn).view(shape) * scheduler.init_noise_sigma
+    # The draw of a last step that has no effect is not among those that move.
+    inert = torch.zeros(shape)
+    found = []
+    with NoiseTape(lambda shape: next(drawn, inert).reshape(shape)):
+        for timestep in scheduler.timesteps:
+            scheduler.scale_model_input(x, timestep)
+            answer = guess_of_nothing(scheduler, x, timestep)
+            x = scheduler.step(answer, timestep, x, return_dict=False)[0]
+            found.append(x)
+    return found
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_other_samplers_share_a_path_too(pipe: Any, name: str) -> None:
+    fine = under(pipe, name)
+    coarse = fine.coarser(5)
+    noise_BN = torch.randn(2, fine.noise_BN.shape[1], generator=torch.Generator().manual_seed(0))
+
+    norms = coarse.weights.norm(dim=1)
+    assert torch.allclose(norms, torch.ones_like(norms))
+    coarse_BM = coarse.coarsen(noise_BN)
+    assert torch.allclose(coarse.refine(noise_BN, coarse_BM), noise_BN, atol=1e-6)
+    other_BM = torch.randn_like(coarse_BM)
+    refined_BN = coarse.refine(noise_BN, other_BM)
+    assert torch.allclose(coarse.coarsen(refined_BN), other_BM, atol=1e-5)
+
+    # With the network held, the coarse latents are the fine ones at the timesteps in common.
+    fine_states = states(fine, noise_BN)[3:-1:4]
+    coarse_states = states(coarse.sample, coarse_BM)[:-1]
+    for one, other in zip(fine_states, coarse_states, strict=True):
+        assert torch.allclose(one, other, atol=2e-3 * float(one.abs().max()))
+
+
+def test_a_flow_that_draws_at_each_step_keeps_the_last_draw_of_each_coarse_one() -> None:
+    """It forgets the sample at each step, so that the others have no effect."""
+    pipe = tiny_pipeline("sd3")
+    scheduler = make_scheduler(pipe, None, {"stochastic_sampling": True})
+    fine = PipelineSampler(pipe, steps=8, scheduler=scheduler).bind(["a cat"], [3])
+    coarse = fine.coarser(4)
+    assert coarse.weights.tolist() == [[0.0, 1.0]] * 3
+    pictures = coarse.sample(coarse.coarsen(fine.noise_BN))
+    assert pictures.shape == fine(fine.noise_BN).shape
+
+
+def test_a_sampler_that_draws_once_shares_its_draw(pipe: Any) -> None:
+    scheduler = make_scheduler(pipe, "EulerDiscreteScheduler", {})
+    fine = PipelineSampler(pipe, steps=STEPS, scheduler=scheduler).bind(["a cat"], [3])
+    coarse = fine.coarser(5)
+    assert torch.equal(coarse.coarsen(fine.noise_BN), fine.noise_BN)
+    assert coarse.sample.network_evaluations * 4 == fine.network_evaluations
+
+
+def test_a_scheduler_that_cannot_be_thinned_is_named(pipe: Any) -> None:
+    scheduler = make_scheduler(pipe, "UniPCMultistepScheduler", {})
+    fine = PipelineSampler(pipe, steps=STEPS, scheduler=scheduler).bind(["a cat"], [3])
+    with pytest.raises(
+        ConfigError, match="the grid of a UniPCMultistepScheduler cannot be thinned"
+    ):
+        fine.coarser(5)
+
+
+def test_a_run_climbs_coarsely_under_a_pipelines_own_scheduler(pipe: Any) -> None:
+    result = dno.optimize(
+        "a cat",
+        reward="brightness",
+        model=pipe,
+        sampler={"use": "pipeline", "scheduler_class": "EulerAncestralDiscreteScheduler"},
+        steps=8,
+        coarse=4,
+        iterations=3,
+    )
+    assert [record.grid for record in result.history][:5] == [None, 4, 4, 4, None]
+    assert (result.best.score_B > result.initial.score_B).all()

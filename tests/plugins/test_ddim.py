@@ -18,7 +18,7 @@ import pytest
 import torch
 from distributions import Site
 from dno_builtin.samplers._ddim import DDIMSampler
-from dno_builtin.samplers._diffusers.memory import Memory
+from dno_builtin.samplers._diffusers.memory import Memory, spare_blocks
 from dno_builtin.samplers.ddim import DDIM
 from pydantic import ValidationError
 from torch import Tensor
@@ -272,6 +272,51 @@ def test_recomputing_keeps_one_network_input_a_step() -> None:
     network_input = 4 * 2 * len(PROMPTS) * math.prod(LATENT_SHAPE)
     assert bytes_a_step("recompute") <= network_input + 256
     assert bytes_a_step("keep") > 20 * network_input
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recomputing_keeps_the_inputs_of_the_decoders_blocks_alone(kind: Kind) -> None:
+    pipe = tiny_stable_diffusion(kind)
+    latents = torch.randn(2, *LATENT_SHAPE, generator=torch.Generator().manual_seed(0))
+    kept: dict[str, int] = {}
+    slopes: dict[str, Tensor] = {}
+    for memory in get_args(Memory):
+        vae: Any = DDIMSampler(pipe, steps=1, memory=memory)._sampler._pipe.vae
+        leaf = latents.clone().requires_grad_()
+        kept[memory] = 0
+
+        def pack(tensor: Tensor, memory: str = memory) -> Tensor:
+            kept[memory] += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            picture = vae.decode(leaf).sample
+        (slopes[memory],) = torch.autograd.grad(weigh(picture), leaf)
+
+    assert torch.equal(slopes["recompute"], slopes["keep"])
+    assert kept["recompute"] < kept["keep"] / 2
+
+
+class BookBlock(torch.nn.Module):
+    """Adds what it was shown before, as decoders of videos do."""
+
+    def forward(self, x: Tensor, seen: list[Tensor]) -> Tensor:
+        before = seen[-1] if seen else torch.zeros_like(x)
+        seen.append(x.detach())
+        return (x * x + before).sin()
+
+
+def test_a_block_that_writes_into_what_it_is_given_is_not_computed_twice() -> None:
+    slopes = []
+    for memory in get_args(Memory):
+        decoder = torch.nn.Sequential(BookBlock())
+        assert spare_blocks(memory, decoder)
+        leaf = torch.linspace(0.1, 1.0, 5).requires_grad_()
+        seen: list[Tensor] = []
+        values = decoder[0](decoder[0](leaf, seen), seen)
+        slopes += torch.autograd.grad(values.sum(), leaf)
+        assert len(seen) == 2
+    assert torch.equal(slopes[0], slopes[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,7 @@ from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from dno_builtin.observers.images import Images
@@ -20,6 +21,7 @@ from dno.core.result import Snapshot, Status
 from dno.plugin import (
     BuildContext,
     ConfigError,
+    Medium,
     ObserverConfig,
     Outcome,
     RunError,
@@ -291,8 +293,57 @@ def test_an_image_that_cannot_be_written_is_said(
 def test_samples_that_are_no_images_are_said(tmp_path: Path) -> None:
     bus = Bus(replace(ONE, folder=tmp_path), [Images().build(CPU)])
     bus.started()
-    with pytest.raises(RunError, match=r"B x 3 x H x W, got \(1, 40\)"):
+    with pytest.raises(RunError, match="no picture of samples of shape 1x40, which are no images"):
         bus.step(record(0), torch.zeros(1, 40))
+
+
+def test_of_a_video_the_middle_frame_is_written(tmp_path: Path) -> None:
+    video = torch.rand(2, 5, 3, 4, 6, generator=torch.Generator().manual_seed(1))
+    bus = Bus(replace(TWO, folder=tmp_path), [Images().build(CPU)])
+    bus.started()
+    bus.step(record(0), video, Medium("video", rate=8))
+    for sample in range(2):
+        with Image.open(tmp_path / "steps" / f"00-{sample}.png") as shown:
+            pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
+        assert torch.equal(pixels, (video[sample, 2] * 255).round().byte())
+
+
+def test_of_a_sound_the_waveform_is_written(tmp_path: Path) -> None:
+    bus = Bus(replace(ONE, folder=tmp_path), [Images().build(CPU)])
+    bus.started()
+    bus.step(record(0), torch.zeros(1, 2, 400), Medium("audio", rate=400))
+    with Image.open(tmp_path / "steps" / "00-0.png") as shown:
+        assert shown.size == (256, 64)
+
+
+class Lost(io.StringIO):
+    """A stream whose reader is gone, or that somebody closed."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+        self.tries = 0
+
+    def write(self, text: str) -> int:
+        self.tries += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left"), ValueError("I/O on closed")],
+    ids=["pipe", "full", "closed"],
+)
+def test_progress_that_nobody_reads_ends_no_run(error: Exception) -> None:
+    lost = Lost(error)
+    with redirect_stderr(lost):
+        watch(ONE, Progress(), [record(i) for i in range(21)])
+    assert lost.tries == 1
+
+
+def test_a_process_without_standard_error_has_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    watch(ONE, Progress(), [record(0)])
 
 
 def test_every_is_at_least_one() -> None:

@@ -199,3 +199,12 @@ def test_impossible_options_are_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=next(iter(options))):
         cls.model_validate(options)
+
+
+def test_adams_first_step_is_as_long_on_a_grid_of_fewer_draws():
+    factor = 4
+    config = Adam(lr=0.02)
+    fine = climb(config, START, 1, jitter=0.0)[0] - START
+    coarse_start = START[:, : START.shape[1] // factor]
+    coarse = climb(config.on_coarser(factor), coarse_start, 1, jitter=0.0)[0] - coarse_start
+    assert torch.allclose(coarse.norm(dim=1), fine.norm(dim=1), rtol=1e-4)

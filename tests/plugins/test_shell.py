@@ -13,6 +13,7 @@ import torch
 from dno_builtin._blocks import Layout
 from dno_builtin.constraints._shell import _least_map
 from dno_builtin.constraints.shell import Shell
+from dno_builtin.optimizers.ascent import Ascent
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -21,7 +22,7 @@ from torch import Tensor
 
 import dno
 from dno.core.function import FunctionSampler
-from dno.plugin import BuildContext, Constraint, gaussian_noise
+from dno.plugin import BuildContext, ConfigError, Constraint, gaussian_noise
 
 Draws = tuple[tuple[int, ...], ...]
 
@@ -461,3 +462,20 @@ def test_a_resumed_run_ends_at_the_same_bits(optimizer, tiny_folder, tmp_path):
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValidationError, match=next(iter(options))):
         Shell(**options)
+
+
+@pytest.mark.parametrize("config", [Shell(), Ascent()], ids=lambda config: type(config).__name__)
+@pytest.mark.parametrize(
+    ("shape", "moves"),
+    [((2,), False), ((1, 2, 2), False), ((1,), False), ((3,), True), ((2, 1), True)],
+    ids=str,
+)
+def test_noise_that_has_no_direction_to_turn_to_is_refused(
+    config: Shell | Ascent, shape: tuple[int, ...], moves: bool
+) -> None:
+    context = BuildContext(torch.device("cpu"), torch.float32, draws=(shape,) * 3)
+    if moves:
+        config.build(context)
+        return
+    with pytest.raises(ConfigError, match=r"cannot move draws of shape .*; choose another"):
+        config.build(context)

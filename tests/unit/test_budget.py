@@ -40,6 +40,7 @@ def climb(*, reward=brightness, iterations=12, lr=0.1, sampler=None, **settings)
         regularizer=[],
         sampler=sampler,
         iterations=iterations,
+        paper=True,
         lr=lr,
         settings=settings,
     )
@@ -83,7 +84,13 @@ def test_a_target_is_met_when_every_sample_has_met_it():
 def test_a_floor_on_log_p_stops_when_the_last_sample_is_below():
     def go(**settings):
         sampler = FunctionSampler(paint, DRAWS)
-        options = {"regularizer": drifting, "sampler": sampler, "iterations": 12, "lr": 0.1}
+        options = {
+            "regularizer": drifting,
+            "sampler": sampler,
+            "iterations": 12,
+            "paper": True,
+            "lr": 0.1,
+        }
         return dno.optimize(["x", "y"], reward=brightness, settings=settings, **options)
 
     free, stopped = go(), go(**{"budget.log_p": -5.0})

@@ -296,7 +296,7 @@ def test_an_observer_that_fails_ends_the_run_and_keeps_what_was_reached():
 
     outcome = climb(problem(), observers=[Broken()])
     assert outcome.status is Status.FAILED
-    told = "observer failed at step_done with OSError: [Errno 28] No space left"
+    told = 'observer "Broken" at step_done failed with OSError: [Errno 28] No space left'
     assert told in str(outcome.error)
     assert len(outcome.history) == 3
 

@@ -196,7 +196,14 @@ def level(samples: Tensor, prompts: Sequence[str]) -> Tensor:
 
 def run(sampler: Any, folder: Path, batch: int) -> dno.Result:
     return dno.optimize(
-        "x", reward=level, sampler=sampler, iterations=3, lr=0.1, batch=batch, out=folder
+        "x",
+        reward=level,
+        sampler=sampler,
+        iterations=3,
+        paper=True,
+        lr=0.1,
+        batch=batch,
+        out=folder,
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from dataclasses import dataclass
 
 import pytest
-from distributions import GOOD
+from distributions import GOOD, Site
 
 from dno.errors import PluginLoadError, UnknownPluginError
-from dno.registry.discovery import unsupported
+from dno.registry.discovery import damaged, unsupported
 from dno.registry.registry import MODELS, REWARDS
 
 
@@ -205,3 +207,51 @@ def test_an_unknown_name_brings_near_ones_and_the_list():
         REWARDS.load("brigtness")
     with pytest.raises(UnknownPluginError, match="installed: emoji, emoji-clip, emoji-judge"):
         MODELS.load("zzz")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with a distribution's metadata."""
+
+    name: str
+    entry_points: bytes
+    metadata: bytes = b"Metadata-Version: 2.1\nName: dno-broken\nVersion: 1.2\n"
+    called: str = "dno-broken"
+
+
+DAMAGES = (
+    Damage("latin-1", b"[dno.v1.rewards]\ncaf\xe9 = x:Y\n"),
+    Damage("binary", bytes(range(256))),
+    Damage("no equals sign", b"[dno.v1.rewards]\nsunny\n"),
+    Damage("latin-1 name", b"[dno.v1.rewards]\na = x:Y\n", b"Name: caf\xe9\n", "dno_broken-1.2"),
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
+def test_damaged_metadata_hide_no_other_distribution_and_are_named(site, damage):
+    broken = site.path / "dno_broken-1.2.dist-info"
+    broken.mkdir()
+    (broken / "METADATA").write_bytes(damage.metadata)
+    (broken / "entry_points.txt").write_bytes(damage.entry_points)
+    site.install("dno-sunny", "[dno.v1.rewards]\nsunny = sunny_nine:Sunny\n", "sunny_nine")
+
+    assert REWARDS.load("sunny").__module__ == "sunny_nine"
+    assert "brightness" in {info.name for info in REWARDS.infos()}
+    told = f"the metadata of .*{damage.called}.* cannot be read .*; reinstall it"
+    with pytest.raises(UnknownPluginError, match=told):
+        REWARDS.load("nope")
+    assert [re.fullmatch(told, str(each)) is not None for each in damaged()] == [True]
+
+
+def test_of_two_distributions_of_one_name_the_first_on_the_path_counts(site, tmp_path_factory):
+    site.install("dno-sunny", "[dno.v1.rewards]\nsunny = sunny_ten:Sunny\n", "sunny_ten")
+    behind = tmp_path_factory.mktemp("behind")
+    sys.path.append(str(behind))
+    try:
+        Site(behind).install("dno-sunny", "[dno.v1.rewards]\ncloudy = sunny_ten:Sunny\n")
+        names = {info.name for info in REWARDS.infos()}
+    finally:
+        sys.path.remove(str(behind))
+        REWARDS.refresh()
+    assert "sunny" in names
+    assert "cloudy" not in names

@@ -33,7 +33,14 @@ evil.__name__ = EVIL
 
 
 def run(**options: object) -> dno.Result:
-    chosen = {"reward": bright, "sampler": SAMPLER, "iterations": 3, "lr": 0.1, **options}
+    chosen = {
+        "reward": bright,
+        "sampler": SAMPLER,
+        "iterations": 3,
+        "paper": True,
+        "lr": 0.1,
+        **options,
+    }
     return dno.optimize(chosen.pop("prompt", "a cat"), **chosen)
 
 
@@ -181,6 +188,7 @@ def test_events_carry_the_whole_configuration(tmp_path) -> None:
             "sampler": SAMPLER,
             "optimizer": {"use": "sgd", "lr": 0.25},
             "warm_start": {"optimizer": "best-of-n", "iterations": 2},
+            "coarse": [],
             "iterations": 1,
             "observers": [listening],
         }

@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 import tomli_w
+from dno_builtin.optimizers.adam import Adam
 from dno_builtin.optimizers.sgd import SGD
 from dno_builtin.regularizers.permutation import Permutation
 from dno_builtin.rewards.brightness import Brightness
@@ -91,7 +92,7 @@ def test_a_configuration_survives_toml(values):
     assert RunConfig.parse(tomllib.loads(tomli_w.dumps(config.dump()))) == config
 
 
-def test_defaults_are_the_papers():
+def test_the_defaults():
     config = RunConfig.parse({"prompts": "a cat", "rewards": "brightness"})
     dump = config.dump()
     assert dump["sampler"] == {
@@ -104,13 +105,9 @@ def test_defaults_are_the_papers():
         "memory": "keep",
         "loras": [],
     }
-    assert dump["regularizers"][0]["use"] == "permutation"
-    assert (dump["regularizers"][0]["weight"], dump["regularizers"][0]["permutations"]) == (
-        1.0,
-        100,
-    )
-    assert (dump["optimizer"]["use"], dump["optimizer"]["lr"]) == ("adam", 0.01)
-    assert dump["max_grad_norm"] == 1.0
+    assert dump["optimizer"] == {"use": "ascent", "step": 5.0, "equal": 0.5}
+    assert dump["constraints"] == [{"use": "shell", "every": 1, "reach": 25.0, "rounds": 3}]
+    assert (dump["regularizers"], dump["coarse"], dump["repair"]) == ([], "auto", 5)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +164,7 @@ def test_options_go_over_the_file_and_settings_over_those():
     values = {
         "prompts": ["x"],
         "rewards": ["brightness"],
+        "regularizers": "permutation",
         "sampler": {"use": "ddim", "steps": 9, "eta": 0.5},
     }
     config = assemble(
@@ -178,7 +176,8 @@ def test_options_go_over_the_file_and_settings_over_those():
 
 
 def test_a_config_object_takes_options_too():
-    config = assemble({"prompts": "x", "rewards": [Brightness(weight=2)]}, {"gamma": 3.0})
+    values = {"prompts": "x", "rewards": [Brightness(weight=2)], "regularizers": [Permutation()]}
+    config = assemble(values, {"gamma": 3.0})
     assert config.rewards == (Brightness(weight=2),)
     assert config.regularizers[0].weight == 3
 
@@ -186,9 +185,11 @@ def test_a_config_object_takes_options_too():
 @pytest.mark.parametrize(
     ("options", "settings", "problem"),
     [
-        ({"lr": -1}, [], "--lr: optimizer.lr: input should be greater than 0, got -1"),
+        ({"optimizer": "sgd", "lr": -1}, [], "--lr: optimizer.lr: input .*greater than 0, got -1"),
+        ({"lr": 0.1}, [], "--lr: ascent has no lr, but step, .*; for lr choose the optimizer adam"),
         ({"batch": 0}, [], "--batch: must be a whole number of at least 1, got 0"),
-        ({"gamma": -1}, [], "--gamma: regularizers.0.weight: .*got -1"),
+        ({"paper": True, "gamma": -1}, [], "--gamma: regularizers.0.weight: .*got -1"),
+        ({"gamma": 1}, [], "--gamma: the run has no regularizers .*such as the regularizer perm"),
         ({}, [("rewards.3.weight", 1)], "--set: rewards.3.weight: leads nowhere"),
         ({}, [("seeds.x", 1)], "--set: seeds.x: leads nowhere"),
         ({}, [("sampler.eta", 2)], "--set: sampler.eta: .*less than or equal to 1, got 2"),
@@ -235,10 +236,8 @@ def test_a_file_that_is_missing_or_no_toml(tmp_path):
 
 
 def test_options_of_parts_in_lists_can_be_set_whether_named_or_left_at_their_default():
-    config = assemble(
-        {"prompts": "x", "rewards": "brightness"}, {}, [("regularizers.0.permutations", 7)]
-    )
-    assert config.regularizers[0].permutations == 7
+    config = assemble({"prompts": "x", "rewards": "brightness"}, {}, [("constraints.0.reach", 7)])
+    assert config.constraints[0].reach == 7
     config = assemble(
         {"prompts": "x", "rewards": ["jpeg"]},
         {},
@@ -266,7 +265,11 @@ def test_gamma_is_the_weight_of_each_regularizer_of_the_run():
     assert [part.weight for part in config.regularizers] == [0.25, 0.25]
     assert [part.weight for part in config.reports] == [0]
     assert assemble(values, {"gamma": "auto"}).regularizers[1].weight == "auto"
-    assert assemble({**values, "regularizers": []}, {"gamma": 0.25}).regularizers == ()
+    # With nothing to weigh it would have no effect, which must not go by in silence.
+    nothing = {**values, "regularizers": []}
+    with pytest.raises(ConfigError, match="gamma: the run has no regularizers"):
+        assemble(nothing, {"gamma": 0.25})
+    assert assemble(nothing, {"gamma": 0}).regularizers == ()
 
 
 def test_an_optimizer_chosen_on_the_command_line_comes_without_the_files_options():
@@ -310,9 +313,31 @@ def test_an_unknown_option_names_the_near_one_and_those_that_there_are():
     with pytest.raises(ConfigError, match=r"^stepz: unknown option; did you mean steps\? known: "):
         assemble(values, {"stepz": 3})
     # Parts are arguments of their own in Python, and so no options there.
-    with pytest.raises(ConfigError, match="^sampler: unknown option; .*known: ") as caught:
-        assemble(values, {"sampler": "ddim"})
+    told = r"^samplr: unknown option; did you mean sampler\? known: "
+    with pytest.raises(ConfigError, match=told) as caught:
+        assemble(values, {"samplr": "ddim"})
     assert "sampler," not in str(caught.value)
+
+
+def test_the_papers_climb_is_one_option_and_others_go_over_it():
+    values = {"prompts": "x", "rewards": "jpeg", "optimizer": "sgd", "constraints": ["shell"]}
+    paper = assemble(values, {"paper": True}, command_line=True)
+    assert paper.optimizer == Adam(lr=0.01)
+    assert paper.regularizers == (Permutation(weight=1.0),)
+    assert (paper.constraints, paper.coarse, paper.max_grad_norm) == ((), (), 1.0)
+    assert paper.gradient.method == "hybrid-2"
+    sampler = paper.sampler.model_dump()
+    assert (sampler["steps"], sampler["eta"], sampler["guidance_scale"]) == (50, 1.0, 5.0)
+
+    given = {"lr": 0.02, "gamma": 0.5, "paper": True}
+    other = assemble(values, given, command_line=True)
+    assert other.optimizer == Adam(lr=0.02)
+    assert other.regularizers == (Permutation(weight=0.5),)
+    # In Python parts are arguments beside the switch, and not a file below it.
+    beside = assemble(values, {"paper": True})
+    assert (beside.optimizer, beside.regularizers) == (SGD(), (Permutation(weight=1.0),))
+    for nothing in (None, False):
+        assert assemble(values, {"paper": nothing}) == RunConfig.parse(values)
 
 
 @pytest.mark.parametrize("prompt", ["", "  ", "a\nb", "a \udcff"])
@@ -342,7 +367,11 @@ def test_a_live_object_is_a_config_and_is_only_named_when_saved():
         ("rewards", [Brightness], "got the class Brightness; give an instance of it"),
         ("optimizer", 5, "an object with init and step; got 5"),
         ("sampler", 5, "an object with bind; got 5"),
-        ("observers", [object()], "an object with a method marked by dno.plugin.hookimpl; got"),
+        (
+            "observers",
+            [object()],
+            "an object with a method marked by dno.plugin.hookimpl, or a function; got",
+        ),
     ],
 )
 def test_an_object_of_the_wrong_kind_is_refused_before_anything_is_built(field, part, told):

@@ -50,7 +50,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     """Two prompts from two seeds, with a monitor, of parts that only Python has."""
     path = tmp_path_factory.mktemp("runs") / "python"
     sampler = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
-    options = {"reward": bright, "monitor": red, "sampler": sampler, "iterations": 3, "lr": 0.1}
+    options = {
+        "reward": bright,
+        "monitor": red,
+        "sampler": sampler,
+        "iterations": 3,
+        "paper": True,
+        "lr": 0.1,
+    }
     result = dno.optimize(["a cat", "a dog"], seed=4, batch=2, out=path, **options)
     return Kept(result, path)
 

@@ -147,7 +147,7 @@ def bright(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def run(reward: Any = bright, size: int = 8, **options: Any) -> dno.Result:
-    options = {"iterations": 6, "lr": 0.3, "seed": 2, **options}
+    options = {"iterations": 6, "paper": True, "lr": 0.3, "seed": 2, **options}
     sampler = FunctionSampler(paint, [(3, size, size)] * 2)
     return dno.optimize("x", reward=reward, sampler=sampler, **options)
 

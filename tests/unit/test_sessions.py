@@ -85,12 +85,12 @@ def outcomes_agree(one: dno.Outcome, other: dno.Outcome) -> bool:
 
 
 def test_each_run_is_to_the_bit_the_run_alone_and_models_are_built_once(counted: Counted) -> None:
-    session = dno.load(**counted.parts(), iterations=4, lr=0.1)
+    session = dno.load(**counted.parts(), iterations=4, paper=True, lr=0.1)
     assert sorted(counted.built()) == ["reward", "sampler"]
     results = [session.optimize(prompt, seed=i) for i, prompt in enumerate(PROMPTS)]
     assert counted.built() == []
     for i, (prompt, result) in enumerate(zip(PROMPTS, results, strict=True)):
-        alone = dno.optimize(prompt, seed=i, iterations=4, lr=0.1, **counted.parts())
+        alone = dno.optimize(prompt, seed=i, iterations=4, paper=True, lr=0.1, **counted.parts())
         assert sorted(counted.built()) == ["reward", "sampler"]
         assert outcomes_agree(result, alone)
         assert result.items == ((prompt, i),)
@@ -100,7 +100,7 @@ def test_each_run_is_to_the_bit_the_run_alone_and_models_are_built_once(counted:
 def test_a_session_poses_other_numbers_of_samples_and_other_ways_of_climbing(
     counted: Counted,
 ) -> None:
-    session = dno.load(**counted.parts(), iterations=3, lr=0.1)
+    session = dno.load(**counted.parts(), iterations=3, paper=True, lr=0.1)
     counted.built()
     changes: list[dict[str, Any]] = [
         {"batch": 3},
@@ -113,7 +113,7 @@ def test_a_session_poses_other_numbers_of_samples_and_other_ways_of_climbing(
     for change in changes:
         result = session.optimize(["a", "b"], seed=7, **change)
         assert counted.built() == []
-        options = {"iterations": 3, "lr": 0.1, "seed": 7, **change}
+        options = {"iterations": 3, "paper": True, "lr": 0.1, "seed": 7, **change}
         alone = dno.optimize(["a", "b"], **options, **counted.parts())
         counted.built()
         assert outcomes_agree(result, alone)
@@ -131,9 +131,9 @@ def test_live_objects_are_loaded_too() -> None:
         "monitor": red,
         "sampler": FunctionSampler(torch.sigmoid, [(3, 8, 8)]),
     }
-    session = dno.load(**parts, iterations=3, lr=0.1)
+    session = dno.load(**parts, iterations=3, paper=True, lr=0.1)
     for prompt in PROMPTS:
-        alone = dno.optimize(prompt, iterations=3, lr=0.1, **parts)
+        alone = dno.optimize(prompt, iterations=3, paper=True, lr=0.1, **parts)
         assert outcomes_agree(session.optimize(prompt), alone)
 
 
@@ -177,7 +177,7 @@ def test_what_cannot_be_run_is_told_before_anything_is_made(
 def test_runs_of_a_session_have_folders_of_their_own_and_can_be_resumed(
     counted: Counted, tmp_path: Path
 ) -> None:
-    session = dno.load(**counted.parts(), iterations=2, lr=0.1)
+    session = dno.load(**counted.parts(), iterations=2, paper=True, lr=0.1)
     for i, prompt in enumerate(PROMPTS):
         session.optimize(prompt, out=tmp_path / "runs" / str(i))
     with pytest.raises(ConfigError, match="is in use"):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import dno
 from dno.core.budget import Budget
-from dno.core.engine import optimize
+from dno.core.engine import PATIENCE, optimize
 from dno.core.events import Bus, RunInfo, StepDone, hookimpl
 from dno.core.function import FunctionSampler
 from dno.core.gradients import GradientConfig
@@ -285,17 +285,65 @@ def test_when_one_after_the_other_falls_ill_the_run_fails_with_both_reasons() ->
     assert outcome.best.score_B.isfinite().all()
 
 
+def well_again(illness: Illness, rows: Sequence[int], optimizer: str, sick: range) -> Outcome:
+    """A search whose proposals for one sample cannot be evaluated at these iterations."""
+    clock = Clock(0)
+    clock.struck = lambda: clock.iteration in sick  # type: ignore[method-assign]
+    setting = posed(illness, clock, rows)
+    bus = Bus(RunInfo(setting.items, 5, 0, None), [clock])
+    return optimize(setting, [Phase(OPTIMIZERS[optimizer].build(None), 5)], bus=bus)
+
+
 @pytest.mark.parametrize("optimizer", ["best-of-n", "local-search"])
+@pytest.mark.parametrize("rows", [(0, 1, 2), (SICK,)], ids=["beside others", "alone"])
+@pytest.mark.parametrize("at", [0, 2, 5], ids=["at first", "midway", "at last"])
 @pytest.mark.parametrize("illness", ILLNESSES, ids=lambda illness: illness.name)
-def test_a_search_goes_on_beside_a_sick_candidate(illness: Illness, optimizer: str) -> None:
-    joint = ward_run(illness, 2, optimizer=optimizer)
-    if illness.name == "gradient":
-        assert joint.status is Status.FINISHED
+def test_a_search_passes_over_a_sick_proposal(
+    illness: Illness, at: int, rows: Sequence[int], optimizer: str
+) -> None:
+    """The others are as without it, and its own sample goes on with the next proposal."""
+    if illness.name == "exception" and at == 0 and len(rows) == 1:
+        # What raises at once may never work.
+        with pytest.raises(dno.RunError, match="no such face"):
+            well_again(illness, rows, optimizer, range(1))
         return
+    joint = well_again(illness, rows, optimizer, range(at, at + 1))
+    assert joint.status is Status.FINISHED
+    assert joint.failures == {}
+    assert len(joint.history) == 6
+    mine = rows.index(SICK)
+    scores = [record.rewards["r"][mine] for record in joint.history]
+    if illness.name == "gradient":
+        return
+    ill = [math.isnan(record.objective[mine]) for record in joint.history]
+    assert ill == [iteration == at for iteration in range(6)]
+    well = [score for score, is_ill in zip(scores, ill, strict=True) if not is_ill]
+    assert joint.best.score_B[mine] == pytest.approx(max(well))
+    if len(rows) > 1:
+        require_well(joint, well_again(illness, WELL, optimizer, range(0)), WELL, (0, 1))
+
+
+@pytest.mark.parametrize("optimizer", ["best-of-n", "local-search"])
+def test_a_search_without_a_proposal_that_can_be_evaluated_fails(optimizer: str) -> None:
+    reward = ILLNESSES[1]
+    joint = ward_run(reward, 0, optimizer=optimizer, iterations=3)
     assert joint.status is Status.PARTIAL
-    require_well(joint, ward_run(illness, 2, WELL, optimizer), WELL, (0, 1))
-    scores = [record.rewards["r"][SICK] for record in joint.history[:2]]
-    assert joint.best.score_B[SICK] == pytest.approx(max(scores))
+    assert list(joint.failures) == [SICK]
+    assert joint.failures[SICK].startswith(reward.told)
+    alone = ward_run(reward, 0, rows=[SICK], optimizer=optimizer, iterations=3)
+    assert alone.status is Status.FAILED
+    assert "its value is not finite" in str(alone.error)
+
+
+def test_a_search_gives_a_sample_up_after_many_sick_proposals() -> None:
+    reward = ILLNESSES[1]
+    long = ward_run(reward, 2, optimizer="best-of-n", iterations=PATIENCE + 5)
+    assert long.status is Status.PARTIAL
+    assert f"nor could {PATIENCE - 1} proposals before it" in long.failures[SICK]
+    assert math.isfinite(long.best.score_B[SICK])
+    alone = ward_run(reward, 2, [SICK], "best-of-n", iterations=PATIENCE + 5)
+    assert alone.status is Status.FAILED
+    assert len(alone.history) == PATIENCE + 2
 
 
 @pytest.mark.parametrize("method", ["hybrid-2", "hybrid-1", "zo"])
@@ -398,7 +446,12 @@ def falling_ill() -> Callable[[Tensor, Sequence[str]], Tensor]:
 
 
 def test_a_run_folder_keeps_why_and_its_pictures(falling_ill, tmp_path) -> None:
-    options = {"sampler": FunctionSampler(torch.sigmoid, [(3, 8, 8)]), "iterations": 5, "lr": 0.1}
+    options = {
+        "sampler": FunctionSampler(torch.sigmoid, [(3, 8, 8)]),
+        "iterations": 5,
+        "paper": True,
+        "lr": 0.1,
+    }
     prompts = [prompt for prompt, _ in ITEMS]
     result = dno.optimize(prompts, reward=falling_ill, out=tmp_path / "all", **options)
     others = [prompts[row] for row in WELL]
@@ -419,9 +472,7 @@ def test_a_run_folder_keeps_why_and_its_pictures(falling_ill, tmp_path) -> None:
         assert np.asarray(sick).std() > 0
 
 
-def test_failures_survive_the_state_file_and_a_resumed_run_knows_them(
-    site, tmp_path, monkeypatch
-) -> None:
+def test_a_resumed_run_tries_a_sick_sample_again(site, tmp_path, monkeypatch) -> None:
     """A reward of a plugin, since a Python object cannot be resumed."""
     code = """
 import math, os
@@ -444,19 +495,29 @@ class Sickly(RewardConfig):
     first = dno.optimize(["well", "ill"], iterations=2, out=tmp_path / "run", **options)
     assert first.status is Status.PARTIAL
 
-    # Well again, but its failure is remembered.
+    # Not mended, and so no better.
+    still = dno.resume(tmp_path / "run", iterations=3)
+    assert still.status is Status.PARTIAL
+    assert list(still.failures) == [1]
+
+    # Mended: it goes on from where it rested.
     monkeypatch.setenv("SICK", "no")
     longer = dno.resume(tmp_path / "run", iterations=5)
-    assert longer.status is Status.PARTIAL
-    assert longer.failures == first.failures
-    assert torch.equal(longer.last.noise_BN[1], first.last.noise_BN[1])
+    assert longer.status is Status.FINISHED
+    assert not longer.failures
+    assert not torch.equal(longer.last.noise_BN[1], first.last.noise_BN[1])
     whole = dno.optimize("well", iterations=5, **options)
     torch.testing.assert_close(longer.last.noise_BN[0], whole.last.noise_BN[0])
 
 
 def test_noise_that_left_is_one_thing_and_a_sample_that_failed_another(falling_ill) -> None:
     """Of a sick sample nobody says that its noise left N(0, I)."""
-    options = {"sampler": FunctionSampler(torch.sigmoid, [(3, 8, 8)]), "iterations": 5, "lr": 1e-3}
+    options = {
+        "sampler": FunctionSampler(torch.sigmoid, [(3, 8, 8)]),
+        "iterations": 5,
+        "paper": True,
+        "lr": 1e-3,
+    }
     prompts = [prompt for prompt, _ in ITEMS]
     result = dno.optimize(prompts, reward=falling_ill, **options)
     assert result.status is Status.PARTIAL

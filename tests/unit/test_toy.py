@@ -102,6 +102,7 @@ def test_its_noise_can_be_optimised() -> None:
         reward=lambda points, prompts: points[:, 0],
         sampler=RingSampler(steps=10),
         iterations=20,
+        paper=True,
         lr=0.05,
     )
     assert result.last.rewards["lambda"] > result.initial.rewards["lambda"]

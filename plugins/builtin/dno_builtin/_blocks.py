@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dno.plugin import ConfigError
+
 
 def as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """`C h w` of a draw.
@@ -49,6 +51,11 @@ class Group:
     def entries_a_channel(self) -> int:
         """Entries that all the draws have in one channel."""
         return len(self.places) * self.height * self.width
+
+    @property
+    def can_turn(self) -> bool:
+        """Whether any block has more than one entry: channels, or a sine beside its cosine."""
+        return self.channels > 1 or max(self.height, self.width) > 2
 
     def blocks(self, maps_KChw: Tensor) -> Tensor:
         """The transform of these draws, real: `K x C x F x 2`; squares add up to the draws' own."""
@@ -121,6 +128,16 @@ class Layout:
     """
 
     draws: tuple[tuple[int, ...], ...] = ()
+
+    def check_it_turns(self) -> None:
+        """Raise `ConfigError` where each block has one entry, so that none has a direction."""
+        found = groups(self.draws)
+        if found and not any(group.can_turn for group in found):
+            shapes = ", ".join(str(shape) for shape in dict.fromkeys(self.draws))
+            raise ConfigError(
+                f"cannot move draws of shape {shapes}: each frequency has one entry, and so no "
+                "direction to turn to; choose another optimizer, such as adam, and no shell"
+            )
 
     def groups(self, noise_N: Tensor) -> tuple[Group, ...]:
         """The groups of a row."""

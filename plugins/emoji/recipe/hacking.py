@@ -63,6 +63,7 @@ class Climb:
         result = dno.optimize(
             [CASES[reward].format(animal) for animal in self.animals],
             reward=reward,
+            paper=True,
             regularizer=[("permutation", gamma)],
             model=pipe,
             batch=self.seeds,

@@ -7,14 +7,18 @@ import io
 import logging
 import math
 import re
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from functools import partial
 from threading import Lock, Thread
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
+import httpx2
 import openai
 import torch
 from PIL import Image
@@ -25,10 +29,62 @@ from dno_vlm_judge._key import KEY
 
 _log = logging.getLogger("dno")
 
+T = TypeVar("T")
+
 LIKELIEST: Final = 20
 """Tokens whose probabilities are asked for: the most that OpenAI and vLLM give."""
 WORDS: Final = 5
 """Tokens of an answer that is read as text: it may begin with a line break."""
+LARGEST: Final = 4 * 2**20
+"""Bytes of an answer that are read: what is asked for has some thousands."""
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 8.0
+"""Seconds from one asking to the next, where the server names none; each is twice the last."""
+_DEADLINE: Final = "dno_deadline"
+
+
+class TooLargeError(Exception):
+    """An answer that is longer than any that was asked for, or packed so that nobody can tell."""
+
+
+class Bounded(httpx2.SyncByteStream):
+    """What a server sends, up to its greatest size and its deadline."""
+
+    def __init__(self, stream: httpx2.SyncByteStream, deadline: float) -> None:
+        self.stream = stream
+        self.deadline = deadline
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for part in self.stream:
+            size += len(part)
+            if size > LARGEST:
+                raise TooLargeError(f"an answer of more than {LARGEST // 2**20} MB")
+            if time.monotonic() > self.deadline:
+                raise httpx2.ReadTimeout("the answer took too long")
+            yield part
+
+    def close(self) -> None:
+        """Read no further."""
+        self.stream.close()
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What a call returns, if it does so in time; else it is left to itself.
+
+    Raises:
+        TimeoutError: it did not.
+    """
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # It is raised where the answer is waited for.
+            answer.set_exception(error)
+
+    Thread(target=work, name="vlm-judge", daemon=True).start()
+    return answer.result(seconds)
 
 
 def data_url(picture: Image.Image) -> str:
@@ -47,25 +103,65 @@ class Client(openai.OpenAI):
     Args:
         key: sent to `base_url`, unless it is empty.
         key_name: variable that the key was read from, to name it in errors.
+        limit: seconds that a question may take in all, each time that it is asked.
+        retries: how often to ask again.
     """
 
     def __init__(
-        self, base_url: str, key: str, key_name: str | None, timeout: float, retries: int
+        self, base_url: str, key: str, key_name: str | None, limit: float, retries: int
     ) -> None:
         self.key, self.key_name = key, key_name
+        self.limit = limit
+        self.tries = retries + 1
         http = openai.DefaultHttpxClient(
             follow_redirects=False,
             # A proxy would read a key that is not encrypted.
             trust_env=not key or base_url.lower().startswith("https:"),
+            event_hooks={"request": [self._begin], "response": [self._bound]},
         )
         # Without a key, the client would look for one in variables of its own.
         super().__init__(
             base_url=base_url,
             api_key=key or "unused",
-            timeout=timeout,
-            max_retries=retries,
+            timeout=limit,
+            # Asked again by `patiently`, which knows how long that may take.
+            max_retries=0,
             http_client=http,
         )
+
+    def _begin(self, request: httpx2.Request) -> None:
+        request.extensions[_DEADLINE] = time.monotonic() + self.limit
+
+    def _bound(self, response: httpx2.Response) -> None:
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise TooLargeError("an answer that is packed, which nobody asked for")
+        stream = response.stream
+        assert isinstance(stream, httpx2.SyncByteStream)
+        response.stream = Bounded(stream, response.request.extensions[_DEADLINE])
+
+    def patiently(self, ask: Callable[[], T]) -> T:
+        """What asking gives, asked again where there is hope.
+
+        Each time may take `limit` seconds in all, whatever the server does meanwhile, and so may
+        the pause before the next.
+
+        Raises:
+            TimeoutError: the last time took longer.
+            TooLargeError: the answer is none that anybody should read.
+            openai.OpenAIError: what came of the last time.
+        """
+        for number in range(self.tries):
+            try:
+                return within(self.limit, ask)
+            except (TimeoutError, openai.OpenAIError) as error:
+                # Some releases of the client take it for a lost connection, others let it pass.
+                if isinstance(error.__cause__, TooLargeError):
+                    raise error.__cause__ from None
+                if number + 1 == self.tries or not _may_pass(error):
+                    raise
+                pause = min(_pause(error, number), self.limit)
+            time.sleep(pause)
+        raise AssertionError("it is asked at least once")
 
     @property
     def default_headers(self) -> dict[str, str | openai.Omit]:
@@ -74,6 +170,8 @@ class Client(openai.OpenAI):
         """
         return {
             "Accept": "application/json",
+            # A packed answer may unpack to any size.
+            "Accept-Encoding": "identity",
             "Content-Type": "application/json",
             "User-Agent": self.user_agent,
         }
@@ -100,8 +198,8 @@ class Client(openai.OpenAI):
 def knock(client: Client) -> None:
     """Raise `ConfigError` where the server cannot be reached, is elsewhere, or refuses the key."""
     try:
-        client.models.with_raw_response.list(extra_headers=client.extra)
-    except openai.APITimeoutError:
+        client.patiently(partial(client.models.with_raw_response.list, extra_headers=client.extra))
+    except (openai.APITimeoutError, TimeoutError, TooLargeError):
         return
     except openai.APIConnectionError as error:
         raise ConfigError(_unreachable(client, error), at="base_url") from None
@@ -186,13 +284,18 @@ class Endpoint:
     def _score(self, picture: Image.Image, prompt: str) -> float:
         # Errors of the client are not chained: they quote the server, which may quote the key.
         try:
-            answer = self._answer(data_url(picture), self.ask(prompt))
-        except openai.APITimeoutError:
-            wait, tries = f"{self.client.timeout:g} s", self.client.max_retries + 1
+            ask = partial(self._answer, data_url(picture), self.ask(prompt))
+            answer = self.client.patiently(ask)
+        except (openai.APITimeoutError, TimeoutError):
+            wait, tries = f"{self.client.limit:g} s", self.client.tries
             raise RunError(
                 f"{self.client.who} gave no answer within {wait}, asked {tries} times; raise "
                 "timeout or lower "
                 "concurrency"
+            ) from None
+        except TooLargeError as error:
+            raise RunError(
+                f"{self.client.who} gave {error}, which is no chat completion; correct base_url"
             ) from None
         except openai.APIConnectionError as error:
             raise RunError(_unreachable(self.client, error)) from None
@@ -270,7 +373,7 @@ class Endpoint:
         if error.status_code == 429:
             return f"{said}, too many requests{reason}; lower concurrency or raise retries"
         if error.status_code >= 500:
-            tries = self.client.max_retries + 1
+            tries = self.client.tries
             return f"{said}, asked {tries} times{reason}; look at the server, or raise retries"
         switch = "; if it knows no logprobs, set logprobs to false" if self.logprobs else ""
         return f"{said}{reason}{switch}"
@@ -291,6 +394,34 @@ def _share(logprobs: dict[str, float], word: str) -> float:
         for token, value in logprobs.items()
         if token.strip(" \t\r\n▁ĠĊ").lower() == word
     )
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same question may well be answered a little later."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in (408, 409, 429) or error.status_code >= 500
+    return isinstance(error, (openai.APIConnectionError, TimeoutError))
+
+
+def _pause(error: Exception, number: int) -> float:
+    """Seconds to wait before a question is asked again: as the server says, or more each time."""
+    asked: float | None = None
+    if isinstance(error, openai.APIStatusError):
+        asked = _retry_after(error.response.headers.get("Retry-After", ""))
+    # Of a server that says 0 or less, nothing better is known.
+    if asked is not None and asked > 0:
+        return asked
+    return min(FIRST_PAUSE * 2.0**number, LONGEST_PAUSE)
+
+
+def _retry_after(text: str) -> float | None:
+    """The seconds in a header: a number, or a date; None where it is neither."""
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", text.strip()):
+        return float(text)
+    try:
+        return parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _unreachable(client: Client, error: openai.APIConnectionError) -> str:

@@ -43,7 +43,8 @@ class VLMJudgeHTTP(QuestionReward):
     model: str = Field(min_length=1)
     """Name by which the server knows the model."""
     timeout: float = Field(default=60.0, gt=0)
-    """Seconds to wait for each answer."""
+    """Seconds that a question may take in all, from the connection to the last byte of its answer;
+    asked again, it has as many again. It also bounds the pause before that."""
     retries: int = Field(default=2, ge=0)
     """How often to ask again, after growing pauses, where there is no answer in time, no
     connection, or the server is busy or broken (status 408, 409, 429, 5xx)."""

@@ -56,6 +56,8 @@ class Server(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.models: Answer = (200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
+        self.also: dict[str, str] = {}
+        """Headers of each answer besides the usual."""
         self.connections: list[socket.socket] = []
         self.busy = self.most_busy = 0
         self.delay = 0.0
@@ -129,6 +131,8 @@ class Handler(BaseHTTPRequestHandler):
         )
         if 300 <= status < 400:
             self.send_header("Location", text)
+        for name, value in self.server.also.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
         self.wfile.write(text.encode())

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,44 @@ def always(answer: Answer) -> Callable[[int, dict[str, Any]], Answer]:
 
 def images(count: int = 2) -> Tensor:
     return torch.rand(count, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+
+
+DRIPS = {
+    "in its headers": b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1000,
+    "in its body": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 9000\r\n\r\n" + b" " * 9000,
+}
+"""Answers of which the first line comes at once, and the rest a byte at a time."""
+
+
+@contextmanager
+def dripping(answer: bytes, pause: float) -> Iterator[str]:
+    """The address of a server that answers so, while the block runs."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            head, line, rest = answer.partition(b"\r\n")
+            connection.sendall(head + line)
+            for byte in rest:
+                if ended.wait(pause):
+                    return
+                connection.sendall(bytes([byte]))
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+    finally:
+        ended.set()
+        listening.close()
 
 
 @pytest.fixture
@@ -251,6 +289,53 @@ class TestWhatGoesWrong:
             f"the judge at {server.url} gave no answer within 0.1 s, asked 2 times; raise "
             "timeout or lower concurrency"
         )
+
+    @pytest.mark.parametrize("answer", DRIPS.values(), ids=DRIPS.keys())
+    def test_an_answer_that_comes_in_drops(self, answer: bytes) -> None:
+        """Each drop is in time; the whole would never be."""
+        with dripping(answer, pause=0.05) as url:
+            began = time.monotonic()
+            said = failure(url, timeout=0.5, retries=1)
+            assert time.monotonic() - began < 4
+        assert "gave no answer within 0.5 s, asked 2 times" in said
+
+    @pytest.mark.parametrize("after", ["30", "30.5", "Fri, 01 Jan 2100 00:00:00 GMT"])
+    def test_a_server_that_asks_for_a_long_pause(self, serve: Serve, after: str) -> None:
+        server = serve(always(refusal(429, "busy")))
+        server.also = {"Retry-After": after}
+        began = time.monotonic()
+        with pytest.raises(RunError, match="status 429, too many requests"):
+            judge(server, timeout=0.3, retries=2)(images(1), ["a cat"])
+        assert time.monotonic() - began < 3
+        assert len(server.asked) == 3
+
+    def test_a_server_that_asks_for_a_short_pause(self, serve: Serve) -> None:
+        server = serve(always(refusal(503, "busy")))
+        server.also = {"Retry-After": "0.01"}
+        began = time.monotonic()
+        with pytest.raises(RunError, match="status 503, asked 4 times"):
+            judge(server, timeout=30, retries=3)(images(1), ["a cat"])
+        assert time.monotonic() - began < 0.5 + 1 + 2
+        assert len(server.asked) == 4
+
+    def test_an_answer_of_any_size(self, serve: Serve) -> None:
+        status, body = completion("yes", {"yes": 0.5, "no": 0.5})
+        body["padding"] = "x" * (5 * 2**20)
+        server = serve(always((status, body)))
+        with pytest.raises(RunError) as caught:
+            judge(server, retries=3)(images(1), ["a cat"])
+        assert str(caught.value) == (
+            f"the judge at {server.url} gave an answer of more than 4 MB, which is no chat "
+            "completion; correct base_url"
+        )
+        assert len(server.asked) == 1
+
+    def test_a_packed_answer(self, serve: Serve) -> None:
+        """It may unpack to any size, and nobody asked for it."""
+        server = serve(always(completion("yes", {"yes": 0.5, "no": 0.5})))
+        server.also = {"Content-Encoding": "gzip"}
+        assert "an answer that is packed" in failure(server)
+        assert server.headers[-1]["accept-encoding"] == "identity"
 
     def test_a_server_that_is_down(self) -> None:
         url = f"http://127.0.0.1:{free_port()}/v1"

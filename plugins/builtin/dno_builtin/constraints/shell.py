@@ -47,4 +47,6 @@ class Shell(ConstraintConfig):
         from dno_builtin._blocks import Layout
         from dno_builtin.constraints._shell import ShellRetraction
 
-        return ShellRetraction(Layout(tuple(ctx.draws)), self.reach, self.rounds)
+        layout = Layout(tuple(ctx.draws))
+        layout.check_it_turns()
+        return ShellRetraction(layout, self.reach, self.rounds)

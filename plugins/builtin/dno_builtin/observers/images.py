@@ -14,14 +14,15 @@ from dno.plugin import (
     RunStarted,
     StepDone,
     hookimpl,
-    pictures,
+    thumbnails,
     write_file,
 )
 
 
 class Images(ObserverConfig):
-    """Writes the images of every so many iterations to `steps/<iteration>-<sample>.png` in the run
-    folder.
+    """Writes a picture of each sample of every so many iterations to
+    `steps/<iteration>-<sample>.png` in the run folder: the image itself, the middle frame of a
+    video, the waveform of a sound.
     """
 
     every: int = Field(default=10, ge=1)
@@ -56,10 +57,10 @@ class ImageWriter:
 
     @hookimpl
     def step_done(self, event: StepDone) -> None:
-        """Write this iteration's images, if it is one of those wanted.
+        """Write this iteration's pictures, if it is one of those wanted.
 
         Raises:
-            RunError: the samples are not images, or a file cannot be written.
+            RunError: the samples have no pictures, or a file cannot be written.
         """
         run = event.run
         assert run.folder is not None, "run_started refuses such a run"
@@ -67,7 +68,14 @@ class ImageWriter:
             return
         iteration = str(event.record.iteration).zfill(len(str(run.iterations)))
         digits = len(str(len(run.items) - 1))
-        for sample, picture in enumerate(pictures(event.samples)):
+        shown = thumbnails(event.medium, event.samples)
+        if not shown:
+            shape = "x".join(map(str, event.samples.shape))
+            raise RunError(
+                f"the images observer has no picture of samples of shape {shape}, which are no "
+                "images, videos or sounds; run without it"
+            )
+        for sample, picture in enumerate(shown):
             data = io.BytesIO()
             picture.save(data, "PNG")
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import sys
@@ -37,7 +38,7 @@ class ProgressLine:
     samples.
     """
 
-    stream: TextIO
+    stream: TextIO | None
     _first: StepRecord | None = field(default=None, init=False)
     _shown: StepRecord | None = field(default=None, init=False)
     _last: StepRecord | None = field(default=None, init=False)
@@ -56,29 +57,43 @@ class ProgressLine:
         record = event.record
         self._first = self._first or record
         self._last = record
-        if self.stream.isatty():
+        if self._is_terminal():
             # The last column stays free: a full line would wrap, and \r then return to its second
             # half.
             line = self._line(run, record)[: shutil.get_terminal_size().columns - 1]
-            self.stream.write(f"\r{line:<{self._width}}")
+            self._write(f"\r{line:<{self._width}}")
             self._width = len(line)
         elif self._shown is None or _share(run, record) - _share(run, self._shown) > 0.0999:
-            self.stream.write(f"{self._line(run, record)}\n")
+            self._write(f"{self._line(run, record)}\n")
         else:
             return
         self._shown = record
-        self.stream.flush()
 
     @hookimpl
     def run_finished(self, event: RunFinished) -> None:
         """Leave the last state on a line of its own."""
         if self._last is None:
             return
-        if self.stream.isatty():
-            self.stream.write("\n")
+        if self._is_terminal():
+            self._write("\n")
         elif self._shown is not self._last:
-            self.stream.write(f"{self._line(event.run, self._last)}\n")
-        self.stream.flush()
+            self._write(f"{self._line(event.run, self._last)}\n")
+
+    def _is_terminal(self) -> bool:
+        # A stream that is closed says so with a ValueError.
+        with contextlib.suppress(OSError, ValueError):
+            return self.stream is not None and self.stream.isatty()
+        return False
+
+    def _write(self, text: str) -> None:
+        """Write, if there is still somebody to read: no run ends because nobody looks on."""
+        if self.stream is None:
+            return
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except (OSError, ValueError):
+            self.stream = None
 
     def _line(self, run: RunInfo, record: StepRecord) -> str:
         by_time = _share(run, record) > record.iteration / max(run.iterations, 1)

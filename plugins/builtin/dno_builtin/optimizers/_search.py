@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from dno.plugin import Objective, State
 @dataclass(frozen=True)
 class BestOf:
     """Independent draws from N(0, I). State: none."""
+
+    proposes: ClassVar[bool] = True
 
     def init(self, noise_BN: Tensor, /) -> State:
         """Nothing to remember."""
@@ -35,6 +38,7 @@ class Nearby:
     evaluation.
     """
 
+    proposes: ClassVar[bool] = True
     beta: float
 
     def init(self, noise_BN: Tensor, /) -> State:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Self
+
 from pydantic import Field
 
 from dno.plugin import BuildContext, Optimizer, OptimizerConfig
@@ -12,7 +15,8 @@ class Adam(OptimizerConfig):
 
     Each entry moves by up to about `lr` an iteration, whatever the gradient's size. By default the
     gradient is that of the whole objective, rewards less penalties, clipped to the run's
-    `max_grad_norm`: the rule that Direct Noise Optimization was published with.
+    `max_grad_norm`: the rule that Direct Noise Optimization was published with. On a coarser grid
+    with so many times fewer draws, `lr` is larger by the root of that factor.
     """
 
     lr: float = Field(default=0.01, gt=0)
@@ -28,6 +32,10 @@ class Adam(OptimizerConfig):
     gradient p moves noise directly, by -lr p, as AdamW's decay does (Loshchilov & Hutter, ICLR
     2019, arXiv 1711.05101). Otherwise the penalty of ordinary noise, whose gradient is often the
     larger one, fills the means and makes each later step smaller."""
+
+    def on_coarser(self, factor: float) -> Self:
+        """Larger steps where there are fewer entries: a step's length is as their number's root."""
+        return self.model_copy(update={"lr": self.lr * math.sqrt(factor)})
 
     def build(self, ctx: BuildContext) -> Optimizer:
         """The optimizer; its state lives where the noise does."""

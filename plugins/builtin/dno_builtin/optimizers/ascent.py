@@ -37,4 +37,6 @@ class Ascent(OptimizerConfig):
         from dno_builtin._blocks import Layout
         from dno_builtin.optimizers._ascent import SphereAscent
 
-        return SphereAscent(Layout(tuple(ctx.draws)), self.step, self.equal)
+        layout = Layout(tuple(ctx.draws))
+        layout.check_it_turns()
+        return SphereAscent(layout, self.step, self.equal)

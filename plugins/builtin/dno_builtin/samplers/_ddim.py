@@ -10,11 +10,11 @@ import torch
 
 from dno.plugin import ConfigError, quiet
 
-from ._diffusers.coarse import DDIMNoiseMap
 from ._diffusers.folder import PIPELINES, check_size, check_steps
 from ._diffusers.invert import noise_of
 from ._diffusers.kinds import check_ddim
 from ._diffusers.memory import Memory
+from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.schedule import UNCLIPPED, Scheduler, options_of
 from ._pipeline import PipelineSampler
 
@@ -62,7 +62,7 @@ class DDIMSampler:
         _check_schedule(scheduler, steps)
         height, width = _image_size(pipe, height, width)
 
-        self._sampler = _DDIMPipeline(
+        self._sampler = PipelineSampler(
             pipe,
             steps=steps,
             guidance_scale=guidance_scale,
@@ -80,7 +80,7 @@ class DDIMSampler:
         self.device: torch.device = self._sampler.device
         self._start_image = start_image
 
-    def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> DDIMNoiseMap:
+    def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> PipelineNoiseMap:
         """Encode the prompts once and draw the starting noise, or find that of the start image.
 
         Args:
@@ -92,16 +92,9 @@ class DDIMSampler:
             ValueError: there are not as many seeds as prompts.
         """
         bound = self._sampler.bind(prompts, seeds)
-        assert isinstance(bound, DDIMNoiseMap)
         if self._start_image is not None:
             bound.noise_BN = noise_of(self._start_image.expanduser(), bound)
         return bound
-
-
-class _DDIMPipeline(PipelineSampler):
-    """A pipeline under DDIM, whose bound maps offer coarser ones."""
-
-    noise_map = DDIMNoiseMap
 
 
 def _check_pipeline(pipe: Any) -> None:

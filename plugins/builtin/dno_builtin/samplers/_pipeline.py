@@ -40,9 +40,6 @@ class PipelineSampler:
         ConfigError: it is not such a pipeline, or it does not take one of the options.
     """
 
-    noise_map: type[PipelineNoiseMap] = PipelineNoiseMap
-    """What the sampler bound to prompts is."""
-
     def __init__(
         self,
         pipe: Any,
@@ -122,6 +119,6 @@ class PipelineSampler:
 
         pipe = remembering(self._pipe, self._dtype)
         cuts = Cuts(pipe)
-        bound = self.noise_map(pipe, options, seeds, self.device, self._last_steps)
+        bound = PipelineNoiseMap(pipe, options, seeds, self.device, self._last_steps)
         cuts.tell(self._told)
         return bound

@@ -1,60 +1,62 @@
-"""DDIM on fewer of its own timesteps, with draws on the same Brownian path.
+"""A bound pipeline on fewer of its own timesteps, with draws on the same Brownian path.
 
-One step of DDIM from timestep t to s (abar the cumulative product of the noise schedule, at eta > 0
-with the standard deviation sigma) reads, with x_0 the network's guess,
+With the network's guess of the clean sample held, each step of a scheduler is linear in the sample
+and in the noise that it draws, so that the draws of the fine steps j = 1..m inside one coarse step
+add up to sum_j w_j z_j. Scaled to |w| = 1 that is one draw from N(0, 1). For DDIM at eta = 1 and
+the ancestral samplers it is exactly the increment of the Brownian motion in signal-to-noise time
+that both grids share.
 
-    x_s = a x_t + b x_0 + sigma z,    a = sqrt((1 - abar_s - sigma^2) / (1 - abar_t))
-
-so that over fine steps j = 1..m inside one coarse step, with x_0 held, the draws add up to
-sum_j w_j z_j with w_j = sigma_j a_(j+1) ... a_m. Scaled to |w| = 1 that is one draw from N(0, 1),
-and at eta = 1 exactly the increment of the Brownian motion in signal-to-noise time that both grids
-share.
+The weights are measured and not derived: the scheduler steps from a sample that has one entry for
+each draw, and what is in an entry in the end is that draw's weight.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from dno.plugin import ConfigError, quiet
 
-from .noise_map import PipelineNoiseMap
-from .schedule import UNCLIPPED, Scheduler
+from .schedule import UNCLIPPED, scheduler_options
+from .tape import NoiseTape
 
+if TYPE_CHECKING:
+    from .noise_map import PipelineNoiseMap
 
-class Thinned(Scheduler):
-    """DDIM that visits every so many of the timesteps of a finer grid, the first among them."""
-
-    stride: int = 1
-    timesteps: Tensor
-
-    def set_timesteps(self, num_inference_steps: int, device: object = None) -> None:
-        """Thin the grid of `stride` times as many steps, on the CPU."""
-        super().set_timesteps(num_inference_steps * self.stride)
-        self.timesteps = self.timesteps[:: self.stride]
-        # `step` finds the next timestep from the number of steps.
-        self.num_inference_steps = num_inference_steps
+KNOWN: Final = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+)
+"""Schedulers of diffusers whose grids can be thinned."""
 
 
 @dataclass(frozen=True)
-class CoarseDDIM:
-    """A bound DDIM sampler on fewer timesteps; see `dno.plugin.CoarseMap`."""
+class CoarsePath:
+    """A bound pipeline on fewer timesteps; see `dno.plugin.CoarseMap`."""
 
     sample: PipelineNoiseMap
     weights: Tensor | None
-    """Of the fine draws inside each coarse step, `coarse steps x stride`, each row of norm 1; None
-    where no step draws noise, so that both grids share the initial noise alone."""
+    """Of the fine draws inside each coarse step that draws, `coarse draws x stride`, each row of
+    norm 1; None where no step draws noise, so that both grids share the initial noise alone."""
 
     def coarsen(self, noise_BN: Tensor, /) -> Tensor:
         """The coarse noise of fine noise, `B x M`."""
         if self.weights is None:
             return noise_BN
-        initial, steps = self._split(noise_BN)
+        initial, steps, _ = self._split(noise_BN)
         drawn = torch.einsum("cs,bcsn->bcn", self.weights.to(noise_BN), steps)
         return torch.cat([initial, drawn.flatten(1)], dim=1)
 
@@ -62,109 +64,222 @@ class CoarseDDIM:
         """Fine noise with that coarse noise, `B x N`: what the coarse map cannot see stays."""
         if self.weights is None:
             return coarse_BM
-        initial, steps = self._split(noise_BN)
+        initial, steps, rest = self._split(noise_BN)
         weights = self.weights.to(noise_BN)
         wanted = coarse_BM[:, initial.shape[1] :].reshape(len(steps), len(weights), -1)
         missing = wanted - torch.einsum("cs,bcsn->bcn", weights, steps)
         moved = steps + torch.einsum("cs,bcn->bcsn", weights, missing)
-        return torch.cat([coarse_BM[:, : initial.shape[1]], moved.flatten(1)], dim=1)
+        return torch.cat([coarse_BM[:, : initial.shape[1]], moved.flatten(1), rest], dim=1)
 
-    def _split(self, noise_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """The initial noise, `B x n`, and the draws of each coarse step, `B x c x stride x n`."""
-        assert self.weights is not None
-        coarse_steps, stride = self.weights.shape
-        entries = noise_BN.shape[1] // (coarse_steps * stride + 1)
-        steps = noise_BN[:, entries:].reshape(-1, coarse_steps, stride, entries)
-        return noise_BN[:, :entries], steps
-
-
-class DDIMNoiseMap(PipelineNoiseMap):
-    """A DDIM sampler bound to its prompts, which offers coarser maps of itself."""
-
-    @property
-    def steps(self) -> int:
-        """Denoising steps."""
-        count: int = self.options["num_inference_steps"]
-        return count
-
-    def coarser(self, steps: int) -> CoarseDDIM:
-        """The same prompts and seeds on `steps` of the timesteps.
-
-        Raises:
-            ConfigError: the grid has no such part, or not all of its noise moves.
+    def _split(self, noise_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The initial noise, `B x n`, the draws of each coarse step, `B x c x stride x n`, and the
+        rest: those of a last coarse step that draws nothing.
         """
-        stride = self._stride(steps)
-        with quiet():
-            scheduler = Thinned.from_config(self.pipe.scheduler.config, **UNCLIPPED)
-        scheduler.stride = stride
-        pipe: Any = copy.copy(self.pipe)
-        pipe.scheduler = scheduler
-        options = {**self.options, "num_inference_steps": steps}
-        # Any seeds will do, since the noise to start from is that of the finer map.
-        seeds = [0] * len(self.noise_BN)
-        sample = DDIMNoiseMap(pipe, options, seeds, self.noise_BN.device)
+        assert self.weights is not None
+        coarse_draws, stride = self.weights.shape
+        entries = self.sample.noise_BN.shape[1] // (coarse_draws + 1)
+        end = entries * (1 + coarse_draws * stride)
+        steps = noise_BN[:, entries:end].reshape(-1, coarse_draws, stride, entries)
+        return noise_BN[:, :entries], steps, noise_BN[:, end:]
 
-        weights: Tensor | None = None
-        if len(self.draws) > 1:
-            weights = self._weights(steps, stride)
-        coarse = CoarseDDIM(sample, weights)
-        sample.noise_BN = coarse.coarsen(self.noise_BN)
-        return coarse
 
-    def _stride(self, steps: int) -> int:
-        """Fine steps inside a coarse one."""
-        stride, rest = divmod(self.steps, steps)
-        if rest or stride < 2:
-            parts = [str(n) for n in range(1, self.steps) if self.steps % n == 0]
-            raise ConfigError(
-                f"{steps} is not a part of the sampler's {self.steps} steps; choose one of "
-                f"{', '.join(parts) or 'none'}"
-            )
-        moving = (1, self.steps + 1)
-        if len(self.draws) not in moving or len(set(self.draws)) > 1:
-            raise ConfigError(
-                f"needs all the noise to move, but {len(self.draws)} of {self.steps + 1} draws do; "
-                "leave last_steps out"
-            )
+def coarse_path(fine: PipelineNoiseMap, steps: int) -> CoarsePath:
+    """The same prompts and seeds on `steps` of the timesteps.
 
-        grid = self._timesteps()
-        levels = self.pipe.scheduler.config.num_train_timesteps
-        even = all(a - b == levels // self.steps for a, b in pairwise(grid))
-        # `step` goes down by the number of levels over that of steps, rounded.
-        if not even or levels // steps != stride * (levels // self.steps):
-            raise ConfigError(
-                f"the {self.steps} timesteps of this schedule cannot be thinned to {steps}; choose "
-                "numbers that divide the model's noise levels, and the spacing leading or trailing"
-            )
-        return stride
+    Raises:
+        ConfigError: the grid has no such part, the scheduler is of another kind, or not all of the
+            noise moves.
+    """
+    scheduler = _scheduler(fine)
+    stride = _stride(fine, scheduler, steps)
 
-    def _timesteps(self) -> list[int]:
-        scheduler = copy.deepcopy(self.pipe.scheduler)
-        scheduler.set_timesteps(self.steps)
-        found: list[int] = scheduler.timesteps.tolist()
-        return found
+    pipe: Any = copy.copy(fine.pipe)
+    pipe.scheduler = thinned(scheduler, stride)
+    options = {**fine.options, "num_inference_steps": steps}
+    # Any seeds will do, since the noise to start from is that of the finer map.
+    sample = type(fine)(pipe, options, [0] * len(fine.noise_BN), fine.noise_BN.device)
 
-    def _weights(self, steps: int, stride: int) -> Tensor:
-        """How the fine draws inside each coarse step add up, `steps x stride`, float64."""
-        scheduler = copy.deepcopy(self.pipe.scheduler)
-        scheduler.set_timesteps(self.steps)
-        eta: float = self.options["eta"]
-        sigma: list[Tensor] = []
-        kept: list[Tensor] = []
-        jump = scheduler.config.num_train_timesteps // self.steps
-        for timestep in scheduler.timesteps.tolist():
-            before = timestep - jump
-            level = scheduler.alphas_cumprod[timestep].double()
-            cleaner = scheduler.final_alpha_cumprod.double()
-            if before >= 0:
-                cleaner = scheduler.alphas_cumprod[before].double()
-            variance = eta**2 * scheduler._get_variance(timestep, before).double()
-            sigma.append(variance.sqrt())
-            kept.append(((1 - cleaner - variance).clamp(min=0) / (1 - level)).sqrt())
+    drawing = len(sample.draws) - 1
+    weights: Tensor | None = None
+    if drawing:
+        weights = _weights(scheduler, fine.steps, stride, fine.options)[:drawing]
+    if len(fine.draws) - 1 < drawing * stride or (not drawing and len(fine.draws) > 1):
+        raise ConfigError(
+            f"draws noise {drawing} times on {steps} steps and {len(fine.draws) - 1} times on "
+            f"{fine.steps}, which do not go together"
+        )
+    coarse = CoarsePath(sample, weights)
+    sample.noise_BN = coarse.coarsen(fine.noise_BN)
+    return coarse
 
-        weights = torch.stack(sigma).view(steps, stride)
-        factors = torch.stack(kept).view(steps, stride)
-        for j in range(stride - 1):
-            weights[:, j] *= factors[:, j + 1 :].prod(dim=1)
-        normed: Tensor = weights / weights.norm(dim=1, keepdim=True)
-        return normed
+
+def thinned(scheduler: Any, stride: int) -> Any:
+    """A scheduler that visits every so many of the timesteps of a finer grid, the first among them.
+
+    Args:
+        scheduler: its class and options are kept.
+        stride: how many; on n steps it visits a part of the grid of n times as many.
+    """
+    kind: Any = type(scheduler)
+
+    class Thinned(kind):  # type: ignore[misc]
+        def set_timesteps(
+            self, num_inference_steps: int | None = None, device: object = None, **given: Any
+        ) -> None:
+            """Thin the grid of `stride` times as many steps."""
+            sigmas = given.pop("sigmas", None)
+            steps = num_inference_steps or len(sigmas)
+            if sigmas is not None:
+                given["sigmas"] = _finer(sigmas, stride)
+                super().set_timesteps(device=device, **given)
+            else:
+                super().set_timesteps(steps * stride, device=device, **given)
+
+            self.timesteps = self.timesteps[::stride]
+            # Some find the next timestep from the number of steps.
+            self.num_inference_steps = steps
+            levels = getattr(self, "sigmas", None)
+            if isinstance(levels, Tensor) and len(levels) == steps * stride + 1:
+                self.sigmas = torch.cat([levels[:-1:stride], levels[-1:]])
+
+    known = scheduler_options(kind)
+    changes = {name: value for name, value in UNCLIPPED.items() if name in known}
+    with quiet():
+        return Thinned.from_config(scheduler.config, **changes)
+
+
+def _finer(sigmas: Any, stride: int) -> Any:
+    """The noise levels of the finer grid, where a pipeline gives evenly spaced ones itself.
+
+    Raises:
+        ConfigError: they are spaced otherwise.
+    """
+    given = np.asarray(sigmas, dtype=float)
+    count = len(given)
+    if not np.allclose(given, np.linspace(1.0, 1 / count, count)):
+        raise ConfigError("the pipeline chooses noise levels that cannot be thinned")
+    return np.linspace(1.0, 1 / (count * stride), count * stride)
+
+
+def _scheduler(fine: PipelineNoiseMap) -> Any:
+    """The one scheduler of the pipeline, if its grid can be thinned."""
+    scheduler = getattr(fine.pipe, "scheduler", None)
+    names = [cls.__name__ for cls in type(scheduler).__mro__]
+    if not any(name in KNOWN for name in names):
+        raise ConfigError(
+            f"the grid of a {names[0]} cannot be thinned; those of {', '.join(KNOWN)} can"
+        )
+    if fine.options.get("num_inference_steps") != fine.steps:
+        raise ConfigError(
+            "needs a pipeline that takes as many steps as it is asked for; set `steps`, and leave "
+            "out what starts it later"
+        )
+    return scheduler
+
+
+def _stride(fine: PipelineNoiseMap, scheduler: Any, steps: int) -> int:
+    """Fine steps inside a coarse one."""
+    stride, rest = divmod(fine.steps, steps)
+    if rest or stride < 2:
+        parts = [str(n) for n in range(1, fine.steps) if fine.steps % n == 0]
+        raise ConfigError(
+            f"{steps} is not a part of the sampler's {fine.steps} steps; choose one of "
+            f"{', '.join(parts) or 'none'}"
+        )
+    moving = (1, fine.steps, fine.steps + 1)
+    if len(fine.draws) not in moving or len(set(fine.draws)) > 1:
+        raise ConfigError(
+            f"needs all the noise to move, but {len(fine.draws)} of {fine.steps + 1} draws do; "
+            "leave last_steps out"
+        )
+    if isinstance(scheduler, DDIMScheduler):
+        _check_it_is_even(scheduler, fine.steps, steps, stride)
+    return stride
+
+
+def _check_it_is_even(scheduler: Any, fine_steps: int, steps: int, stride: int) -> None:
+    """DDIM goes down by the number of noise levels over that of steps, rounded."""
+    own = copy.deepcopy(scheduler)
+    own.set_timesteps(fine_steps)
+    grid: list[int] = own.timesteps.tolist()
+    levels: int = scheduler.config.num_train_timesteps
+    even = all(a - b == levels // fine_steps for a, b in pairwise(grid))
+    if not even or levels // steps != stride * (levels // fine_steps):
+        raise ConfigError(
+            f"the {fine_steps} timesteps of this schedule cannot be thinned to {steps}; choose "
+            "numbers that divide the model's noise levels, and the spacing leading or trailing"
+        )
+
+
+def _weights(scheduler: Any, steps: int, stride: int, options: Mapping[str, Any]) -> Tensor:
+    """How the fine draws inside each coarse step add up, `coarse steps x stride`, float64.
+
+    Rows of steps that draw nothing are zero.
+    """
+    own = copy.deepcopy(scheduler)
+    shifts = own.config.get("use_dynamic_shifting", False)
+    # By how much the levels are shifted is for the size of the picture to say; it does not matter
+    # to a path that starts afresh at each step.
+    with quiet():
+        own.set_timesteps(steps, **({"mu": 1.0} if shifts else {}))
+
+    drawn = itertools.count(1)
+
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        unit = torch.zeros(shape, dtype=torch.float64)
+        unit[..., next(drawn)] = 1.0
+        return unit
+
+    # An entry for each draw: the initial one, and one a step.
+    sample = torch.zeros(1, 1, 1, steps + 1, dtype=torch.float64)
+    sample[..., 0] = 1.0
+    given = {"eta": options["eta"]} if "eta" in options else {}
+    rows = []
+    with quiet(), NoiseTape(draw):
+        for done, timestep in enumerate(own.timesteps, start=1):
+            if hasattr(own, "scale_model_input"):
+                own.scale_model_input(sample, timestep)
+            answer = guess_of_nothing(own, sample, timestep)
+            (sample, *_) = own.step(answer, timestep, sample, return_dict=False, **given)
+            if done % stride == 0:
+                rows.append(sample[0, 0, 0, 1 + done - stride : 1 + done].double())
+
+    weights = torch.stack(rows)
+    return weights / weights.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def guess_of_nothing(scheduler: Any, sample: Tensor, timestep: Tensor) -> Tensor:
+    """What a network says that takes the clean sample to be zero everywhere.
+
+    Args:
+        scheduler: before it steps from there.
+        sample: what it steps from.
+        timestep: where it stands.
+
+    Raises:
+        ConfigError: the network predicts something unknown.
+    """
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    if kind == "sample":
+        return torch.zeros_like(sample)
+
+    # The sample is signal x clean + sigma x noise.
+    signal = torch.ones((), dtype=torch.float64)
+    if hasattr(scheduler, "sigmas"):
+        if scheduler.step_index is None:
+            scheduler._init_step_index(timestep)
+        sigma = scheduler.sigmas[scheduler.step_index].double()
+        if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+            signal, sigma = scheduler._sigma_to_alpha_sigma_t(sigma)
+    else:
+        level = scheduler.alphas_cumprod[timestep].double()
+        signal = level.sqrt()
+        sigma = (1 - level).sqrt()
+
+    noise = sample / sigma
+    flows = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    if flows or kind in ("epsilon", "flow_prediction"):
+        return noise
+    if kind == "v_prediction":
+        return noise * signal / (signal.square() + sigma.square()).sqrt()
+    raise ConfigError(f"cannot be thinned for a model that predicts {kind!r}")

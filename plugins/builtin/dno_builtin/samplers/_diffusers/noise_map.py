@@ -13,6 +13,7 @@ from torch import Tensor
 from dno.plugin import IMAGE, ConfigError, Medium, RunError, gaussian_noise
 
 from .call import call_pipeline
+from .coarse import CoarsePath, coarse_path
 from .modules import Function, without_gradient
 from .nests import each
 from .parts import Answer, for_one_call
@@ -59,6 +60,8 @@ class PipelineNoiseMap:
             moves = _in_last_steps(found, last_steps)
             found = rehearsal.rehearse(moves)
 
+        self.steps: int = found.steps
+        """Denoising steps."""
         self._shapes = found.shapes
         self._depends = found.depends
         self._signed = found.signed
@@ -102,6 +105,14 @@ class PipelineNoiseMap:
         if self._signed:
             images = (images / 2 + 0.5).clamp(0, 1)
         return images.to(noise_BN)
+
+    def coarser(self, steps: int) -> CoarsePath:
+        """The same prompts and seeds on `steps` of the timesteps; see `dno.plugin.CoarseMap`.
+
+        Raises:
+            ConfigError: the grid has no such part, or the scheduler cannot be thinned.
+        """
+        return coarse_path(self, steps)
 
     def _drawer(self, noise_BN: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
         """What answers the draws of one call: this noise where it moves, the seeds' elsewhere."""

@@ -86,9 +86,9 @@ class DiffusersConfig(SamplerConfig):
     width: Annotated[int | None, Field(ge=8)] = None
     """Width of the images in pixels; the model's own if not given."""
     memory: Memory = "keep"
-    """What the backward pass finds in memory: `keep` keeps all that the network computed;
-    `recompute` keeps each step's input and computes the step once more: the same gradient, memory
-    of one step, 1.5 to 1.8 times the time."""
+    """What the backward pass finds in memory: `keep` keeps all that network and decoder computed;
+    `recompute` keeps each step's input and computes the step once more, and the decoder block by
+    block: the same gradient, memory of one step, 1.5 to 1.8 times the time."""
     last_steps: Annotated[int | None, Field(ge=1)] = None
     """Only the noise drawn for that many last steps moves; what comes before is computed once and
     kept. All steps if not given."""

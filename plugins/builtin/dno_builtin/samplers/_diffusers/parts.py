@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import nn
 from transformers import PreTrainedModel
 
-from .memory import Memory, with_memory
+from .memory import Memory, spare_blocks, with_memory
 from .modules import Function, frozen_view, heavy, remember, wide_dtype
 from .nests import cast
 from .schedule import unclipped
@@ -96,7 +96,7 @@ def private_pipeline(
         scheduler: what takes the place of the pipeline's own `scheduler`; None: that one.
         device: where to compute.
         dtype: what networks and encoders compute in; decoders compute in `wide_dtype` of it.
-        memory: what the networks keep for the backward pass.
+        memory: what networks and decoders keep for the backward pass.
     """
 
     def change(name: str, part: Any) -> Any:
@@ -110,7 +110,7 @@ def private_pipeline(
                     return unclipped(scheduler)
                 return unclipped(part)
             case "decoder":
-                return _private_decoder(part, device, dtype)
+                return _private_decoder(part, device, dtype, memory)
             case "network":
                 return _private_network(part, device, dtype, memory)
             case _:
@@ -125,10 +125,13 @@ def private_pipeline(
     return own
 
 
-def _private_decoder(part: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def _private_decoder(part: Any, device: torch.device, dtype: torch.dtype, memory: Memory) -> Any:
     wide = wide_dtype(dtype)
     view = frozen_view(part, device, wide)
-    view.decode = heavy(view.decode, inside=wide, outside=wide)
+    decode = view.decode
+    if not spare_blocks(memory, view):
+        decode = with_memory(memory, decode)
+    view.decode = heavy(decode, inside=wide, outside=wide)
     return view
 
 

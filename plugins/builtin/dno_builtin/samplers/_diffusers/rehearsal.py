@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dno.plugin import ConfigError, RunError, first_line
+from dno.plugin import ConfigError, RunError, first_line, out_of_memory
 
 from .call import call_pipeline
 from .parts import for_one_call
@@ -115,10 +115,12 @@ class Rehearsal:
         try:
             with torch.enable_grad(), NoiseTape(watch.draw):
                 return call_pipeline(pipe, self._options)
-        except (ConfigError, RunError, torch.OutOfMemoryError):
+        except (ConfigError, RunError):
             raise
         # Whatever a pipeline says to options that do not suit it.
         except Exception as error:
+            if out_of_memory(error):
+                raise
             raise ConfigError(
                 f"{self._name} cannot be sampled with these options: {first_line(error)}",
                 at="model",

@@ -1,0 +1,164 @@
+"""`dno batch`: a list of prompts and seeds, each a run folder of its own."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dno.cli.config import start_values
+from dno.cli.ending import FAILED, INTERRUPTED
+from dno.cli.help import OptimizeCommand
+from dno.cli.optimize import ask_for_a_reward, table_parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dno.runs.batch import Told
+    from dno.runs.lists import Row
+    from dno.runs.run_config import RunConfig
+
+_PER_ITEM = frozenset({"seed", "batch"})
+"""Options of one run that a study has in another form."""
+
+
+def batch(
+    prompts: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Prompts: .txt, .csv, .tsv, .json, .jsonl or .parquet; columns may set options.",
+            show_default=False,
+            rich_help_panel="DRAW",
+        ),
+    ],
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder of the study.", metavar="FOLDER", rich_help_panel="KEEP"),
+    ],
+    seeds: Annotated[
+        str,
+        typer.Option(
+            help="Seeds of every prompt, as 0..7 or 0,3,5.", metavar="SEEDS", rich_help_panel="DRAW"
+        ),
+    ] = "0",
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Do part i of n of the items alone, as 2/8.",
+            metavar="I/N",
+            show_default=False,
+            rich_help_panel="KEEP",
+        ),
+    ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(help="How often an item that failed is tried again.", rich_help_panel="STOP"),
+    ] = 1,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="No line for each item.", rich_help_panel="KEEP"),
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with any of this and more; options go over it.",
+            metavar="FILE",
+            rich_help_panel="REST",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Anything by its place, as sampler.memory=recompute; repeatable.",
+            metavar="PLACE=VALUE",
+            rich_help_panel="REST",
+        ),
+    ] = None,
+    **options: Any,
+) -> None:
+    """Optimise every prompt of FILE from every seed, each in a run folder of its own.
+
+    Started again it goes on where it stopped; started several times at once, on one machine or
+    many that share the folder, each takes items that no other has.
+
+    Example: dno batch prompts.txt --seeds 0..7 --reward clip --out study
+    """
+    from dno.runs.lists import read_rows
+    from dno.runs.spellings import parse_part, parse_seeds, parse_settings
+
+    numbers = parse_seeds(seeds, "--seeds")
+    part = parse_part(shard, "--shard")
+    rows = read_rows(prompts)
+    values = start_values(config, quiet=True)
+    ask_for_a_reward(values, options)
+    configure = _configurer(values, options, parse_settings(settings or []), str(config or ""))
+
+    # From here on torch is needed, which takes seconds to import: mistakes in the list are told
+    # before.
+    from dno.runs.batch import items_of
+
+    items = items_of(rows, numbers, configure)
+
+    from dno.runs.study import run_study
+
+    telling = {} if quiet else {"tell": _tell}
+    summary = run_study(items, out, part=part, retries=retries, **telling)
+    typer.echo(summary.sentence(out))
+    if summary.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if summary.failed:
+        raise typer.Exit(FAILED)
+
+
+def _configurer(
+    values: dict[str, Any], options: dict[str, Any], settings: list[tuple[str, Any]], source: str
+) -> Callable[[Row, int], RunConfig]:
+    """What makes the configuration of one row and seed."""
+    from dno.runs.shorthands import assemble, known_options
+
+    known = known_options(command_line=True)
+
+    def configure(row: Row, seed: int) -> RunConfig:
+        own = {name: value for name, value in row.options.items() if name in known}
+        placed = [*settings, *row.settings.items()]
+        given = {**options, **own, "seed": seed}
+        return assemble(
+            {**values, "prompts": [row.prompt]}, given, placed, source=source, command_line=True
+        )
+
+    return configure
+
+
+def _tell(told: Told) -> None:
+    head = f"[{told.number}/{told.of}] {told.item.name}"
+    if told.outcome is None or told.error:
+        typer.echo(f"{head}: {told.error}", err=True)
+        return
+    rises = []
+    for name in told.outcome.climbed:
+        first = float(told.outcome.initial.rewards[name][0])
+        best = float(told.outcome.best.rewards[name][0])
+        rises.append(f"{name} {first:.4g} -> {best:.4g}")
+    typer.echo(f"{head}: {', '.join(rises)} ({told.seconds:.0f} s)")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make `batch` a command of the app, with the options of the table among its parameters."""
+
+    @functools.wraps(batch)
+    def command(**given: Any) -> None:
+        batch(**given)
+
+    signature = inspect.signature(batch, eval_str=True)
+    prompts, *few, _options = signature.parameters.values()
+    table = [one for one in table_parameters() if one.name not in _PER_ITEM]
+    parameters = [prompts, *table, *few]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+
+    app.command(cls=OptimizeCommand, context_settings={"max_content_width": 100})(command)

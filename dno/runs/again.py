@@ -1,0 +1,42 @@
+"""What a run that is to go on is made of, read without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dno.errors import RunFolderError
+from dno.runs.run_config import RunConfig, put, read_toml
+
+
+def configuration_of(
+    path: Path,
+    *,
+    iterations: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The configuration of a run folder, with what is to change.
+
+    Args:
+        path: the run folder.
+        iterations: optimizer steps in all, in place of the run's own number.
+        settings: what else to change by its dotted place.
+
+    Raises:
+        ConfigError: the folder holds no run, or what it holds is no configuration.
+    """
+    file = path / "run.toml"
+    if not file.is_file():
+        raise RunFolderError(
+            f"{path} holds no run.toml, so it is not a run folder; look below runs/"
+        )
+    values = read_toml(file)
+    sources = {"": str(file)}
+    for place, value in (settings or {}).items():
+        put(values, place, value)
+        sources[place] = "--set"
+    if iterations is not None:
+        values["iterations"] = iterations
+        sources["iterations"] = "--iterations"
+    return RunConfig.parse(values, sources)

@@ -1,0 +1,315 @@
+"""Many prompts and seeds, each a run folder of its own, on models that are loaded once.
+
+What is done, begun or new is told by the items' own files, so that the same command goes on where
+it stopped, and several processes may work on one study: each takes what no other holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from dno.core.result import Outcome, Status
+from dno.errors import ConfigError, DNOError, RunFolderError
+from dno.files import write_file
+from dno.runs.folders import slug
+from dno.runs.lists import Row
+from dno.runs.load import Loaded, load
+from dno.runs.run import go_on, run
+from dno.runs.run_config import RunConfig
+from dno.runs.saved import SavedRun
+
+ITEMS: Final = "items"
+"""Where a study keeps its run folders."""
+_FREE: Final = ("observers", "device", "seeds")
+"""What a digest does not tell: what may differ between two runs of one item, and what its name
+tells by itself."""
+
+
+class Standing(StrEnum):
+    """How far an item is, by its files."""
+
+    NEW = "new"
+    BEGUN = "begun"
+    """It can be gone on with."""
+    HELD = "held"
+    """Another process works on it."""
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt and seed of a study."""
+
+    name: str
+    """Of its run folder, made of the prompt, a digest of the configuration, and the seed."""
+    config: RunConfig
+    place: str
+    """Where it was asked for."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of one item."""
+
+    item: Item
+    number: int
+    of: int
+    outcome: Outcome | None
+    """None where it failed before its first evaluation."""
+    error: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class Summary:
+    """What became of all items that this process saw."""
+
+    done: int = 0
+    before: int = 0
+    """Done before it began."""
+    held: int = 0
+    """Left to the processes that work on them."""
+    failed: list[str] = field(default_factory=list)
+    """Names."""
+    interrupted: bool = False
+
+    def sentence(self, folder: Path) -> str:
+        """What became of them, and where that is written."""
+        parts = [f"{self.done} done"]
+        if self.before:
+            parts.append(f"{self.before} before")
+        if self.held:
+            parts.append(f"{self.held} left to another process")
+        if self.failed:
+            parts.append(f"{len(self.failed)} failed, see {folder / 'failed.jsonl'}")
+        if self.interrupted:
+            parts.append("interrupted; the same command goes on")
+        return f"{', '.join(parts)}; table: {folder / 'items.csv'}"
+
+
+def items_of(
+    rows: Sequence[Row], seeds: Sequence[int], configure: Callable[[Row, int], RunConfig]
+) -> list[Item]:
+    """Every row with every seed, or with its own where it has one.
+
+    Args:
+        rows: prompts, and what they set.
+        seeds: for rows without one.
+        configure: makes the configuration of one row and seed.
+
+    Raises:
+        ConfigError: a row sets what cannot be, with its place; or asks for an item twice.
+    """
+    items: list[Item] = []
+    seen: dict[str, str] = {}
+    for row in rows:
+        own = row.options.get("seed")
+        for seed in seeds if own is None else [own]:
+            try:
+                config = configure(row, seed)
+            except ConfigError as error:
+                where = ": ".join(part for part in (error.source, error.at) if part)
+                raise ConfigError(f"{where}: {error.problem}", source=row.place) from None
+            name = _name(config)
+            if name in seen:
+                raise ConfigError(
+                    f"asks for the prompt and seed of {seen[name]} once more; the same prompt "
+                    "twice needs other seeds",
+                    source=row.place,
+                )
+            seen[name] = row.place
+            items.append(Item(name, config, row.place, row.labels))
+    return items
+
+
+def _name(config: RunConfig) -> str:
+    values = {key: value for key, value in config.dump().items() if key not in _FREE}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{slug(config.prompts[0])}-{digest}-s{config.seeds[0]}"
+
+
+def shard(items: Sequence[Item], part: tuple[int, int]) -> Sequence[Item]:
+    """Part i of n, counted from 1: every nth item."""
+    number, count = part
+    return items[number - 1 :: count]
+
+
+def standing(folder: Path) -> Standing:
+    """How far the item with this run folder is."""
+    lock = folder / ".lock"
+    if lock.exists() and _is_held(lock):
+        return Standing.HELD
+    if not (folder / "run.toml").exists():
+        return Standing.NEW
+    # Damaged files are for the resumption to tell.
+    with contextlib.suppress(RunFolderError):
+        if SavedRun(folder).status in (Status.FINISHED, Status.STOPPED, Status.PARTIAL):
+            return Standing.DONE
+    return Standing.BEGUN
+
+
+def _is_held(path: Path) -> bool:
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+class _Models:
+    """The models that the item before used, for the next one if they fit it."""
+
+    def __init__(self) -> None:
+        self._loaded: Loaded | None = None
+
+    def of(self, config: RunConfig) -> Loaded:
+        if self._loaded is not None:
+            with contextlib.suppress(ConfigError):
+                self._loaded.check_fits(config)
+                return self._loaded
+        self._loaded = None
+        self._loaded = load(config)
+        return self._loaded
+
+
+def carry_out(
+    items: Sequence[Item], folder: Path, *, retries: int, tell: Callable[[Told], None]
+) -> Summary:
+    """Run what is neither done nor held by another process.
+
+    Args:
+        items: what to run, in this order.
+        folder: the study's.
+        retries: how often an item that failed is tried again.
+        tell: hears of each item as it ends.
+    """
+    summary = Summary()
+    models = _Models()
+    for number, item in enumerate(items, start=1):
+        match standing(folder / ITEMS / item.name):
+            case Standing.DONE:
+                summary.before += 1
+                continue
+            case Standing.HELD:
+                summary.held += 1
+                continue
+            case _:
+                pass
+
+        told = _run_item(item, folder / ITEMS / item.name, models, retries, (number, len(items)))
+        if told is None:
+            summary.held += 1
+            continue
+        tell(told)
+        if told.outcome is not None and told.outcome.status is Status.INTERRUPTED:
+            summary.interrupted = True
+            return summary
+        if told.error:
+            summary.failed.append(item.name)
+        else:
+            summary.done += 1
+    return summary
+
+
+def _run_item(
+    item: Item, path: Path, models: _Models, retries: int, place: tuple[int, int]
+) -> Told | None:
+    """Run or resume one item; None where another process took it first."""
+    began = time.perf_counter()
+    outcome: Outcome | None = None
+    why = ""
+    for _ in range(retries + 1):
+        try:
+            outcome = _once(item, path, models)
+        except RunFolderError as error:
+            if standing(path) in (Standing.HELD, Standing.DONE):
+                return None
+            why = str(error)
+            continue
+        except ConfigError as error:
+            # It would be as wrong the next time.
+            why = str(error)
+            break
+        except DNOError as error:
+            why = str(error)
+            continue
+        why = str(outcome.error or "") if outcome.status is Status.FAILED else ""
+        if not why:
+            break
+    return Told(item, *place, outcome, why, time.perf_counter() - began)
+
+
+def _once(item: Item, path: Path, models: _Models) -> Outcome:
+    if standing(path) is Standing.BEGUN:
+        return go_on(item.config, path, loaded=models.of(item.config))
+    return run(item.config, path, loaded=models.of(item.config))
+
+
+def table_of(items: Sequence[Item], folder: Path) -> list[dict[str, Any]]:
+    """A row for each item, from its files alone."""
+    return [_facts(item, folder / ITEMS / item.name) for item in items]
+
+
+def _facts(item: Item, path: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "item": item.name,
+        "prompt": item.config.prompts[0],
+        "seed": item.config.seeds[0],
+        **{f"label.{name}": value for name, value in item.labels.items()},
+        "standing": standing(path).value,
+    }
+    try:
+        found = SavedRun(path).result if (path / "result.json").exists() else None
+    except RunFolderError:
+        found = None
+    if found is None:
+        return row
+
+    row["status"] = found["status"]
+    row |= {name: found[name] for name in ("iterations", "seconds", "network_evaluations")}
+    for group in ("rewards", "monitors", "log_p", "figures"):
+        for name, values in found["initial"][group].items():
+            key = name if group == "figures" else f"{group}.{name}"
+            row[f"{key}.initial"] = values[0]
+            row[f"{key}.best"] = found["best"][group][name][0]
+    return row
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """The rows as CSV; what a row has not, and what is not finite, is left empty."""
+    titles = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(titles)
+    for row in rows:
+        writer.writerow([_cell(row.get(title)) for title in titles])
+    write_file(path, text.getvalue().encode())
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    return value
+
+
+def failures(told: Sequence[Told]) -> Iterator[str]:
+    """A line of JSON for each item that failed."""
+    for one in told:
+        if one.error:
+            yield json.dumps({"item": one.item.name, "place": one.item.place, "error": one.error})

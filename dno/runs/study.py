@@ -1,0 +1,81 @@
+"""A study's folder: what was asked for, its items, its table, and what failed.
+
+study/batch.toml  items/<prompt>-<digest>-s<seed>/  items.csv  failed.jsonl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tomli_w
+
+from dno.errors import RunFolderError
+from dno.files import write_file
+from dno.runs.batch import (
+    ITEMS,
+    Item,
+    Summary,
+    Told,
+    carry_out,
+    failures,
+    shard,
+    table_of,
+    write_table,
+)
+
+
+def run_study(
+    items: Sequence[Item],
+    folder: Path,
+    *,
+    part: tuple[int, int] = (1, 1),
+    retries: int = 1,
+    tell: Callable[[Told], None] = lambda told: None,
+) -> Summary:
+    """Run what is left of a study, and write its table.
+
+    Args:
+        items: all of the study's, whatever part of them is run.
+        folder: made if it is not there.
+        part: i of n, counted from 1.
+        retries: how often an item that failed is tried again.
+        tell: hears of each item as it ends.
+
+    Raises:
+        RunFolderError: the folder cannot be made or written.
+    """
+    try:
+        (folder / ITEMS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be made: {error.strerror}; name another") from None
+    _note(items, folder)
+
+    ended: list[Told] = []
+
+    def listen(told: Told) -> None:
+        ended.append(told)
+        tell(told)
+
+    summary = carry_out(shard(items, part), folder, retries=retries, tell=listen)
+    write_table(table_of(items, folder), folder / "items.csv")
+    _note_failures(ended, folder)
+    return summary
+
+
+def _note(items: Sequence[Item], folder: Path) -> None:
+    """What the study consists of, for whoever finds the folder."""
+    listed = [{"item": item.name, "place": item.place} for item in items]
+    content = {"items": len(items), "asked": listed}
+    write_file(folder / "batch.toml", tomli_w.dumps(content).encode())
+
+
+def _note_failures(ended: Sequence[Told], folder: Path) -> None:
+    """Failures of this process behind those that are there; items that are done by now go."""
+    file = folder / "failed.jsonl"
+    before = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    done = {one.item.name for one in ended}
+    kept = [line for line in before if not any(f'"item": "{name}"' in line for name in done)]
+    lines = [*kept, *failures(ended)]
+    if lines or before:
+        write_file(file, "".join(f"{line}\n" for line in lines).encode())
