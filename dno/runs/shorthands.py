@@ -182,6 +182,32 @@ class Options(TypedDict, total=False):
             names="models",
         ),
     ]
+    lora: Annotated[
+        list[str] | None,
+        Shorthand(
+            "sampler.loras",
+            Group.MODEL,
+            "LoRA weights to merge into the model; repeatable.",
+            metavar="PATH[=STRENGTH]",
+        ),
+    ]
+    embedding: Annotated[
+        list[str] | None,
+        Shorthand(
+            "sampler.embeddings",
+            Group.MODEL,
+            "Textual inversion, a word for prompts to use; repeatable.",
+            metavar="PATH[=WORD]",
+        ),
+    ]
+    long_prompts: Annotated[
+        bool | None,
+        Shorthand(
+            "sampler.long_prompts",
+            Group.MODEL,
+            "Read prompts longer than CLIP takes piece by piece, and cut nothing off.",
+        ),
+    ]
     steps: Annotated[
         int | None,
         Shorthand("sampler.steps", Group.MODEL, "Denoising steps, `num_inference_steps`."),

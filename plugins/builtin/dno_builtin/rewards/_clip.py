@@ -37,7 +37,7 @@ def load_network(model: str, kind: Kind, revision: str | None, dtype: torch.dtyp
     with loading(model, f"{kind} model"):
         fetch(model, ["config.json"], revision)
         at = commit(model, revision)
-        config = AutoConfig.from_pretrained(model, revision=at)
+        config = AutoConfig.from_pretrained(model, revision=at, trust_remote_code=False)
         if config.model_type != kind.lower():
             raise ConfigError(
                 f'"{model}" is a model of type {config.model_type}; name a {kind} model', at="model"
@@ -46,11 +46,20 @@ def load_network(model: str, kind: Kind, revision: str | None, dtype: torch.dtyp
         if weights.suffix == ".bin":
             source = {"config": config, "state_dict": read_weights(weights)}
             network, found = cls.from_pretrained(
-                None, **source, dtype=dtype, output_loading_info=True
+                None,
+                **source,
+                dtype=dtype,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
         else:
             network, found = cls.from_pretrained(
-                model, revision=at, dtype=dtype, use_safetensors=True, output_loading_info=True
+                model,
+                revision=at,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
     if missing := sorted(found["missing_keys"]):
         raise ConfigError(
@@ -71,7 +80,9 @@ def load_processor(model: str, kind: Kind, revision: str | None, at: str) -> tup
     cls = CLIPProcessor if kind == "CLIP" else SiglipProcessor
     with loading(model, f"{kind} model", at):
         fetch(model, ["processor_config.json", "preprocessor_config.json"], revision, at)
-        processor = cls.from_pretrained(model, revision=commit(model, revision))
+        processor = cls.from_pretrained(
+            model, revision=commit(model, revision), trust_remote_code=False
+        )
         return processor.tokenizer, Preprocess.from_config(processor.image_processor.to_dict())
 
 

@@ -84,7 +84,9 @@ def load_imagereward(
         ]
     with loading(tokenizer, "BERT tokenizer", "tokenizer"):
         fetch(tokenizer, ["tokenizer_config.json", "tokenizer.json", "vocab.txt"], at="tokenizer")
-        words = AutoTokenizer.from_pretrained(tokenizer, revision=commit(tokenizer))
+        words = AutoTokenizer.from_pretrained(
+            tokenizer, revision=commit(tokenizer), trust_remote_code=False
+        )
     if len(words) > text_options.vocab_size:
         raise ConfigError(
             f'"{tokenizer}" has {len(words)} tokens, the model fewer; name its own', at="tokenizer"

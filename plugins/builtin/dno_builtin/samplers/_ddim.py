@@ -13,10 +13,11 @@ from dno.plugin import ConfigError, quiet
 
 from ._diffusers.folder import PIPELINES, check_size, check_steps
 from ._diffusers.invert import noise_of
+from ._diffusers.kinds import check_ddim
 from ._diffusers.live import check_live
 from ._diffusers.memory import Memory
 from ._diffusers.noise_map import PipelineNoiseMap
-from ._diffusers.schedule import UNCLIPPED, Scheduler
+from ._diffusers.schedule import UNCLIPPED, Scheduler, options_of
 from ._pipeline import PipelineSampler
 
 _PREDICTIONS = ("epsilon", "sample", "v_prediction")
@@ -31,8 +32,8 @@ class DDIMSampler:
 
     Args:
         pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`.
-        steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps, start_image:
-            see `DDIM`.
+        steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps,
+            long_prompts, start_image: see `DDIM`.
         device, dtype: see `PipelineSampler`.
 
     Raises:
@@ -52,6 +53,7 @@ class DDIMSampler:
         width: int | None = None,
         memory: Memory = "keep",
         last_steps: int | None = None,
+        long_prompts: bool = False,
         start_image: Path | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -71,6 +73,7 @@ class DDIMSampler:
             width=width,
             memory=memory,
             last_steps=last_steps,
+            long_prompts=long_prompts,
             options={"eta": eta},
             scheduler=scheduler,
             device=device,
@@ -119,7 +122,7 @@ def _check_pipeline(pipe: Any) -> None:
         )
 
     check_live(pipe)
-
+    check_ddim(options_of(pipe.scheduler), whole=True)
     prediction = pipe.scheduler.config.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS:
         raise ConfigError(f"ddim cannot sample a model that predicts {prediction!r}", at="model")

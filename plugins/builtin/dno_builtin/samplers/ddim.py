@@ -10,8 +10,16 @@ from pydantic import Field
 
 from dno.plugin import BuildContext, ConfigError
 
-from ._diffusers.folder import PIPELINES, check_size, check_steps, read_levels, read_scale
-from ._diffusers.options import DiffusersConfig
+from ._diffusers.folder import (
+    PIPELINES,
+    check_size,
+    check_steps,
+    read_levels,
+    read_scale,
+    read_scheduler,
+)
+from ._diffusers.kinds import check_ddim
+from ._diffusers.options import LOADING, DiffusersConfig
 
 if TYPE_CHECKING:
     from ._ddim import DDIMSampler
@@ -44,6 +52,7 @@ class DDIM(DiffusersConfig):
         if folder is None:
             return
 
+        check_ddim(read_scheduler(folder), whole=False)
         check_steps(self.steps, read_levels(folder))
         scale = read_scale(folder)
         check_size("height", self.height, scale)
@@ -73,7 +82,7 @@ class DDIM(DiffusersConfig):
         from ._ddim import DDIMSampler
 
         pipe = self.load(ctx)
-        options = self.model_dump(exclude={"model", "revision", "loras"})
+        options = self.model_dump(exclude=set(LOADING))
         return DDIMSampler(pipe, device=ctx.device, dtype=ctx.dtype, **options)
 
 

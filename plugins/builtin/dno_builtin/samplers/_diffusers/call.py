@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Container, Mapping
 from typing import Any
 
+import diffusers
 from diffusers import DiffusionPipeline
 
 from dno.plugin import ConfigError, quiet
@@ -37,6 +38,18 @@ def call_pipeline(pipe: Any, options: Mapping[str, Any]) -> Any:
     if isinstance(result, (tuple, list)):
         return result[0]
     return result
+
+
+def pipeline_class(name: str) -> Any:
+    """diffusers' class of that name.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    found = getattr(diffusers, name, None)
+    if not isinstance(found, type):
+        raise ConfigError(f"this version of diffusers has no pipeline class {name}", at="model")
+    return found
 
 
 def check_class(cls: type) -> None:
