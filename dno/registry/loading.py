@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 import warnings
@@ -10,8 +11,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Final
 
+from dno.wording import clean
+
 _lock = threading.Lock()
-_inside = 0
+_inside: list[int] = []
+"""The thread of each one who is inside."""
 _undo: ExitStack | None = None
 
 
@@ -22,19 +26,36 @@ def quiet() -> Iterator[None]:
     It may be entered again inside, and by several threads at once: the first to enter silences, and
     the last to leave gives back what there was.
     """
-    global _inside, _undo
+    global _undo
+    me = threading.get_ident()
     with _lock:
         if not _inside:
             _undo = _silence()
-        _inside += 1
+        _inside.append(me)
     try:
         yield
     finally:
         with _lock:
-            _inside -= 1
+            _inside.remove(me)
             if not _inside:
                 assert _undo is not None
                 _undo.close()
+
+
+def _forked() -> None:
+    """In a child process, where no thread goes on but the one that forked."""
+    global _lock
+    _lock = threading.Lock()
+    me = threading.get_ident()
+    others = [thread for thread in _inside if thread != me]
+    for thread in others:
+        _inside.remove(thread)
+    if others and not _inside and _undo is not None:
+        _undo.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _silence() -> ExitStack:
@@ -90,7 +111,7 @@ def first_line(error: BaseException) -> str:
     Leads such as "Error(s) in loading state_dict for X:" are passed over, advice to load pickles
     without `weights_only` and the numbers of tensors are left out, and a long line is cut.
     """
-    return telling_line(str(error)) or type(error).__name__
+    return clean(telling_line(str(error))) or type(error).__name__
 
 
 def telling_line(message: str) -> str:

@@ -20,6 +20,7 @@ from dno.registry.configs import (
     RewardConfig,
     SamplerConfig,
 )
+from dno.wording import short
 
 _NEEDS: Final[dict[type[PluginConfig], tuple[str, ...]]] = {
     SamplerConfig: ("bind",),
@@ -55,9 +56,11 @@ def checked(config: PluginConfig, part: Any) -> Any:
         if isinstance(config, base) and not _fits(part, needs):
             kind = base.__name__.removesuffix("Config").lower()
             got = "None" if part is None else f"a {type(part).__name__}"
+            wanted = f"an object with {_wanted(needs)}"
+            if needs == ("__call__",):
+                wanted = "something that can be called"
             raise ConfigError(
-                f"its build returned {got}, which is no {kind}; its author must return an object "
-                f"with {_wanted(needs)}"
+                f"its build returned {got}, which is no {kind}; its author must return {wanted}"
             )
     return part
 
@@ -75,7 +78,7 @@ class Live(PluginConfig):
         if not _fits(self.part, self.needs):
             raise ConfigError(
                 f"needs a plugin's name, a table with it, or an object with {_wanted(self.needs)}; "
-                f"got {self.part!r}"
+                f"got {short(self.part)}"
             )
 
     def build(self, ctx: BuildContext) -> Any:

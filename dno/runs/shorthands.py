@@ -69,6 +69,7 @@ PAPER: Final = {
     "coarse": (),
     "iterations": 30,
     "max_grad_norm": 1.0,
+    "p_floor": 0.0,
     "gradient.method": "hybrid-2",
     "gradient.size": 0.01,
     "gradient.baseline": "start",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -133,6 +134,35 @@ def test_many_threads_at_once() -> None:
     assert len(loudly) == 400
     assert not any(loudly)
     assert state() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_is_loud_where_another_thread_of_its_parent_was_quiet() -> None:
+    before = state()
+    is_in = threading.Event()
+    done = threading.Event()
+
+    def load() -> None:
+        with quiet():
+            is_in.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    assert is_in.wait(10)
+    with warnings.catch_warnings():
+        # Newer Pythons warn of forks in programs of several threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        # What filters there were is for the parent's `catch_warnings` above to undo.
+        loud = not is_quiet() and state()[:2] == before[:2]
+        with quiet():
+            os._exit(0 if loud and is_quiet() else 1)
+    done.set()
+    thread.join()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 TABLE = """Model LOAD REPORT from: /somewhere

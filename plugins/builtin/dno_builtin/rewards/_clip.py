@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,9 @@ from dno_builtin.rewards._preprocess import Preprocess
 from dno_builtin.rewards._weights import full, loading, read_weights
 
 _log = logging.getLogger("dno")
+
+READING = threading.Lock()
+"""Held while a tokenizer reads: transformers' fast ones refuse two threads at once."""
 
 Kind = Literal["CLIP", "SigLIP"]
 
@@ -133,7 +137,8 @@ def token_ids(tokenizer: Any, text: str, limit: int, who: str, *, whole: bool) -
         whole: as SigLIP is trained: lower case, and filled up to the limit.
     """
     shown, text = text, text.lower() if whole else text
-    tokens = len(tokenizer(text, verbose=False)["input_ids"])
+    with READING:
+        tokens = len(tokenizer(text, verbose=False)["input_ids"])
     if tokens > limit:
         _log.warning(
             "the %s reads %d tokens; the end of this prompt's %d is not scored: %s",
@@ -143,9 +148,10 @@ def token_ids(tokenizer: Any, text: str, limit: int, who: str, *, whole: bool) -
             shown,
         )
     options = {"padding": "max_length"} if whole else {}
-    ids: Tensor = tokenizer(
-        text, truncation=True, max_length=limit, return_tensors="pt", **options
-    )["input_ids"]
+    with READING:
+        ids: Tensor = tokenizer(
+            text, truncation=True, max_length=limit, return_tensors="pt", **options
+        )["input_ids"]
     return ids
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dno.plugin import ConfigError
+from dno_builtin.rewards._clip import READING
 from dno_builtin.rewards._files import commit, fetch
 from dno_builtin.rewards._preprocess import Preprocess
 from dno_builtin.rewards._weights import (
@@ -127,7 +128,8 @@ class ImageRewardScore:
     def _read(self, prompt: str) -> tuple[Tensor, Tensor]:
         """The prompt's tokens and which of them are not filling, `1 x TOKENS` each."""
         if prompt not in self._tokens:
-            tokens = len(self.tokenizer(prompt, verbose=False)["input_ids"])
+            with READING:
+                tokens = len(self.tokenizer(prompt, verbose=False)["input_ids"])
             if tokens > TOKENS:
                 _log.warning(
                     "ImageReward reads %d tokens; the end of this prompt's %d is not scored: %s",
@@ -135,13 +137,14 @@ class ImageRewardScore:
                     tokens,
                     prompt,
                 )
-            found = self.tokenizer(
-                prompt,
-                padding="max_length",
-                truncation=True,
-                max_length=TOKENS,
-                return_tensors="pt",
-            ).to(self.text.device)
+            with READING:
+                found = self.tokenizer(
+                    prompt,
+                    padding="max_length",
+                    truncation=True,
+                    max_length=TOKENS,
+                    return_tensors="pt",
+                ).to(self.text.device)
             self._tokens[prompt] = found["input_ids"], found["attention_mask"]
         return self._tokens[prompt]
 

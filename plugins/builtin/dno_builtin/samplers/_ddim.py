@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dno.plugin import ConfigError, quiet
 
 from ._diffusers.folder import PIPELINES, check_size, check_steps
 from ._diffusers.invert import noise_of
 from ._diffusers.kinds import check_ddim
+from ._diffusers.live import check_live
 from ._diffusers.memory import Memory
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.schedule import UNCLIPPED, Scheduler, options_of
@@ -79,6 +81,8 @@ class DDIMSampler:
         )
         self.device: torch.device = self._sampler.device
         self._start_image = start_image
+        self._started: dict[tuple[str, int], Tensor] = {}
+        """The noise of the start image, by prompt and seed."""
 
     def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> PipelineNoiseMap:
         """Encode the prompts once and draw the starting noise, or find that of the start image.
@@ -93,8 +97,20 @@ class DDIMSampler:
         """
         bound = self._sampler.bind(prompts, seeds)
         if self._start_image is not None:
-            bound.noise_BN = noise_of(self._start_image.expanduser(), bound)
+            bound.noise_BN = self._start_noise(
+                self._start_image.expanduser(), bound, prompts, seeds
+            )
         return bound
+
+    def _start_noise(
+        self, image: Path, bound: PipelineNoiseMap, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> Tensor:
+        """The noise of the start image, searched for once for each prompt and seed."""
+        items = list(zip(prompts, seeds, strict=True))
+        if not all(item in self._started for item in items):
+            rows = noise_of(image, bound)
+            self._started.update(zip(items, rows, strict=True))
+        return torch.stack([self._started[item] for item in items])
 
 
 def _check_pipeline(pipe: Any) -> None:
@@ -105,6 +121,7 @@ def _check_pipeline(pipe: Any) -> None:
             f"ddim samples {' and '.join(PIPELINES)}, got a {type(pipe).__name__}", at="model"
         )
 
+    check_live(pipe)
     check_ddim(options_of(pipe.scheduler), whole=True)
     prediction = pipe.scheduler.config.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS:

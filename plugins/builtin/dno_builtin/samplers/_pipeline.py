@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from ._diffusers.call import check_class, check_hooks, check_negative_prompt, check_options
+from ._diffusers.call import check_class, check_negative_prompt, check_options
 from ._diffusers.embeddings import tell_unused
+from ._diffusers.live import check_live
 from ._diffusers.memory import Memory
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
@@ -58,7 +59,7 @@ class PipelineSampler:
         dtype: torch.dtype | None = None,
     ) -> None:
         check_class(type(pipe))
-        check_hooks(pipe)
+        check_live(pipe)
         if long_prompts:
             check_long_prompts(pipe)
         self.device: torch.device = device or pipe.device

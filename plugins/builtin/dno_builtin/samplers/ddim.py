@@ -38,9 +38,10 @@ class DDIM(DiffusersConfig):
     guidance_scale: Annotated[float, Field(ge=0)] = 5.0
     """Weight of classifier-free guidance; up to 1 there is none, at half the cost."""
     start_image: Path | None = None
-    """A picture to start from in place of the seeds' noise: the noise is found from which DDIM
-    draws it. At eta = 0 that is exact only without guidance; at eta > 0 seeds decide what the
-    picture leaves open."""
+    """A picture to start from in place of the seeds' noise: noise is searched for that is as
+    ordinary as the seeds' own and from which DDIM draws it to 4/255, in up to 80 evaluations with
+    gradient. Where none is found the run is refused, and why. The prompt should say what the
+    picture shows."""
 
     def check(self) -> None:
         """Raise `ConfigError` where the model is missing, or an option does not suit it."""

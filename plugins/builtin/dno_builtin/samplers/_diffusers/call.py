@@ -98,16 +98,6 @@ def check_negative_prompt(cls: type) -> None:
         raise ConfigError(f"{cls.__name__} takes no `negative_prompt`", at="negative_prompt")
 
 
-def check_hooks(pipe: Any) -> None:
-    """Raise `ConfigError` where hooks move the pipeline's networks between devices."""
-    if any(hasattr(part, "_hf_hook") for part in pipe.components.values()):
-        raise ConfigError(
-            "the pipeline moves its networks between devices as it runs, which breaks the "
-            "backward pass; load it without offloading",
-            at="model",
-        )
-
-
 def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(cls.__call__).parameters
 

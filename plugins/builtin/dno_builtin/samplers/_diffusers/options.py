@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from dno.plugin import BuildContext, ConfigError, SamplerConfig
+from dno.plugin import BuildContext, ConfigError, Origin, SamplerConfig
 from dno_builtin._sniff import read_header
 
 from .embeddings import check as check_embeddings
@@ -40,6 +40,21 @@ Model = Annotated[
     WithJsonSchema({"type": "string"}),
 ]
 """A model's name, folder or hub id, or a loaded pipeline, which no saved run can name again."""
+
+
+def _located_place(given: Any, origin: Origin) -> Any:
+    """A file's path from the root, with the strength or the word behind it that it came with."""
+    if not isinstance(given, str):
+        return given
+    whole = origin.name(given)
+    # A file whose name has a `=` is a file all the same.
+    if whole != given:
+        return whole
+    for mark in "=:":
+        place, found, rest = given.rpartition(mark)
+        if found and origin.name(place) != place:
+            return f"{origin.name(place)}{mark}{rest}"
+    return given
 
 
 def _as_several(value: object) -> object:
@@ -92,6 +107,21 @@ class DiffusersConfig(SamplerConfig):
     last_steps: Annotated[int | None, Field(ge=1)] = None
     """Only the noise drawn for that many last steps moves; what comes before is computed once and
     kept. All steps if not given."""
+
+    @classmethod
+    def located(cls, options: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+        """See `PluginConfig.located`; what is put over the model may be in files too."""
+        found = super().located(options, origin)
+        for name in ("vae", "config"):
+            if isinstance(found.get(name), str):
+                found[name] = origin.name(found[name])
+        for name in ("loras", "embeddings"):
+            places = found.get(name)
+            if isinstance(places, str):
+                found[name] = _located_place(places, origin)
+            elif isinstance(places, (list, tuple)):
+                found[name] = type(places)([_located_place(place, origin) for place in places])
+        return found
 
     def folder(self) -> Path | None:
         """The model's folder, checked.
