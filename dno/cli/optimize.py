@@ -162,7 +162,8 @@ def table_parameters() -> Iterator[inspect.Parameter]:
 
     for name, option in known_options(command_line=True).items():
         # A switch by its name alone: Typer would add its opposite.
-        names = [option.spelled(command_line=True)] if option.preset is not None else []
+        is_switch = bool in get_args(option.type)
+        names = [option.spelled(command_line=True)] if is_switch else []
         about = typer.Option(
             *names,
             help=option.help,

@@ -22,7 +22,8 @@ PICKLES: Final = (".ckpt", ".pt", ".pth", ".bin")
 
 CONVERSION: Final = (
     'python -c "import sys, torch; from safetensors.torch import save_file; '
-    "w = torch.load(open(sys.argv[1], 'rb'), map_location='cpu', weights_only=True); "
+    "f = open(sys.argv[1], 'rb'); "
+    "w = torch.load(f, map_location='cpu', weights_only=True); f.close(); "
     "w = w.get('string_to_param', w.get('state_dict', w)); "
     "save_file({k: v.detach().contiguous().clone() for k, v in w.items() if torch.is_tensor(v)}, "
     'sys.argv[2])"'
