@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, ParamSpec, TypeVar
 
 from dno.errors import DNOError, RunError
+from dno.wording import said
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -68,10 +69,10 @@ def what_happened(error: BaseException) -> str:
     """What a plugin did, as what follows its name in a sentence."""
     kind = type(error).__name__
     if isinstance(error, Exception):
-        return f"failed with {kind}: {error}"
+        return f"failed with {kind}: {said(error)}"
     # SystemExit and its like would end a program with the plugin's own exit code.
-    said = f"{kind}: {error}" if str(error) else kind
-    return f"tried to end the program ({said}); it must raise an Exception where it cannot go on"
+    told = f"{kind}: {said(error)}" if str(error) else kind
+    return f"tried to end the program ({told}); it must raise an Exception where it cannot go on"
 
 
 def as_error(error: BaseException) -> DNOError:
@@ -158,9 +159,16 @@ def _leave() -> bool:
         return alone
 
 
+def _forked() -> None:
+    """In a child process, where no thread goes on but the one that forked."""
+    global _lock
+    _lock = threading.Lock()
+    for thread in set(_inside) - {threading.get_ident()}:
+        del _inside[thread]
+
+
 if hasattr(os, "register_at_fork"):
-    # The other threads are not there any more.
-    os.register_at_fork(after_in_child=_inside.clear)
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _working_folder() -> str | None:

@@ -32,11 +32,13 @@ from dno.core.stages import (
     problem_of,
     put_back,
 )
+from dno.core.surroundings import together
 from dno.core.weights import first_gamma, next_gamma
 from dno.errors import DNOError, RunError
 from dno.guard import as_error, guarded, undisturbed
 from dno.media import OTHER, Medium, medium_of
 from dno.protocols import State
+from dno.wording import short
 
 _log = logging.getLogger("dno")
 
@@ -162,12 +164,15 @@ class _Loop:
 
     def run(self) -> None:
         """Iterate until all is done or something asks to stop."""
-        state = self.state or begin(self.problem, self.phases)
+        with together():
+            state = self.state or begin(self.problem, self.phases)
         self.state = state
         while True:
-            state = self._enter_due_phase(state)
-            final = self._is_last(state)
-            state, asked_to_stop, healed = self._iterate(state, final=final)
+            # Between iterations others have their turn, to load models.
+            with together():
+                state = self._enter_due_phase(state)
+                final = self._is_last(state)
+                state, asked_to_stop, healed = self._iterate(state, final=final)
             if final or healed:
                 return
             self.checkpoint(state)
@@ -197,6 +202,7 @@ class _Loop:
         assert best is not None
         return self.budget.met(state.history[-1], best.score_B, state.failures)
 
+    @together()
     def _hand_over(self, state: LoopState) -> None:
         """Look at what a stopped run reached, where it would not count as it is.
 
@@ -341,12 +347,10 @@ class _Loop:
 
     def _kept(self) -> Sequence[str]:
         """Figures that a constraint kept by construction in the whole run."""
-        constraints = self.problem.constraints
         moving = [phase for phase in self.phases if not isinstance(phase.optimizer, Stay)]
-        if not constraints or not all(phase.constrained for phase in moving):
+        if not all(phase.constrained for phase in moving):
             return ()
-        # The last alone, since it may undo what those before it kept.
-        return sorted(getattr(constraints[-1].call, "keeps", ()))
+        return sorted(self.problem.kept)
 
     def _medium(self, best: Snapshot) -> Medium:
         try:
@@ -391,6 +395,6 @@ def _checked_step(who: str, answer: object, noise_BN: Tensor) -> tuple[Tensor, S
     if not isinstance(moved_BN, Tensor) or moved_BN.shape != noise_BN.shape:
         raise RunError(
             f"{who} must return noise of shape {tuple(noise_BN.shape)} and its state; "
-            f"got {answer!r}"
+            f"got {short(answer)}"
         )
     return moved_BN.detach().clone().to(noise_BN), checked_memory(who, memory)

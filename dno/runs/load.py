@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from dno.core.surroundings import alone, clean_room
 from dno.errors import ConfigError
+from dno.paths import current_folder
 from dno.protocols import Reward, Sampler
 from dno.registry.configs import BuildContext
 from dno.runs.check import check
@@ -30,7 +32,7 @@ class Loaded:
     def check_fits(self, config: RunConfig) -> None:
         """Raise `ConfigError` where a configuration needs something else to be loaded."""
         loaded = _decisive(self.config)
-        needed = _decisive(config)
+        needed = _decisive(config.located(current_folder()))
         for place in {**loaded, **needed}:
             if loaded.get(place) != needed.get(place):
                 raise ConfigError(
@@ -50,6 +52,10 @@ def _decisive(config: RunConfig) -> dict[str, Any]:
     return found
 
 
+# Libraries draw weights before they read them, from the generator of the caller's own draws.
+@clean_room()
+@alone()
+@torch.random.fork_rng(devices=[])
 def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     """The sampler and the rewards that a configuration names.
 
@@ -62,6 +68,7 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     Raises:
         ConfigError: with the place of what cannot be built.
     """
+    config = config.located(current_folder())
     device = find_device(config.device)
     context = BuildContext(device=device, dtype=getattr(torch, config.dtype))
     check(config, fresh=fresh)
