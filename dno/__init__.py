@@ -9,9 +9,14 @@ Names below are imported on first use, so that `import dno` stays cheap.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Final
+
+# As typing has it, which takes longer to import than all else here: `dno` minds signals from its
+# first lines on.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from dno.api import Comparison, Session, Study, batch, compare, load, optimize, resume, run
     from dno.core.function import FunctionSampler
     from dno.core.pil import pil_reward

@@ -369,9 +369,9 @@ def batch(
     Raises:
         ConfigError: the request is wrong, with the prompt's place; nothing was run.
     """
-    from dno.runs.batch import items_of
+    from dno.runs.batch import items_of, table_of
     from dno.runs.lists import rows_from
-    from dno.runs.study import run_study, table_of
+    from dno.runs.study import run_study
 
     values = _values(
         sampler=sampler,

@@ -159,9 +159,16 @@ def _leave() -> bool:
         return alone
 
 
+def _forked() -> None:
+    """In a child process, where no thread goes on but the one that forked."""
+    global _lock
+    _lock = threading.Lock()
+    for thread in set(_inside) - {threading.get_ident()}:
+        del _inside[thread]
+
+
 if hasattr(os, "register_at_fork"):
-    # The other threads are not there any more.
-    os.register_at_fork(after_in_child=_inside.clear)
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _working_folder() -> str | None:

@@ -44,9 +44,11 @@ from dno.registry.configs import PluginConfig as PluginConfig
 from dno.registry.configs import RegularizerConfig as RegularizerConfig
 from dno.registry.configs import RewardConfig as RewardConfig
 from dno.registry.configs import SamplerConfig as SamplerConfig
+from dno.registry.hearing import hearing as hearing
 from dno.registry.loading import first_line as first_line
 from dno.registry.loading import hub_is_offline as hub_is_offline
 from dno.registry.loading import quiet as quiet
 from dno.registry.models import find_model as find_model
+from dno.registry.models import installed_model as installed_model
 from dno.wording import clean as clean
 from dno.wording import short as short

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from dno.cli.config import start_values
-from dno.cli.ending import FAILED, INTERRUPTED
+from dno.cli.ending import FAILED, INTERRUPTED, plugins_at_work, told_of
 from dno.cli.help import OptimizeCommand
 from dno.cli.optimize import ask_for_a_reward, table_parameters
 from dno.cli.say import say
@@ -103,6 +104,13 @@ def batch(
     ask_for_a_reward(values, options)
     configure = _configurer(values, options, parse_settings(settings or []), str(config or ""))
 
+    from dno.runs.check import check
+
+    with plugins_at_work():
+        # What is wrong with the first is most often wrong with all.
+        for row in rows[:1]:
+            check(configure(row, numbers[0]))
+
     # From here on torch is needed, which takes seconds to import: mistakes in the list are told
     # before.
     from dno.runs.batch import items_of
@@ -111,8 +119,10 @@ def batch(
 
     from dno.runs.study import run_study
 
-    telling = {} if quiet else {"tell": _tell}
-    summary = run_study(items, out, part=part, retries=retries, **telling)
+    telling = {} if quiet else {"tell": functools.partial(_tell, sys.stdout)}
+    with plugins_at_work():
+        summary = run_study(items, out, part=part, retries=retries, **telling)
+    told_of.append(out)
     say(summary.sentence(out))
     if summary.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -139,7 +149,7 @@ def _configurer(
     return configure
 
 
-def _tell(told: Told) -> None:
+def _tell(output: TextIO, told: Told) -> None:
     head = f"[{told.number}/{told.of}] {told.item.name}"
     if told.outcome is None or told.error:
         say(f"{head}: {told.error}", err=True)
@@ -149,7 +159,7 @@ def _tell(told: Told) -> None:
         first = float(told.outcome.initial.rewards[name][0])
         best = float(told.outcome.best.rewards[name][0])
         rises.append(f"{name} {first:.4g} -> {best:.4g}")
-    say(f"{head}: {', '.join(rises)} ({told.seconds:.0f} s)")
+    say(f"{head}: {', '.join(rises)} ({told.seconds:.0f} s)", stream=output)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -89,8 +89,9 @@ def _what_to_do(result: Result) -> str:
     assert result.error is not None
     folder = result.folder
     way = f"kept what was reached; to try again from there: dno resume {folder}"
-    if (result.best.score_B > -math.inf).any():
-        # Going on may meet the same again, and a run cannot change its step size.
+    reached = (result.best.score_B > -math.inf).any()
+    if reached and "not finite" in str(result.error):
+        # Going on may well meet the same numbers again.
         way += (
             f"\nor from its best noise, with other options: dno optimize --config "
             f"{folder}/run.toml --start {folder}"

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, Final
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from types import FrameType
+    from typing import Any, Final
 
 INTERRUPTED: Final = 130
 """What shells report of a program that Ctrl-C ended."""

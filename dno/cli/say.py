@@ -11,14 +11,15 @@ _LONGEST_LINE: Final = 1200
 """Characters of a line on standard error, more than any message of ours has."""
 
 
-def say(text: object = "", *, err: bool = False) -> None:
+def say(text: object = "", *, err: bool = False, stream: TextIO | None = None) -> None:
     """Print a line, or several, with nothing in them that a terminal would obey.
 
     Args:
         text: what to print; what the stream's encoding lacks is written as its escape.
         err: whether to print on standard error.
+        stream: where to print instead.
     """
-    stream = sys.stderr if err else sys.stdout
+    stream = stream or (sys.stderr if err else sys.stdout)
     lines = str(text).split("\n")
     if err:
         lines = [line if len(line) <= _LONGEST_LINE else cut(line, _LONGEST_LINE) for line in lines]

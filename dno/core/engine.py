@@ -32,6 +32,7 @@ from dno.core.stages import (
     problem_of,
     put_back,
 )
+from dno.core.surroundings import together
 from dno.core.weights import first_gamma, next_gamma
 from dno.errors import DNOError, RunError
 from dno.guard import as_error, guarded, undisturbed
@@ -163,12 +164,15 @@ class _Loop:
 
     def run(self) -> None:
         """Iterate until all is done or something asks to stop."""
-        state = self.state or begin(self.problem, self.phases)
+        with together():
+            state = self.state or begin(self.problem, self.phases)
         self.state = state
         while True:
-            state = self._enter_due_phase(state)
-            final = self._is_last(state)
-            state, asked_to_stop, healed = self._iterate(state, final=final)
+            # Between iterations others have their turn, to load models.
+            with together():
+                state = self._enter_due_phase(state)
+                final = self._is_last(state)
+                state, asked_to_stop, healed = self._iterate(state, final=final)
             if final or healed:
                 return
             self.checkpoint(state)
@@ -198,6 +202,7 @@ class _Loop:
         assert best is not None
         return self.budget.met(state.history[-1], best.score_B, state.failures)
 
+    @together()
     def _hand_over(self, state: LoopState) -> None:
         """Look at what a stopped run reached, where it would not count as it is.
 
@@ -342,12 +347,10 @@ class _Loop:
 
     def _kept(self) -> Sequence[str]:
         """Figures that a constraint kept by construction in the whole run."""
-        constraints = self.problem.constraints
         moving = [phase for phase in self.phases if not isinstance(phase.optimizer, Stay)]
-        if not constraints or not all(phase.constrained for phase in moving):
+        if not all(phase.constrained for phase in moving):
             return ()
-        # The last alone, since it may undo what those before it kept.
-        return sorted(getattr(constraints[-1].call, "keeps", ()))
+        return sorted(self.problem.kept)
 
     def _medium(self, best: Snapshot) -> Medium:
         try:

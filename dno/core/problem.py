@@ -42,7 +42,9 @@ class Problem:
     max_grad_norm: float = 1.0
     """Bound of the gradient's norm over one sample's whole noise."""
     log_p_floor: float = -math.inf
-    """log P under which an evaluation cannot be the best."""
+    """log P under which an evaluation cannot be the best; -inf lets any be, whatever `p_floor`."""
+    p_floor: float = 0.0
+    """Under this, the least of the free p-values times their number is no ordinary noise either."""
 
     @property
     def optimised(self) -> Sequence[RewardTerm]:
@@ -129,14 +131,44 @@ class Problem:
         factor_B = (self.max_grad_norm / norm_B.clamp_min(tiny)).clamp(max=1)
         return grad_BN * factor_B[:, None], norm_B
 
+    @property
+    def kept(self) -> frozenset[str]:
+        """P-values that the constraints keep as they were at the start, which prove nothing."""
+        if not self.constraints:
+            return frozenset()
+        # The last alone, since it may undo what those before it kept.
+        return frozenset(getattr(self.constraints[-1].call, "keeps", ()))
+
     def healthy_B(self, evaluation: Evaluation) -> Tensor:
-        """Which samples may be a run's best: log P above the floor, and evaluated at all."""
-        evaluated_B = torch.ones_like(evaluation.reward_B, dtype=torch.bool)
-        evaluated_B[list(evaluation.failures)] = False
+        """Which samples may be a run's best: their noise could have been drawn, and was evaluated.
+
+        log P is above its floor, and so are the free p-values, by Bonferroni's bound.
+        """
+        healthy_B = torch.ones_like(evaluation.reward_B, dtype=torch.bool)
+        healthy_B[list(evaluation.failures)] = False
+        if self.log_p_floor == -math.inf:
+            return healthy_B
+
         log_p_B = evaluation.log_p_B
-        if log_p_B is None:
-            return evaluated_B
-        return evaluated_B & (log_p_B >= self.log_p_floor)
+        if log_p_B is not None:
+            healthy_B &= log_p_B >= self.log_p_floor
+        p_B = self._least_p_B(evaluation)
+        if p_B is not None:
+            healthy_B &= p_B >= self.p_floor
+        return healthy_B
+
+    def _least_p_B(self, evaluation: Evaluation) -> Tensor | None:
+        """The least free p-value of each sample times their number; None where there is none."""
+        # What two regularizers report by one name has the regularizer's before it.
+        own = {name: name.rpartition(".")[2] for name in evaluation.figures}
+        free = [
+            evaluation.figures[name]
+            for name, figure in own.items()
+            if figure.startswith("p_") and figure not in self.kept
+        ]
+        if not free:
+            return None
+        return torch.stack(free).amin(0) * len(free)
 
     def score_B(self, evaluation: Evaluation) -> Tensor:
         """What candidates are compared by: the weighted rewards, -inf for one that is not healthy.

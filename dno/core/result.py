@@ -70,7 +70,8 @@ class StepRecord:
     figures: Mapping[str, PerSample]
     """What else regularizers report, such as p-values."""
     healthy: tuple[bool, ...]
-    """Whether the least `log_p` was above the run's floor, and the sample could be evaluated."""
+    """Whether the least `log_p` and the free p-values were above the run's floors, and the sample
+    could be evaluated."""
     best: tuple[_OrNothingYet, ...]
     """Highest weighted reward so far among healthy evaluations on the same grid; -inf before the
     first."""

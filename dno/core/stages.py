@@ -134,6 +134,13 @@ def _enter(state: LoopState, before: Phase | None, phase: Phase, problem: Proble
     if phase.from_best or leaves_coarse:
         noise_BN = _best_noise(state, before, noise_BN)
 
+    if phase.from_best and phase.coarse is not None and not leaves_coarse:
+        # A search went before it: the climb starts where that ended, on the fine grid too, and is
+        # not to be drawn back to where the search began.
+        assert state.fine_BN is not None
+        fine_BN = phase.coarse.map.refine(state.fine_BN, noise_BN)
+        state = replace(state, fine_BN=fine_BN)
+
     # On the shell of the start: that of the phase, or of the fine noise that a coarse one began at.
     anchor_BN = noise_BN
     if before is not None and before.coarse is not None and leaves_coarse:

@@ -22,9 +22,9 @@ def find_model(model: str) -> str:
     Raises:
         ConfigError: it is none of these.
     """
-    installed = sorted(info.name for info in MODELS.infos())
-    if model in installed or ":" in model.removeprefix(Path(model).drive):
-        return str(MODELS.load(model)().folder())
+    found = installed_model(model)
+    if found is not None:
+        return str(found)
     folder = user_path(model)
     if folder.is_dir():
         return str(folder)
@@ -32,7 +32,27 @@ def find_model(model: str) -> str:
         raise ConfigError(f'"{model}" is a file; name the folder that holds the model')
     if _HUB_ID.fullmatch(model) and not model.startswith("."):
         return model
+
+    installed = sorted(info.name for info in MODELS.infos())
     raise ConfigError(
         f'there is no model "{model}": no such folder, and not an installed model '
         f"({', '.join(installed) or 'there are none'}) or a hub id (owner/name)"
     )
+
+
+def installed_model(model: str) -> Path | None:
+    """The folder of a model that a distribution brings; None where none brings one of that name.
+
+    Args:
+        model: its name, or `distribution:name`.
+
+    Raises:
+        UnknownPluginError: a `distribution:name` that neither is installed nor exists as a folder.
+        PluginLoadError: the distribution's class cannot be imported.
+    """
+    known = {name for info in MODELS.infos() for name in (info.name, info.qualified)}
+    is_qualified = ":" in model.removeprefix(Path(model).drive) and "://" not in model
+    # A folder may have a colon in its name.
+    if model in known or (is_qualified and not Path(model).expanduser().exists()):
+        return MODELS.load(model)().folder()
+    return None

@@ -56,9 +56,11 @@ def checked(config: PluginConfig, part: Any) -> Any:
         if isinstance(config, base) and not _fits(part, needs):
             kind = base.__name__.removesuffix("Config").lower()
             got = "None" if part is None else f"a {type(part).__name__}"
+            wanted = f"an object with {_wanted(needs)}"
+            if needs == ("__call__",):
+                wanted = "something that can be called"
             raise ConfigError(
-                f"its build returned {got}, which is no {kind}; its author must return an object "
-                f"with {_wanted(needs)}"
+                f"its build returned {got}, which is no {kind}; its author must return {wanted}"
             )
     return part
 

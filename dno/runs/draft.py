@@ -108,7 +108,8 @@ class Draft:
         """
         values = self.values
         if self._leaves_optimizer_open() and are_black_boxes(values.get("rewards")):
-            values = {**values, "optimizer": {**values["optimizer"], "use": BLACK_BOX}}
+            given = {name: value for name, value in values["optimizer"].items() if name != "use"}
+            values = {**values, "optimizer": {**BLACK_BOX, **given}}
         return RunConfig.parse(values, self.sources)
 
     def _leaves_optimizer_open(self) -> bool:

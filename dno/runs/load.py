@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dno.core.surroundings import alone, clean_room
 from dno.errors import ConfigError
 from dno.paths import current_folder
 from dno.protocols import Reward, Sampler
@@ -51,6 +52,10 @@ def _decisive(config: RunConfig) -> dict[str, Any]:
     return found
 
 
+# Libraries draw weights before they read them, from the generator of the caller's own draws.
+@clean_room()
+@alone()
+@torch.random.fork_rng(devices=[])
 def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     """The sampler and the rewards that a configuration names.
 

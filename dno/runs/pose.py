@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dno.core.problem import Problem
 from dno.core.stages import Coarse, Phase, Stay
+from dno.core.surroundings import alone, clean_room
 from dno.core.terms import ConstraintTerm, RegularizerTerm, RewardTerm, Term
 from dno.core.weights import scaled_by_spread
 from dno.paths import user_path
@@ -45,6 +46,8 @@ class Posed:
     """By their names in messages."""
 
 
+@clean_room()
+@alone()
 def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
     """The problem, the phases and the observers of a configuration.
 
@@ -91,6 +94,7 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
             gradient=config.gradient,
             max_grad_norm=config.max_grad_norm,
             log_p_floor=config.log_p_floor,
+            p_floor=config.p_floor,
         )
         return problem, context
 

@@ -13,6 +13,7 @@ from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
 from dno.core.result import Outcome, Status
 from dno.core.stages import LoopState
+from dno.core.surroundings import clean_room
 from dno.errors import ConfigError, RunError
 from dno.guard import as_error
 from dno.paths import current_folder, user_path
@@ -28,6 +29,7 @@ SAVE_SECONDS: Final = 5.0
 """A killed run loses at most about this much work."""
 
 
+@clean_room()
 def run(config: RunConfig, out: Path | None = None, *, loaded: Loaded | None = None) -> Outcome:
     """Optimise, and keep the outcome in a run folder.
 
@@ -56,6 +58,7 @@ def run(config: RunConfig, out: Path | None = None, *, loaded: Loaded | None = N
         return _carry_out(posed, folder, None)
 
 
+@clean_room()
 def resume(
     path: Path | str,
     *,

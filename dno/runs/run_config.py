@@ -49,6 +49,7 @@ from dno.registry.registry import (
     Registry,
 )
 from dno.runs.config_files import LARGEST
+from dno.runs.prompts import prompt_texts
 from dno.wording import named, said, short
 
 _log = logging.getLogger("dno")
@@ -185,8 +186,9 @@ def _default(value: Any) -> Any:
     return Field(value)
 
 
-BLACK_BOX: Final = "surrogate"
-"""The optimizer of a run that names none, and no `gradient`, where no reward has a gradient."""
+BLACK_BOX: Final = {"use": "local-search", "beta": 0.6}
+"""The optimizer of a run that names none, and no `gradient`, where no reward has a gradient: what
+gained most for as many reward calls (docs/how-to/rewards-without-a-gradient.md)."""
 
 
 def are_black_boxes(rewards: object) -> bool:
@@ -228,7 +230,7 @@ class RunConfig(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
 
-    prompts: Annotated[FirstWrong[str], Field(min_length=1)]
+    prompts: Annotated[FirstWrong[str], Field(min_length=1), BeforeValidator(prompt_texts)]
     """What to draw; every prompt is drawn from every seed."""
     seeds: Annotated[FirstWrong[Seed], Field(min_length=1)] = (0,)
     """Seeds of the starting noise, meaning what `torch.Generator("cpu").manual_seed(seed)` means to
@@ -256,6 +258,9 @@ class RunConfig(BaseModel):
     log_p_floor: Annotated[float, Field(le=0)] = -4.6
     """Natural log of P(z) (-4.6: 1 %) below which noise counts as having left N(0, I), and cannot
     be a run's best; -inf lets any be."""
+    p_floor: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    """The same for the reported p-values that no constraint keeps as they were: the least of them
+    times their number. 0 leaves them out."""
     gradient: GradientConfig = GradientConfig()
     """How rewards that have no gradient are climbed."""
     device: str = "auto"
@@ -293,7 +298,7 @@ class RunConfig(BaseModel):
         "ascent"
     )
     """How to climb; where no reward has a gradient and neither this nor `gradient` is given,
-    `surrogate`."""
+    `local-search` with a `beta` of 0.6."""
     observers: FirstWrong[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)]] = (
         _default(("curve",))
     )
@@ -306,7 +311,7 @@ class RunConfig(BaseModel):
             return values
         if not are_black_boxes(values.get("rewards")):
             return values
-        return {**values, "optimizer": BLACK_BOX}
+        return {**values, "optimizer": dict(BLACK_BOX)}
 
     @field_validator(
         "prompts",
@@ -335,14 +340,6 @@ class RunConfig(BaseModel):
         if isinstance(coarse, tuple) and list(coarse) != sorted(set(coarse)):
             raise ValueError("should be different numbers of steps, the fewest first")
         return coarse
-
-    @field_validator("prompts")
-    @classmethod
-    def _text(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
-        for prompt in prompts:
-            if not prompt.isprintable() or not prompt.strip():
-                raise ValueError("should be printable text on one line, and not blank")
-        return prompts
 
     @classmethod
     def parse(

@@ -69,6 +69,7 @@ PAPER: Final = {
     "coarse": (),
     "iterations": 30,
     "max_grad_norm": 1.0,
+    "p_floor": 0.0,
     "gradient.method": "hybrid-2",
     "gradient.size": 0.01,
     "gradient.baseline": "start",
@@ -179,6 +180,32 @@ class Options(TypedDict, total=False):
             "Installed model, folder or hub id; in Python also a loaded pipeline.",
             metavar="MODEL",
             names="models",
+        ),
+    ]
+    lora: Annotated[
+        list[str] | None,
+        Shorthand(
+            "sampler.loras",
+            Group.MODEL,
+            "LoRA weights to merge into the model; repeatable.",
+            metavar="PATH[=STRENGTH]",
+        ),
+    ]
+    embedding: Annotated[
+        list[str] | None,
+        Shorthand(
+            "sampler.embeddings",
+            Group.MODEL,
+            "Textual inversion, a word for prompts to use; repeatable.",
+            metavar="PATH[=WORD]",
+        ),
+    ]
+    long_prompts: Annotated[
+        bool | None,
+        Shorthand(
+            "sampler.long_prompts",
+            Group.MODEL,
+            "Read prompts longer than CLIP takes piece by piece, and cut nothing off.",
         ),
     ]
     steps: Annotated[

@@ -62,8 +62,10 @@ PARTS = {
         "pictures",
         "thumbnails",
         "find_model",
+        "installed_model",
         "hub_is_offline",
         "quiet",
+        "hearing",
         "first_line",
         "write_file",
         "clean",
@@ -86,6 +88,7 @@ B is the number of samples, N the entries of one sample's noise, H x W the size 
 HOMES = (
     "registry.configs",
     "registry.loading",
+    "registry.hearing",
     "registry.models",
     "errors",
     "files",

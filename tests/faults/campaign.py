@@ -46,7 +46,8 @@ class Bad(RewardConfig):
             value_B = images.mean(dim=(1, 2, 3))
             calls.append(1)
             if len(calls) >= self.at:
-                DEEDS[self.deed](images)
+                answer = DEEDS[self.deed](images)
+                value_B = value_B if answer is None else answer
             return value_B
         return reward
 def close(images):
@@ -54,6 +55,8 @@ def close(images):
     sys.stderr.close()
 def hurt(images):
     images.data.zero_()
+def no_gradient(images):
+    torch.set_grad_enabled(False)
 def thread(images):
     threading.Thread(target=time.sleep, args=(600,), name="left-behind").start()
 def end(error):
@@ -67,12 +70,13 @@ DEEDS = {
     "end": end(GeneratorExit()),
     "raise": end(ValueError("no face")),
     "memory": end(MemoryError()),
+    "sick": lambda images: images.mean(dim=(1, 2, 3)) * float("nan"),
     "chdir": lambda images: os.chdir("/"),
     "print": lambda images: print("brightness 9 -> 10"),
     "close": close,
     "zero": hurt,
     "dtype": lambda images: torch.set_default_dtype(torch.float64),
-    "no grad": lambda images: torch.set_grad_enabled(False),
+    "no grad": no_gradient,
     "thread": thread,
 }
 '''
@@ -94,7 +98,7 @@ deed = "nothing"
 
 [[regularizers]]
 use = "norm"
-weight = 0.5
+weight = 0.01
 
 [[observers]]
 use = "images"
@@ -298,7 +302,11 @@ def hostile(field: Field) -> Failures:
         if name.suffix != ".png":
             yield attempt(name, folder)
             yield attempt(name, no_text)
-    yield attempt(Path("steps"), lambda at: at.symlink_to(victim))
+
+    def folder_link(at: Path) -> None:
+        at.symlink_to(victim)
+
+    yield attempt(Path("steps"), folder_link)
 
 
 def plugins(field: Field) -> Failures:
@@ -309,6 +317,7 @@ def plugins(field: Field) -> Failures:
         "end": 'reward "bad" tried to end the program (GeneratorExit)',
         "raise": 'reward "bad" failed with ValueError: no face',
         "memory": "ran out of memory",
+        "sick": 'reward "bad": its value is not finite for sample 0',
         "build nothing": "rewards.0: its build returned None",
     }
     same = ("chdir", "print", "close", "zero", "dtype", "no grad")
@@ -328,6 +337,23 @@ def plugins(field: Field) -> Failures:
             elif at == 2 and deed != "build nothing" and not (run / "best.png").is_file():
                 trouble = "what was reached was not kept"
             yield f"{deed} at call {at}: {trouble}" if trouble else ""
+    yield _goes_on_from_its_best(field)
+
+
+def _goes_on_from_its_best(field: Field) -> str:
+    """What is wrong with the way that a run tells of whose numbers are not finite."""
+    run = field.fresh()
+    sick = ["--set", "rewards.0.deed=sick", "--out", run]
+    done = forked([*field.args, *sick], field.work)
+    way = f"optimize --config {run}/run.toml --start {run}"
+    if f"dno {way}" not in done.err:
+        return f"no way is told: {done}"
+    mended = ["--set", "rewards.0.deed=nothing", "--lr", 0.001, "--quiet"]
+    other = forked([*way.split(), *mended, "--out", field.work / "other"], field.work)
+    if other.code:
+        return f"the way leads nowhere: {other}"
+    resumed = forked(["resume", run], field.work)
+    return "" if resumed.code == 1 and resumed.is_clean else f"resume: {resumed}"
 
 
 def streams(field: Field) -> Failures:

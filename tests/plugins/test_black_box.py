@@ -11,6 +11,7 @@ from dno_builtin.constraints._shell import ShellRetraction
 from dno_builtin.optimizers._surrogate import LinearModel
 from dno_builtin.optimizers._trust_region import Boxes
 from dno_builtin.optimizers.best_of_n import BestOfN
+from dno_builtin.optimizers.local_search import LocalSearch
 from dno_builtin.optimizers.surrogate import Surrogate
 from dno_builtin.optimizers.trust_region import TrustRegion
 from small_problems import brightness, climb, equal, problem
@@ -335,14 +336,14 @@ blind.differentiable = False  # type: ignore[attr-defined]
 @pytest.mark.parametrize(
     ("values", "optimizer"),
     [
-        ({"rewards": "jpeg"}, Surrogate),
-        ({"rewards": [blind]}, Surrogate),
-        ({"rewards": ["jpeg", {"use": "clip", "weight": 0}]}, Surrogate),
-        ({"rewards": ["jpeg"], "constraints": ["shell"], "iterations": 3}, Surrogate),
+        ({"rewards": "jpeg"}, LocalSearch(beta=0.6)),
+        ({"rewards": [blind]}, LocalSearch(beta=0.6)),
+        ({"rewards": ["jpeg", {"use": "clip", "weight": 0}]}, LocalSearch(beta=0.6)),
+        ({"rewards": ["jpeg"], "constraints": ["shell"], "iterations": 3}, LocalSearch(beta=0.6)),
         ({"rewards": ["jpeg", "clip"]}, None),
         ({"rewards": ["clip", {"use": "jpeg", "weight": 0}]}, None),
         ({"rewards": "jpeg", "gradient": {"samples": 8}}, None),
-        ({"rewards": "jpeg", "optimizer": "best-of-n"}, BestOfN),
+        ({"rewards": "jpeg", "optimizer": "best-of-n"}, BestOfN()),
     ],
     ids=[
         "jpeg",
@@ -355,19 +356,23 @@ blind.differentiable = False  # type: ignore[attr-defined]
         "an optimizer asked for",
     ],
 )
-def test_a_run_without_a_gradient_climbs_by_the_surrogate_unless_told_otherwise(values, optimizer):
+def test_a_run_without_a_gradient_searches_unless_told_otherwise(values, optimizer):
     values = {"prompts": "x", **values}
     usual = RunConfig.model_fields["optimizer"].default
-    expected = optimizer or OPTIMIZERS.load(usual)
+    expected = optimizer or OPTIMIZERS.load(usual)()
     for config in (RunConfig.parse(values), assemble(values, {"steps": 5})):
-        assert type(config.optimizer) is expected
+        assert config.optimizer == expected
     if blind not in list(values["rewards"]):
         assert RunConfig.parse(config.dump()) == config
 
 
-def test_an_option_without_an_optimizer_is_the_surrogates():
-    config = assemble({"prompts": "x", "rewards": "jpeg"}, {}, [("optimizer.samples", 5)])
-    assert config.optimizer == Surrogate(samples=5)
+def test_an_option_without_an_optimizer_is_that_of_the_one_that_will_run():
+    values = {"prompts": "x", "rewards": "jpeg", "gradient": {}}
+    with pytest.raises(ConfigError, match=r"optimizer\.beta"):
+        assemble(values, {}, [("optimizer.beta", 0.5)])
+    del values["gradient"]
+    config = assemble(values, {}, [("optimizer.beta", 0.5)])
+    assert config.optimizer == LocalSearch(beta=0.5)
 
 
 def test_what_is_no_reward_is_told_as_before():

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from distributions import Site
 from dno_builtin.samplers._ddim import DDIMSampler
 from dno_builtin.samplers._diffusers.memory import Memory, spare_blocks
 from dno_builtin.samplers.ddim import DDIM
@@ -600,7 +601,7 @@ def test_check_finds_an_installed_model_without_its_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        "dno_builtin.samplers._diffusers.options.find_model", lambda name: str(tmp_path / "gone")
+        "dno_builtin.samplers._diffusers.where.installed_model", lambda name: tmp_path / "gone"
     )
     error = refusal(DDIM(model="emoji"))
     assert error.at == "model"
@@ -678,30 +679,41 @@ def test_check_refuses_a_hub_id_that_is_not_here_when_offline(
 
 def test_broken_weights_are_one_sentence(folder: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+    with pytest.raises(ConfigError, match="is not a safetensors file") as caught:
         DDIM(model=str(folder)).build(CPU)
     assert caught.value.at == "model"
     assert "\n" not in str(caught.value)
 
 
-def test_own_classes_load_only_from_inside_their_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_own_classes_load_only_for_a_model_that_a_distribution_brings(
+    site: Site, tmp_path: Path
 ) -> None:
     package = tmp_path / "package_with_model"
     package.mkdir()
-    (package / "__init__.py").touch()
+    (package / "__init__.py").write_text(
+        "from pathlib import Path\n"
+        "from dno.plugin import ModelConfig\n"
+        "class Model(ModelConfig):\n"
+        "    def folder(self):\n"
+        "        return Path(__file__).parent / 'pipeline'\n"
+    )
     # diffusers looks for `ModelMixin` among the module's names to learn how the class is loaded.
     (package / "codec.py").write_text(
         "from diffusers import AutoencoderKL, ModelMixin\nclass Codec(AutoencoderKL): pass\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
     tiny_stable_diffusion().save_pretrained(package / "pipeline")
     rewrite(package / "pipeline" / "model_index.json", vae=["package_with_model.codec", "Codec"])
     elsewhere = shutil.copytree(package / "pipeline", tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match="package_with_model"):
-        DDIM(model=str(elsewhere)).build(CPU)
-    assert "package_with_model.codec" not in sys.modules
-    sampler = DDIM(model=str(package / "pipeline"), steps=2).build(CPU)
+
+    # Being on Python's path makes no folder a package that somebody installed.
+    for folder in (elsewhere, package / "pipeline"):
+        with pytest.raises(ConfigError, match="package_with_model.codec"):
+            DDIM(model=str(folder)).build(CPU)
+        assert "package_with_model.codec" not in sys.modules
+
+    entry = "[dno.v1.models]\nbrought = package_with_model:Model\n"
+    site.install("dno-with-model", entry)
+    sampler = DDIM(model="brought", steps=2).build(CPU)
     assert type(sampler._sampler._pipe.vae).__name__ == "Codec"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import pytest
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from dno.plugin import first_line, quiet
+from dno.plugin import first_line, hearing, quiet
 
 pytestmark = pytest.mark.slow
 
@@ -134,9 +136,94 @@ def test_many_threads_at_once() -> None:
     assert state() == before
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_is_loud_where_another_thread_of_its_parent_was_quiet() -> None:
+    before = state()
+    is_in = threading.Event()
+    done = threading.Event()
+
+    def load() -> None:
+        with quiet():
+            is_in.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    assert is_in.wait(10)
+    with warnings.catch_warnings():
+        # Newer Pythons warn of forks in programs of several threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        # What filters there were is for the parent's `catch_warnings` above to undo.
+        loud = not is_quiet() and state()[:2] == before[:2]
+        with quiet():
+            os._exit(0 if loud and is_quiet() else 1)
+    done.set()
+    thread.join()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+TABLE = """Model LOAD REPORT from: /somewhere
+Key          | Status     |
+-------------+------------+
+more.weight  | UNEXPECTED |
+lacks.weight | MISSING    |
+
+Notes:
+- UNEXPECTED: can be ignored when loading from different task/architecture."""
+
+
+def test_what_a_library_warns_of_is_heard_once_and_nothing_is_left_changed() -> None:
+    before = state()
+    handlers = [list(logging.getLogger(name).handlers) for name in ("diffusers", "transformers")]
+    with hearing() as heard:
+        logger = diffusers_logging.get_logger("diffusers.loaders")
+        for _ in range(2):
+            logger.warning("Some weights were not used when initializing X: \n ['a.weight']")
+        logger.warning("You have disabled the safety checker for X")
+        logger.info("nobody needs this")
+        transformers_logging.get_logger("transformers.modeling").warning(TABLE)
+        warnings.warn("a kernel is deprecated", FutureWarning, stacklevel=1)
+        warnings.warn("the file is for another model", UserWarning, stacklevel=1)
+    assert heard == [
+        "Some weights were not used when initializing X: ['a.weight']",
+        "1 weights are MISSING in the files: lacks.weight",
+        "1 weights of the files have no place in the model: more.weight",
+        "the file is for another model",
+    ]
+    assert state() == before
+    after = [list(logging.getLogger(name).handlers) for name in ("diffusers", "transformers")]
+    assert after == handlers
+
+
+def test_an_error_while_hearing_gives_everything_back() -> None:
+    before = state()
+    with pytest.raises(LookupError), hearing():
+        raise LookupError
+    assert state() == before
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
+        (
+            RuntimeError("Error(s) in loading state_dict for X:\n\tsize mismatch for a: 1 and 2."),
+            "size mismatch for a: 1 and 2.",
+        ),
+        (ValueError("these keys are wrong: \n\n a, b"), "these keys are wrong: a, b"),
+        (
+            RuntimeError(
+                "Weights only load failed. Re-running `torch.load` with `weights_only` set to "
+                "`False` will likely succeed, but it can result in arbitrary code execution."
+            ),
+            "Weights only load failed.",
+        ),
+        (ValueError("Please set `weights_only=False`"), "ValueError"),
+        (ValueError("got tensor([[1., 2.],\n [3., 4.]]) for a"), "got (a tensor)"),
+        (ValueError("wrong; open an issue at https://x/issues/new"), "ValueError"),
+        (ValueError("x" * 1000), f"{'x' * 240} ..."),
         (ValueError("no such file\n  at /deep/down"), "no such file"),
         (ValueError("\n\n  late  \nmore"), "late"),
         (KeyError("x"), "'x'"),

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from dno_builtin.regularizers.gaussianity import Gaussianity
 from dno_builtin.regularizers.permutation import Permutation
+from dno_builtin.samplers import _ddim as ddim
+from dno_builtin.samplers._ddim import DDIMSampler
+from dno_builtin.samplers._diffusers import fitting, invert
 from dno_builtin.samplers.ddim import DDIM
 from PIL import Image
 
 import dno
 from dno.core.noise import evaluation_generators
-from dno.plugin import BuildContext, quiet
+from dno.plugin import BuildContext, find_model, quiet
 
 pytestmark = pytest.mark.slow
 
@@ -42,36 +48,32 @@ def pixels(path):
     return torch.from_numpy(values_HWC).permute(2, 0, 1)
 
 
-def drawn(**options):
-    """The images that come of a picture, and the noise found for it."""
-    found = bound(**options)
+@pytest.fixture(scope="module")
+def found(picture):
+    """A sampler of four steps that starts from the picture, bound to two seeds."""
+    return bound(seeds=(0, 1), steps=4, start_image=picture)
+
+
+def errors(found, picture):
+    """Mean difference of pixels of each sample, in levels of 255."""
     with torch.no_grad():
-        return found(found.noise_BN), found.noise_BN
+        images = found(found.noise_BN)
+    return 255 * (images - pixels(picture)).abs().mean((1, 2, 3))
 
 
-def test_the_picture_comes_back_from_likely_noise(picture):
-    images, noise_BN = drawn(seeds=(0, 1), steps=20, start_image=picture)
-    assert (images - pixels(picture)).abs().mean() < 0.03
-    assert not torch.allclose(noise_BN[0], noise_BN[1], atol=0.1)
-
-    penalty = Permutation().build(CONTEXT)(noise_BN, evaluation_generators([0, 1], 0))
-    assert (penalty.log_p_B > -4.6).all()
+def test_the_picture_comes_back(found, picture):
+    assert (errors(found, picture) <= 4).all()
+    assert not torch.allclose(found.noise_BN[0], found.noise_BN[1], atol=0.1)
 
 
-def test_the_ode_is_solved_backwards(picture):
-    images, noise_BN = drawn(steps=50, eta=0.0, guidance_scale=1.0, start_image=picture)
-    assert noise_BN.shape[1] == 24 * 8 * 8
-    plain, _ = drawn(steps=50, eta=0.0, guidance_scale=1.0)
-    error = (images - pixels(picture)).abs().mean()
-    chance = (plain - pixels(picture)).abs().mean()
-    assert error < 0.3 * chance
-
-
-def test_a_batch_of_two_is_two_of_one(picture):
-    _, both = drawn(seeds=(3, 4), steps=4, start_image=picture)
-    for i, seed in enumerate((3, 4)):
-        _, alone = drawn(seeds=(seed,), steps=4, start_image=picture)
-        torch.testing.assert_close(both[i], alone[0], atol=1e-3, rtol=0)
+def test_the_noise_is_as_ordinary_as_that_of_seeds(found):
+    generators = evaluation_generators([0, 1], 0)
+    assert (Permutation().build(CONTEXT)(found.noise_BN, generators).log_p_B > -4.6).all()
+    report = Gaussianity().build(replace(CONTEXT, draws=tuple(found.draws)))
+    figures = report(found.noise_BN, generators).figures
+    assert len(figures) == 12
+    for name, p_B in figures.items():
+        assert (p_B > 1e-3).all(), name
 
 
 def test_a_run_starts_from_it(picture):
@@ -82,32 +84,74 @@ def test_a_run_starts_from_it(picture):
         steps=4,
         settings={"sampler.start_image": str(picture)},
     )
-    assert (result.initial.samples[0] - pixels(picture)).abs().mean() < 0.05
+    assert (result.initial.samples[0] - pixels(picture)).abs().mean() <= 4 / 255
+    assert all(result.history[0].healthy)
 
 
-def test_a_schedule_that_ends_without_noise_and_one_that_starts_without_signal(picture):
+def test_a_batch_of_two_is_two_of_one(picture, monkeypatch):
+    # Few steps: later ones make much of differences of the last digit.
+    monkeypatch.setattr(fitting, "ITERATIONS", 2)
+    monkeypatch.setattr(invert, "NEAR", 1.0)
+    options = {"steps": 4, "start_image": picture}
+    both = bound(seeds=(3, 4), **options).noise_BN
+    for i, seed in enumerate((3, 4)):
+        alone = bound(seeds=(seed,), **options).noise_BN
+        # A rounding may change the sign of a step that has next to no slope.
+        assert (both[i] - alone[0]).square().mean().sqrt() < 1e-3
+
+
+def test_each_prompt_and_seed_is_searched_for_once(picture, monkeypatch):
+    monkeypatch.setattr(fitting, "ITERATIONS", 0)
+    monkeypatch.setattr(invert, "NEAR", 1.0)
+    sampler = DDIM(steps=2, start_image=picture).build(CONTEXT)
+    first = sampler.bind(["a frog"], [0])
+    monkeypatch.setattr(ddim, "noise_of", lambda image, bound: pytest.fail("searched again"))
+    copies = sampler.bind(["a frog"] * 3, [0] * 3)
+    assert torch.equal(copies.noise_BN, first.noise_BN.expand(3, -1))
+
+
+def test_a_picture_that_the_decoder_cannot_show_is_refused(tmp_path):
+    grains = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
+    file = tmp_path / "grains.png"
+    Image.fromarray((grains * 255).byte().numpy()).save(file)
+    message = r"start_image: the model's decoder draws .*grains.png no nearer than \d+\.\d/255"
+    with pytest.raises(dno.ConfigError, match=message):
+        bound(steps=2, start_image=file)
+
+
+CHANGES = {
+    "no last noise": {"set_alpha_to_one": True},
+    "no signal at first": {
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+        "prediction_type": "v_prediction",
+    },
+    "the ODE": {},
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES.keys())
+def test_where_none_is_found_the_run_is_refused_with_the_distance(picture, changes, monkeypatch):
+    """Whatever the schedule, also one that ends without noise or starts without signal."""
     from diffusers import DiffusionPipeline
-    from dno_builtin.samplers._ddim import DDIMSampler
 
-    from dno.plugin import find_model
-
+    monkeypatch.setattr(fitting, "ITERATIONS", 1)
     with quiet():
         pipe = DiffusionPipeline.from_pretrained(find_model("emoji"), dtype=torch.float32)
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **changes)
+    eta = 1.0 if changes else 0.0
+    sampler = DDIMSampler(pipe, steps=10, eta=eta, start_image=picture)
+    message = r"start_image: no ordinary noise was found .*: the nearest is \d+\.\d/255 off"
+    with pytest.raises(dno.ConfigError, match=message):
+        sampler.bind(["a green frog"], [0])
 
-    for changes in (
-        {"set_alpha_to_one": True},
-        {
-            "rescale_betas_zero_snr": True,
-            "timestep_spacing": "trailing",
-            "prediction_type": "v_prediction",
-        },
-    ):
-        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **changes)
-        found = DDIMSampler(pipe, steps=50, start_image=picture).bind(["a green frog"], [0])
-        with torch.no_grad():
-            images = found(found.noise_BN)
-        assert found.noise_BN.isfinite().all()
-        assert images.isfinite().all()
+
+def test_noise_that_no_seed_would_draw_is_refused_by_the_name_of_its_test(picture, monkeypatch):
+    monkeypatch.setattr(fitting, "ITERATIONS", 0)
+    monkeypatch.setattr(invert, "NEAR", 1.0)
+    monkeypatch.setattr(fitting, "Ordinary", lambda like_BN, draws: lambda noise_BN: noise_BN)
+    with pytest.raises(dno.ConfigError, match=r"is no ordinary draw \(.*p_.*\); use another seed"):
+        bound(steps=10, start_image=picture)
 
 
 @pytest.mark.parametrize(

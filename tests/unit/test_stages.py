@@ -145,6 +145,17 @@ def test_a_search_comes_first_on_the_coarse_grid() -> None:
     assert grids(result) == [None, 2, 2, 2, 2, 2, None]
 
 
+def test_what_a_search_found_coarsely_is_not_drawn_back_to_the_seed() -> None:
+    shell = {"use": "shell", "reach": 0.5}
+    result = climb(warm_start="best-of-8", constraint=shell, iterations=2, lr=0.01)
+    assert grids(result)[:11] == [None, *[2] * 10]
+    coarse = max(record.reward[0] for record in result.history[1:11])
+    # The picture is the same on both grids, so that all of it is there.
+    assert float(result.last.score_B[0]) > coarse - 0.01
+    moved = (result.last.noise_BN - result.initial.noise_BN).norm()
+    assert moved > 2.0
+
+
 def test_a_batch_of_two_is_two_of_one() -> None:
     together = climb(["x", "y"], batch=2)
     for i, (prompt, seed) in enumerate(together.items):

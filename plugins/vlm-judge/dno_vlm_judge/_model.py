@@ -22,6 +22,8 @@ from dno.plugin import ConfigError, RunError, first_line, pictures
 
 _log = logging.getLogger("dno")
 
+_READING = Lock()
+"""Held while a processor reads: fast tokenizers refuse two threads at once."""
 UNSURE = 0.01
 """Share of yes and no in all answers below which their ratio says little."""
 
@@ -78,15 +80,17 @@ class YesNo:
                 "text; leave it out"
             )
         content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-        return self.processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self.chat_template,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"do_rescale": False} if self.differentiable else {},
-        ).to(self.model.device, dtype=self.model.dtype)
+        with _READING:
+            read = self.processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=self.chat_template,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"do_rescale": False} if self.differentiable else {},
+            )
+        return read.to(self.model.device, dtype=self.model.dtype)
 
     def _score(self, image: Tensor | Image.Image, prompt: str) -> Tensor:
         logits_V = next_token_logits(self.model, self.inputs(image, prompt)).float()

@@ -66,6 +66,11 @@ class ImageWriter:
         assert run.folder is not None, "run_started refuses such a run"
         if event.record.iteration % self.every:
             return
+        steps = run.folder / "steps"
+        if steps.is_symlink():
+            raise RunError(
+                f"{steps} is a link, and pictures are written into the run folder alone; remove it"
+            )
         iteration = str(event.record.iteration).zfill(len(str(run.iterations)))
         digits = len(str(len(run.items) - 1))
         shown = thumbnails(event.medium, event.samples)
@@ -79,8 +84,6 @@ class ImageWriter:
             data = io.BytesIO()
             picture.save(data, "PNG")
             try:
-                write_file(
-                    run.folder / "steps" / f"{iteration}-{sample:0{digits}d}.png", data.getvalue()
-                )
+                write_file(steps / f"{iteration}-{sample:0{digits}d}.png", data.getvalue())
             except RunError as error:
                 raise RunError(f"{error}; make room, or run without images") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,9 @@ from dno_builtin.rewards._preprocess import Preprocess
 from dno_builtin.rewards._weights import full, loading, read_weights
 
 _log = logging.getLogger("dno")
+
+READING = threading.Lock()
+"""Held while a tokenizer reads: transformers' fast ones refuse two threads at once."""
 
 Kind = Literal["CLIP", "SigLIP"]
 
@@ -33,7 +37,7 @@ def load_network(model: str, kind: Kind, revision: str | None, dtype: torch.dtyp
     with loading(model, f"{kind} model"):
         fetch(model, ["config.json"], revision)
         at = commit(model, revision)
-        config = AutoConfig.from_pretrained(model, revision=at)
+        config = AutoConfig.from_pretrained(model, revision=at, trust_remote_code=False)
         if config.model_type != kind.lower():
             raise ConfigError(
                 f'"{model}" is a model of type {config.model_type}; name a {kind} model', at="model"
@@ -42,11 +46,20 @@ def load_network(model: str, kind: Kind, revision: str | None, dtype: torch.dtyp
         if weights.suffix == ".bin":
             source = {"config": config, "state_dict": read_weights(weights)}
             network, found = cls.from_pretrained(
-                None, **source, dtype=dtype, output_loading_info=True
+                None,
+                **source,
+                dtype=dtype,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
         else:
             network, found = cls.from_pretrained(
-                model, revision=at, dtype=dtype, use_safetensors=True, output_loading_info=True
+                model,
+                revision=at,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
     if missing := sorted(found["missing_keys"]):
         raise ConfigError(
@@ -67,7 +80,9 @@ def load_processor(model: str, kind: Kind, revision: str | None, at: str) -> tup
     cls = CLIPProcessor if kind == "CLIP" else SiglipProcessor
     with loading(model, f"{kind} model", at):
         fetch(model, ["processor_config.json", "preprocessor_config.json"], revision, at)
-        processor = cls.from_pretrained(model, revision=commit(model, revision))
+        processor = cls.from_pretrained(
+            model, revision=commit(model, revision), trust_remote_code=False
+        )
         return processor.tokenizer, Preprocess.from_config(processor.image_processor.to_dict())
 
 
@@ -122,7 +137,8 @@ def token_ids(tokenizer: Any, text: str, limit: int, who: str, *, whole: bool) -
         whole: as SigLIP is trained: lower case, and filled up to the limit.
     """
     shown, text = text, text.lower() if whole else text
-    tokens = len(tokenizer(text, verbose=False)["input_ids"])
+    with READING:
+        tokens = len(tokenizer(text, verbose=False)["input_ids"])
     if tokens > limit:
         _log.warning(
             "the %s reads %d tokens; the end of this prompt's %d is not scored: %s",
@@ -132,9 +148,10 @@ def token_ids(tokenizer: Any, text: str, limit: int, who: str, *, whole: bool) -
             shown,
         )
     options = {"padding": "max_length"} if whole else {}
-    ids: Tensor = tokenizer(
-        text, truncation=True, max_length=limit, return_tensors="pt", **options
-    )["input_ids"]
+    with READING:
+        ids: Tensor = tokenizer(
+            text, truncation=True, max_length=limit, return_tensors="pt", **options
+        )["input_ids"]
     return ids
 
 

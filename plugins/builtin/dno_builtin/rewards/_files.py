@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from dno.plugin import ConfigError, RewardConfig, find_model, first_line, hub_is_offline
+from dno_builtin.samplers._diffusers.hub import check_hub
 
 PINNED: Final[Mapping[str, str]] = {
     "google/siglip2-so400m-patch14-384": "e8e487298228002f3d8a82e0cd5c8ea9c567f57f",
@@ -104,6 +105,10 @@ def fetch(model: str, names: Sequence[str], revision: str | None = None, at: str
     """
     if (path := look(model, names, revision, at)) is not None:
         return path
+    try:
+        check_hub(model)
+    except ConfigError as error:
+        raise error.inside(at) from None
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dno.plugin import ConfigError
+from dno_builtin.rewards._clip import READING
 from dno_builtin.rewards._files import commit, fetch
 from dno_builtin.rewards._preprocess import Preprocess
 from dno_builtin.rewards._weights import (
@@ -83,7 +84,9 @@ def load_imagereward(
         ]
     with loading(tokenizer, "BERT tokenizer", "tokenizer"):
         fetch(tokenizer, ["tokenizer_config.json", "tokenizer.json", "vocab.txt"], at="tokenizer")
-        words = AutoTokenizer.from_pretrained(tokenizer, revision=commit(tokenizer))
+        words = AutoTokenizer.from_pretrained(
+            tokenizer, revision=commit(tokenizer), trust_remote_code=False
+        )
     if len(words) > text_options.vocab_size:
         raise ConfigError(
             f'"{tokenizer}" has {len(words)} tokens, the model fewer; name its own', at="tokenizer"
@@ -125,7 +128,8 @@ class ImageRewardScore:
     def _read(self, prompt: str) -> tuple[Tensor, Tensor]:
         """The prompt's tokens and which of them are not filling, `1 x TOKENS` each."""
         if prompt not in self._tokens:
-            tokens = len(self.tokenizer(prompt, verbose=False)["input_ids"])
+            with READING:
+                tokens = len(self.tokenizer(prompt, verbose=False)["input_ids"])
             if tokens > TOKENS:
                 _log.warning(
                     "ImageReward reads %d tokens; the end of this prompt's %d is not scored: %s",
@@ -133,13 +137,14 @@ class ImageRewardScore:
                     tokens,
                     prompt,
                 )
-            found = self.tokenizer(
-                prompt,
-                padding="max_length",
-                truncation=True,
-                max_length=TOKENS,
-                return_tensors="pt",
-            ).to(self.text.device)
+            with READING:
+                found = self.tokenizer(
+                    prompt,
+                    padding="max_length",
+                    truncation=True,
+                    max_length=TOKENS,
+                    return_tensors="pt",
+                ).to(self.text.device)
             self._tokens[prompt] = found["input_ids"], found["attention_mask"]
         return self._tokens[prompt]
 

@@ -76,7 +76,9 @@ def load_openclip(
         network = build(CLIPModel, config, clip_names(state), dtype)
     with loading(tokenizer, "CLIP tokenizer", "tokenizer"):
         fetch(tokenizer, ["tokenizer_config.json", "tokenizer.json"], at="tokenizer")
-        words = AutoTokenizer.from_pretrained(tokenizer, revision=commit(tokenizer))
+        words = AutoTokenizer.from_pretrained(
+            tokenizer, revision=commit(tokenizer), trust_remote_code=False
+        )
     if len(words) > config.text_config.vocab_size:
         raise ConfigError(
             f'"{tokenizer}" has {len(words)} tokens, the model fewer; name its own', at="tokenizer"

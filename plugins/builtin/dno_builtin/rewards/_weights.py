@@ -148,6 +148,7 @@ def build(
         config=config,
         state_dict=dict(state),
         dtype=dtype,
+        trust_remote_code=False,
         output_loading_info=True,
         **options,
     )

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dno.plugin import ConfigError, quiet
 
 from ._diffusers.folder import PIPELINES, check_size, check_steps
 from ._diffusers.invert import noise_of
+from ._diffusers.kinds import check_ddim
+from ._diffusers.live import check_live
 from ._diffusers.memory import Memory
 from ._diffusers.noise_map import PipelineNoiseMap
-from ._diffusers.schedule import UNCLIPPED, Scheduler
+from ._diffusers.schedule import UNCLIPPED, Scheduler, options_of
 from ._pipeline import PipelineSampler
 
 _PREDICTIONS = ("epsilon", "sample", "v_prediction")
@@ -29,8 +32,8 @@ class DDIMSampler:
 
     Args:
         pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`.
-        steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps, start_image:
-            see `DDIM`.
+        steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps,
+            long_prompts, start_image: see `DDIM`.
         device, dtype: see `PipelineSampler`.
 
     Raises:
@@ -50,6 +53,7 @@ class DDIMSampler:
         width: int | None = None,
         memory: Memory = "keep",
         last_steps: int | None = None,
+        long_prompts: bool = False,
         start_image: Path | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -69,6 +73,7 @@ class DDIMSampler:
             width=width,
             memory=memory,
             last_steps=last_steps,
+            long_prompts=long_prompts,
             options={"eta": eta},
             scheduler=scheduler,
             device=device,
@@ -76,6 +81,8 @@ class DDIMSampler:
         )
         self.device: torch.device = self._sampler.device
         self._start_image = start_image
+        self._started: dict[tuple[str, int], Tensor] = {}
+        """The noise of the start image, by prompt and seed."""
 
     def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> PipelineNoiseMap:
         """Encode the prompts once and draw the starting noise, or find that of the start image.
@@ -90,8 +97,20 @@ class DDIMSampler:
         """
         bound = self._sampler.bind(prompts, seeds)
         if self._start_image is not None:
-            bound.noise_BN = noise_of(self._start_image.expanduser(), bound)
+            bound.noise_BN = self._start_noise(
+                self._start_image.expanduser(), bound, prompts, seeds
+            )
         return bound
+
+    def _start_noise(
+        self, image: Path, bound: PipelineNoiseMap, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> Tensor:
+        """The noise of the start image, searched for once for each prompt and seed."""
+        items = list(zip(prompts, seeds, strict=True))
+        if not all(item in self._started for item in items):
+            rows = noise_of(image, bound)
+            self._started.update(zip(items, rows, strict=True))
+        return torch.stack([self._started[item] for item in items])
 
 
 def _check_pipeline(pipe: Any) -> None:
@@ -102,6 +121,8 @@ def _check_pipeline(pipe: Any) -> None:
             f"ddim samples {' and '.join(PIPELINES)}, got a {type(pipe).__name__}", at="model"
         )
 
+    check_live(pipe)
+    check_ddim(options_of(pipe.scheduler), whole=True)
     prediction = pipe.scheduler.config.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS:
         raise ConfigError(f"ddim cannot sample a model that predicts {prediction!r}", at="model")

@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 
-from ._diffusers.call import check_class, check_hooks, check_negative_prompt, check_options
+from ._diffusers.call import check_class, check_negative_prompt, check_options
+from ._diffusers.embeddings import tell_unused
+from ._diffusers.live import check_live
 from ._diffusers.memory import Memory
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.parts import own_dtype, private_pipeline, remembering
+from ._diffusers.prompts import Cuts, check_long_prompts, read_long_prompts, tell_syntax
 
 
 class PipelineSampler:
@@ -26,8 +29,8 @@ class PipelineSampler:
 
     Args:
         pipe: a diffusers pipeline that makes images of prompts.
-        steps, guidance_scale, negative_prompt, height, width, memory, last_steps, options: see
-            `Pipeline`.
+        steps, guidance_scale, negative_prompt, height, width, memory, last_steps,
+            long_prompts, options: see `Pipeline`.
         scheduler: what samples in place of the pipeline's own `scheduler`; it is left as it is.
         device: where to compute; None: where the pipeline is.
         dtype: what the denoising networks and the text encoders compute in; None: the pipeline's
@@ -49,13 +52,16 @@ class PipelineSampler:
         width: int | None = None,
         memory: Memory = "keep",
         last_steps: int | None = None,
+        long_prompts: bool = False,
         options: Mapping[str, Any] | None = None,
         scheduler: Any = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         check_class(type(pipe))
-        check_hooks(pipe)
+        check_live(pipe)
+        if long_prompts:
+            check_long_prompts(pipe)
         self.device: torch.device = device or pipe.device
         dtype = dtype or own_dtype(pipe)
 
@@ -63,7 +69,10 @@ class PipelineSampler:
         self._pipe = private_pipeline(
             pipe, scheduler=scheduler, device=self.device, dtype=dtype, memory=memory
         )
+        if long_prompts:
+            read_long_prompts(self._pipe)
         self._last_steps = last_steps
+        self._told: set[str] = set()
         self._negative_prompt = negative_prompt
 
         free = dict(options or {})
@@ -105,5 +114,12 @@ class PipelineSampler:
         if self._negative_prompt:
             options["negative_prompt"] = [self._negative_prompt] * len(prompts)
 
+        said = [*prompts, self._negative_prompt]
+        tell_syntax(said, self._told)
+        tell_unused(self._pipe, said)
+
         pipe = remembering(self._pipe, self._dtype)
-        return PipelineNoiseMap(pipe, options, seeds, self.device, self._last_steps)
+        cuts = Cuts(pipe)
+        bound = PipelineNoiseMap(pipe, options, seeds, self.device, self._last_steps)
+        cuts.tell(self._told)
+        return bound

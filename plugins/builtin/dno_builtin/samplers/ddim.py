@@ -10,8 +10,16 @@ from pydantic import Field
 
 from dno.plugin import BuildContext, ConfigError
 
-from ._diffusers.folder import PIPELINES, check_size, check_steps, read_levels, read_scale
-from ._diffusers.options import DiffusersConfig
+from ._diffusers.folder import (
+    PIPELINES,
+    check_size,
+    check_steps,
+    read_levels,
+    read_scale,
+    read_scheduler,
+)
+from ._diffusers.kinds import check_ddim
+from ._diffusers.options import LOADING, DiffusersConfig
 
 if TYPE_CHECKING:
     from ._ddim import DDIMSampler
@@ -30,9 +38,10 @@ class DDIM(DiffusersConfig):
     guidance_scale: Annotated[float, Field(ge=0)] = 5.0
     """Weight of classifier-free guidance; up to 1 there is none, at half the cost."""
     start_image: Path | None = None
-    """A picture to start from in place of the seeds' noise: the noise is found from which DDIM
-    draws it. At eta = 0 that is exact only without guidance; at eta > 0 seeds decide what the
-    picture leaves open."""
+    """A picture to start from in place of the seeds' noise: noise is searched for that is as
+    ordinary as the seeds' own and from which DDIM draws it to 4/255, in up to 80 evaluations with
+    gradient. Where none is found the run is refused, and why. The prompt should say what the
+    picture shows."""
 
     def check(self) -> None:
         """Raise `ConfigError` where the model is missing, or an option does not suit it."""
@@ -43,6 +52,7 @@ class DDIM(DiffusersConfig):
         if folder is None:
             return
 
+        check_ddim(read_scheduler(folder), whole=False)
         check_steps(self.steps, read_levels(folder))
         scale = read_scale(folder)
         check_size("height", self.height, scale)
@@ -72,7 +82,7 @@ class DDIM(DiffusersConfig):
         from ._ddim import DDIMSampler
 
         pipe = self.load(ctx)
-        options = self.model_dump(exclude={"model", "revision", "loras"})
+        options = self.model_dump(exclude=set(LOADING))
         return DDIMSampler(pipe, device=ctx.device, dtype=ctx.dtype, **options)
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dno.plugin import BuildContext, ConfigError
 
-from ._diffusers.options import DiffusersConfig
+from ._diffusers.options import LOADING, DiffusersConfig
 
 if TYPE_CHECKING:
     from ._pipeline import PipelineSampler
@@ -83,7 +83,7 @@ class Pipeline(DiffusersConfig):
 
         pipe = self.load(ctx)
         scheduler = make_scheduler(pipe, self.scheduler_class, self.scheduler)
-        used = {"model", "revision", "loras", "scheduler", "scheduler_class"}
+        used = {*LOADING, "scheduler", "scheduler_class"}
         return PipelineSampler(
             pipe,
             scheduler=scheduler,

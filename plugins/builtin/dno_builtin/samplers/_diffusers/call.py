@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Container, Mapping
 from typing import Any
 
+import diffusers
 from diffusers import DiffusionPipeline
 
 from dno.plugin import ConfigError, quiet
@@ -37,6 +38,18 @@ def call_pipeline(pipe: Any, options: Mapping[str, Any]) -> Any:
     if isinstance(result, (tuple, list)):
         return result[0]
     return result
+
+
+def pipeline_class(name: str) -> Any:
+    """diffusers' class of that name.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    found = getattr(diffusers, name, None)
+    if not isinstance(found, type):
+        raise ConfigError(f"this version of diffusers has no pipeline class {name}", at="model")
+    return found
 
 
 def check_class(cls: type) -> None:
@@ -83,16 +96,6 @@ def check_negative_prompt(cls: type) -> None:
     """Raise `ConfigError` unless a pipeline's call takes a negative prompt."""
     if "negative_prompt" not in _parameters(cls):
         raise ConfigError(f"{cls.__name__} takes no `negative_prompt`", at="negative_prompt")
-
-
-def check_hooks(pipe: Any) -> None:
-    """Raise `ConfigError` where hooks move the pipeline's networks between devices."""
-    if any(hasattr(part, "_hf_hook") for part in pipe.components.values()):
-        raise ConfigError(
-            "the pipeline moves its networks between devices as it runs, which breaks the "
-            "backward pass; load it without offloading",
-            at="model",
-        )
 
 
 def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:

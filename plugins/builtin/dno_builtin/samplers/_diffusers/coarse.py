@@ -123,6 +123,8 @@ def thinned(scheduler: Any, stride: int) -> Any:
     kind: Any = type(scheduler)
 
     class Thinned(kind):  # type: ignore[misc]
+        timesteps: Tensor
+
         def set_timesteps(
             self, num_inference_steps: int | None = None, device: object = None, **given: Any
         ) -> None:
@@ -244,8 +246,9 @@ def _weights(scheduler: Any, steps: int, stride: int, options: Mapping[str, Any]
             if done % stride == 0:
                 rows.append(sample[0, 0, 0, 1 + done - stride : 1 + done].double())
 
-    weights = torch.stack(rows)
-    return weights / weights.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    weights: Tensor = torch.stack(rows)
+    normed: Tensor = weights / weights.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return normed
 
 
 def guess_of_nothing(scheduler: Any, sample: Tensor, timestep: Tensor) -> Tensor:
@@ -276,10 +279,11 @@ def guess_of_nothing(scheduler: Any, sample: Tensor, timestep: Tensor) -> Tensor
         signal = level.sqrt()
         sigma = (1 - level).sqrt()
 
-    noise = sample / sigma
+    noise: Tensor = sample / sigma
     flows = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     if flows or kind in ("epsilon", "flow_prediction"):
         return noise
     if kind == "v_prediction":
-        return noise * signal / (signal.square() + sigma.square()).sqrt()
+        scaled: Tensor = noise * signal / (signal.square() + sigma.square()).sqrt()
+        return scaled
     raise ConfigError(f"cannot be thinned for a model that predicts {kind!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,11 +10,17 @@ from typing import Any
 
 from dno.plugin import ConfigError
 
+from .reading import read_json
+from .variants import check_part, choose, variants
+
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 """Pipeline classes that `ddim` samples."""
 
 INDEX = "model_index.json"
 """The file of a pipeline folder that names its class and its parts."""
+
+MODULAR = "modular_model_index.json"
+"""The same of a modular pipeline."""
 
 _WITHOUT_WEIGHTS = re.compile("Scheduler|Tokenizer|Processor|Extractor")
 """What the classes of parts without weights have in their names."""
@@ -24,29 +29,18 @@ _USUAL_BLOCKS = (128, 256, 512, 512)
 """Widths of Stable Diffusion's decoder, which enlarges 8 times."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty where the file is missing.
-
-    Raises:
-        ConfigError: the file holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", at="model") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} is not a JSON object", at="model")
-    return value
-
-
-def check_folder(folder: Path, classes: Sequence[str] | None = None) -> None:
-    """Raise `ConfigError` unless the folder holds a pipeline, weights included.
+def check_folder(
+    folder: Path, classes: Sequence[str] | None = None, variant: str | None = None
+) -> str | None:
+    """The variant of the weights to load from a folder that holds a pipeline, weights included.
 
     Args:
         folder: as `save_pretrained` of a pipeline writes it.
         classes: names of the pipeline classes that will do; None: any.
+        variant: the variant that was asked for; None: none in particular.
+
+    Raises:
+        ConfigError: it holds something else, or not all of it.
     """
     if not (folder / INDEX).is_file():
         raise ConfigError(
@@ -57,16 +51,49 @@ def check_folder(folder: Path, classes: Sequence[str] | None = None) -> None:
 
     index = read_json(folder / INDEX)
     check_index(index, str(folder), classes)
-    for name, part in index.items():
-        # Safety checkers are not loaded.
-        if name == "safety_checker" or not _has_weights(part):
-            continue
-        if not any((folder / name).glob("*.safetensors")):
+    parts = weighty_parts(index)
+    for part in parts:
+        if not (folder / part).is_dir():
             raise ConfigError(
-                f"{folder / name} holds no .safetensors weights, the only kind that is loaded; "
-                "save the pipeline again with safe_serialization=True",
+                f"{folder} lacks its part {part}; a download may have been interrupted: fetch it "
+                "again",
                 at="model",
             )
+
+    listed = {part: [path.name for path in (folder / part).iterdir()] for part in parts}
+    found = {part: variants(names) for part, names in listed.items()}
+    taken = choose(found, variant, str(folder))
+    for part in parts:
+        check_part(folder / part, taken)
+    check_channels(index, folder)
+    return taken
+
+
+def weighty_parts(index: Mapping[str, Any]) -> list[str]:
+    """Names of the parts of a pipeline that have weights and are loaded."""
+    # Safety checkers are not loaded.
+    return [name for name, part in index.items() if name != "safety_checker" and _has_weights(part)]
+
+
+def check_channels(index: Mapping[str, Any], folder: Path) -> None:
+    """Raise `ConfigError` where a text-to-image pipeline's network takes in more than a latent."""
+    if index.get("_class_name") not in PIPELINES:
+        return
+    takes = read_json(folder / "unet" / "config.json").get("in_channels")
+    latent = read_json(folder / "vae" / "config.json").get("latent_channels")
+    if not isinstance(takes, int) or not isinstance(latent, int) or takes == latent:
+        return
+
+    kind = "no text-to-image model"
+    if takes == 2 * latent + 1:
+        kind = "a model for inpainting"
+    elif takes == 2 * latent:
+        kind = "a model that edits images"
+    raise ConfigError(
+        f"{folder} is {kind}: its UNet takes {takes} channels where a latent has {latent}, but its "
+        f"{INDEX} names a {index['_class_name']}",
+        at="model",
+    )
 
 
 def _has_weights(part: object) -> bool:
@@ -122,8 +149,12 @@ def check_size(at: str, size: int | None, scale: int) -> None:
 
 def read_levels(folder: Path) -> int:
     """How many noise levels the model of a pipeline folder has."""
-    config = read_json(folder / "scheduler" / "scheduler_config.json")
-    return int(config.get("num_train_timesteps", 1000))
+    return int(read_scheduler(folder).get("num_train_timesteps", 1000))
+
+
+def read_scheduler(folder: Path) -> dict[str, Any]:
+    """The options of a pipeline folder's scheduler, with the name of its class."""
+    return read_json(folder / "scheduler" / "scheduler_config.json")
 
 
 def read_scale(folder: Path) -> int:
@@ -148,7 +179,7 @@ def _what_it_is(folder: Path) -> str:
     config = read_json(folder / "config.json")
 
     # The telling files first: a folder may hold several.
-    if (folder / "modular_model_index.json").is_file():
+    if (folder / MODULAR).is_file():
         return "a modular pipeline"
     if (folder / "adapter_config.json").is_file():
         return "an adapter"
@@ -159,6 +190,8 @@ def _what_it_is(folder: Path) -> str:
     if any(folder.glob("*.safetensors")) or any(folder.glob("*.ckpt")):
         return "bare weights"
 
+    if (folder / "snapshots").is_dir():
+        return "the hub's cache of a model"
     if any(folder.iterdir()):
         return "other files"
     return "nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,33 +14,76 @@ from diffusers import DDIMInverseScheduler
 from PIL import Image
 from torch import Tensor
 
-from dno.plugin import quiet
+from dno.plugin import ConfigError, quiet
 
+from .fitting import AIM, NEAR, Fitted, fitted, unlikely
 from .noise_map import PipelineNoiseMap, split_draws
 from .schedule import UNCLIPPED, Scheduler
 
+DRIFT = 0.5
+"""Root mean square of what a walk may add to each of the seeds' draws."""
+DECODER_ITERATIONS = 60
+DECODER_RATE = 0.03
+
 
 def noise_of(image: Path, bound: PipelineNoiseMap) -> Tensor:
-    """Noise from which a sampler bound to its prompts draws an image, `B x N`.
+    """Ordinary noise from which a sampler bound to its prompts draws an image, `B x N`.
 
-    At eta > 0 the image comes back as far as likely noise can bring it; what it leaves open is
-    taken from the seeds' noise. At eta = 0 the ODE is solved backwards (Song et al. 2021, section
-    4.3).
+    Where the search for it begins: at eta > 0 at the draws of a walk from the seeds' noise to the
+    image; at eta = 0 where the ODE leads backwards from it (Song et al. 2021, section 4.3).
 
     Args:
         image: a picture; scaled to the pipeline's size.
-        bound: a DDIM sampler's.
+        bound: a DDIM sampler's, with the seeds' noise.
+
+    Raises:
+        ConfigError: no such noise was found, and why.
     """
     pipe = copy.copy(bound.pipe)
     options = {**bound.options, "output_type": "latent"}
-    latents = _encoded(image, pipe, options["height"], options["width"]).to(bound.noise_BN)
+    picture_3HW = _pixels(image, options["height"], options["width"]).to(bound.noise_BN)
+    with quiet():
+        latents, error = _nearest_latents(picture_3HW, pipe)
+    if error > NEAR:
+        raise ConfigError(
+            f"the model's decoder draws {image} no nearer than {_levels(error)}, and should come "
+            f"within {_levels(NEAR)}; give a picture such as this model draws",
+            at="start_image",
+        )
 
+    latents = latents.to(bound.noise_BN)
     with torch.no_grad(), quiet():
         if options["eta"]:
             noise_BN = _recorded(pipe, options, latents, bound)
         else:
             noise_BN = _solved_backwards(pipe, options, latents, len(bound.noise_BN))
-    return noise_BN.to(bound.noise_BN)
+
+    found = fitted(noise_BN.to(bound.noise_BN), picture_3HW, bound)
+    _check(found, image, bound)
+    return found.noise_BN
+
+
+def _check(found: Fitted, image: Path, bound: PipelineNoiseMap) -> None:
+    """Raise `ConfigError` unless the noise draws the image and could have been drawn."""
+    error = float(found.error_B.max())
+    if not error <= NEAR:
+        raise ConfigError(
+            f"no ordinary noise was found from which {image} is drawn: the nearest is "
+            f"{_levels(error)} off, and should come within {_levels(NEAR)}; use a prompt that says "
+            "what it shows, a lower guidance_scale, eta = 1 or more steps",
+            at="start_image",
+        )
+    told = unlikely(found.noise_BN, bound)
+    if told:
+        raise ConfigError(
+            f"the noise found for {image} is no ordinary draw ({', '.join(told)}); use another "
+            "seed",
+            at="start_image",
+        )
+
+
+def _levels(error: float) -> str:
+    return f"{255 * error:.1f}/255"
 
 
 def _solved_backwards(
@@ -85,9 +129,9 @@ class _Recording(Scheduler):
     The walk is drawn from q(x_s | x_t, x_0), DDIM's own reverse process with the network's guess of
     x_0 replaced by the truth; the draw is what is left of it after the network's step: z = (x_s -
     mean) / sigma. Where the network predicts well these draws are close to the Gaussian ones that
-    the walk was made with (CycleDiffusion, Wu & De la Torre, ICCV 2023, arXiv 2210.05559). Each is
-    scaled down to a mean square of 1 where it is above, so that the noise stays likely; the walk
-    goes on from where that leads.
+    the walk was made with (CycleDiffusion, Wu & De la Torre, ICCV 2023, arXiv 2210.05559). How far
+    each is off is bounded, so that ordinary noise is not far; the walk goes on from where that
+    leads.
     """
 
     truth: Tensor
@@ -123,17 +167,18 @@ class _Recording(Scheduler):
             return (mean,)
 
         target = self._target(sample, timestep, before, sigma)
-        draw = (target - mean) / sigma
         # At the last steps sigma is small, and what the network gets wrong would be noise of many
         # times its size.
-        size = draw.square().mean((1, 2, 3), keepdim=True).sqrt()
-        draw = draw / size.clamp(min=1)
+        fresh = self.fresh.pop(0)
+        drift = (target - mean) / sigma
+        size = drift.square().mean((1, 2, 3), keepdim=True).sqrt()
+        draw = fresh + drift * (DRIFT / size.clamp(min=DRIFT))
 
         self.found.append(draw)
         return (mean + sigma * draw,)
 
     def _target(self, x_t: Tensor, timestep: int, before: int, sigma: Tensor) -> Tensor:
-        """x_s, drawn from q(x_s | x_t, x_0) with the next of the fresh noise."""
+        """The mean of q(x_s | x_t, x_0)."""
         level = self.alphas_cumprod[timestep]
         next_level = self.final_alpha_cumprod
         if before >= 0:
@@ -141,32 +186,72 @@ class _Recording(Scheduler):
 
         towards = (x_t - level.sqrt() * self.truth) / (1 - level).sqrt()
         target: Tensor = (
-            next_level.sqrt() * self.truth
-            + (1 - next_level - sigma**2).sqrt() * towards
-            + sigma * self.fresh.pop(0)
+            next_level.sqrt() * self.truth + (1 - next_level - sigma**2).sqrt() * towards
         )
         return target
 
 
-def _encoded(image: Path, pipe: Any, height: int, width: int) -> Tensor:
-    """The latents of a picture scaled to this size, `1 x C x h x w`."""
+def _pixels(image: Path, height: int, width: int) -> Tensor:
+    """A picture scaled to this size, `3 x H x W` in [0, 1]."""
     with Image.open(image) as file:
         picture = file.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    pixels_HWC = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 127.5 - 1)
-    pixels = pixels_HWC.permute(2, 0, 1)[None].to(pipe.vae.device, pipe.vae.dtype)
+    values_HW3 = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+    return values_HW3.permute(2, 0, 1)
+
+
+def _nearest_latents(picture_3HW: Tensor, pipe: Any) -> tuple[Tensor, float]:
+    """Latents that are decoded to nearly a picture, `1 x C x h x w`, and how far they are off.
+
+    What the encoder answers is improved by the decoder's gradient: some codecs are far from giving
+    back what they were given.
+    """
+    code = _encoded(picture_3HW, pipe)
+    best = code
+    least = math.inf
+    leaf = code.clone().requires_grad_()
+    adam = torch.optim.Adam([leaf], lr=DECODER_RATE)
+    for _ in range(DECODER_ITERATIONS + 1):
+        difference = _decoded(leaf, pipe) - picture_3HW
+        error = float(difference.detach().abs().mean())
+        if error < least:
+            least = error
+            best = leaf.detach().clone()
+        if least < AIM / 2:
+            break
+        (leaf.grad,) = torch.autograd.grad(difference.square().mean(), leaf)
+        adam.step()
+    return best, least
+
+
+def _decoded(code: Tensor, pipe: Any) -> Tensor:
+    """The picture of latents, not clamped to [0, 1]."""
+    factor, offset = _scaling(pipe.vae, code)
+    picture: Tensor = pipe.vae.decode(code * factor + offset, return_dict=False)[0]
+    return picture / 2 + 0.5
+
+
+def _encoded(picture_3HW: Tensor, pipe: Any) -> Tensor:
+    """The latents of a picture as the pipeline has them, `1 x C x h x w`."""
+    pixels = (2 * picture_3HW - 1)[None].to(pipe.vae.device, pipe.vae.dtype)
     with torch.no_grad():
         latents: Tensor = pipe.vae.encode(pixels).latent_dist.mode()
+    factor, offset = _scaling(pipe.vae, latents)
+    return (latents - offset) / factor
 
-    # As Stable Diffusion XL's pipeline undoes before it decodes.
-    config = pipe.vae.config
+
+def _scaling(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What the pipeline multiplies its latents by, and adds to them, before they are decoded."""
+    config = vae.config
+    factor = torch.ones_like(like[:1, :, :1, :1]) / config.scaling_factor
+    offset = torch.zeros_like(factor) + (config.get("shift_factor") or 0)
+
+    # Of each channel, as Stable Diffusion XL's pipeline has it.
     mean = config.get("latents_mean")
     std = config.get("latents_std")
     if mean is not None and std is not None:
-        latents = (latents - _for_channels(mean, latents)) / _for_channels(std, latents)
-
-    shift = config.get("shift_factor") or 0
-    code: Tensor = (latents - shift) * config.scaling_factor
-    return code
+        offset = offset * _for_channels(std, like) + _for_channels(mean, like)
+        factor = factor * _for_channels(std, like)
+    return factor, offset
 
 
 def _for_channels(values: Any, latents: Tensor) -> Tensor:

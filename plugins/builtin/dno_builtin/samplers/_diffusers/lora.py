@@ -1,108 +1,200 @@
-"""LoRA weights, merged into a pipeline's networks when it is loaded."""
+"""LoRA weights as options name them: where they are, their strength, what can be told unloaded."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dno.plugin import ConfigError, first_line
+from dno.plugin import ConfigError
+from dno_builtin._sniff import Header, check_suffix, read_header
 
-HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+from .hub import HubFile, check_here, hub_file
+from .reading import read_json
 
-_ADAPTER = "dno"
-"""What the pipeline calls the weights while they are merged."""
+KNOWN_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+"""What diffusers and peft call the file that is the folder's, whatever lies beside it."""
+
+_MARKS = re.compile(r"[._]lora[._]|^lora_|\.lora$|lokr_|hada_|dora_scale|oft_|\.diff(_b)?$")
+"""What the names of an adapter's tensors have in them."""
+
+_CONTEXT = re.compile(
+    r"attn2[._](?:processor[._])?to_[kv](?:_lora)?\.(?:lora_down|lora_A|lora\.down|down)\."
+)
+"""Tensors that take in the text: a LoRA's name of a cross attention's keys and values."""
+
+_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+"""Families by how wide the text is that their cross attention takes in."""
+
+_TRANSFORMERS = re.compile(
+    r"double_blocks|single_blocks|single_transformer_blocks|joint_blocks|^transformer\."
+)
+"""What the names of a transformer's LoRA have in them, and a UNet's has not."""
 
 
-def parse(lora: str) -> tuple[str, float]:
-    """Where it is, and its strength: `PATH` or `PATH=STRENGTH`.
+@dataclass(frozen=True)
+class Lora:
+    """One entry of `loras`."""
+
+    place: str
+    """A file, a folder, a hub id, or a file on the hub."""
+    strength: float = 1.0
+
+
+def parse(lora: str) -> Lora:
+    """An entry of `loras`: `PATH`, `PATH=STRENGTH` or `PATH:STRENGTH`.
+
+    What exists under the whole name is always a path.
 
     Raises:
         ConfigError: the strength is not a number.
     """
-    place, equals, strength = lora.rpartition("=")
-    if not equals:
-        return lora, 1.0
+    if not lora.strip():
+        raise ConfigError("is empty; name a .safetensors file, a folder with one, or a hub id")
+    if _exists(lora):
+        return Lora(lora)
 
-    try:
-        value = float(strength)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    for sign in ("=", ":"):
+        place, found, strength = lora.rpartition(sign)
+        if found and place and _is_number(strength):
+            return Lora(place, float(strength))
+
+    if "=" in lora and not lora.startswith(("http:", "https:")):
         raise ConfigError(f"needs the form PATH or PATH=STRENGTH, got {lora!r}")
-    return place, value
+    return Lora(lora)
 
 
-def check(loras: Sequence[str]) -> None:
-    """Raise `ConfigError` where LoRA weights are missing, or cannot be loaded here."""
+def _exists(place: str) -> bool:
+    try:
+        return Path(place).expanduser().exists()
+    # Names too long, unknown users.
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def check(loras: Sequence[str], folder: Path | None = None) -> None:
+    """Raise `ConfigError` where LoRA weights are missing, or cannot be merged here.
+
+    Args:
+        loras: the option.
+        folder: the model's, where there is one already.
+    """
     if loras and importlib.util.find_spec("peft") is None:
         raise ConfigError(
             'LoRA weights need the package peft; try: pip install "dno[lora]"', at="loras"
         )
 
     for i, lora in enumerate(loras):
+        at = f"loras.{i}"
         try:
-            place, _ = parse(lora)
+            file = find(parse(lora).place)
+            check_here(file)
         except ConfigError as error:
-            raise error.inside(f"loras.{i}") from None
-
-        path = Path(place).expanduser()
-        if not _holds_weights(path):
-            raise ConfigError(
-                f"{path} holds no LoRA weights; name a .safetensors file, a folder with one, or "
-                "a hub id",
-                at=f"loras.{i}",
-            )
+            raise error.inside(at) from None
+        # What is yet to be downloaded is looked at then.
+        if isinstance(file, Path):
+            header = read_header(file, at)
+            check_kind(header, file, at)
+            if folder is not None:
+                _check_width(header, file, folder, at)
 
 
-def _holds_weights(path: Path) -> bool:
-    """Whether the path is a file of weights, a folder with one, or may be a hub id."""
-    is_weights = path.suffix == ".safetensors"
-    if path.is_file():
-        return is_weights
-    if path.is_dir():
-        return any(path.glob("*.safetensors"))
-    if path.exists():
-        return False
-
-    # Somebody who writes out a file's name means a file.
-    return not is_weights and HUB_ID.fullmatch(str(path)) is not None
-
-
-def merge(pipe: Any, loras: Sequence[str]) -> None:
-    """Add LoRA weights to the pipeline's own, in place: from then on they cost nothing.
+def find(place: str) -> Path | HubFile:
+    """The file that a `Lora.place` names, or where on the hub it is.
 
     Raises:
-        ConfigError: the pipeline takes none, or they do not fit it.
+        ConfigError: there is none, or more than one that could be meant.
     """
-    if loras and not hasattr(pipe, "load_lora_weights"):
-        raise ConfigError(f"a {type(pipe).__name__} takes no LoRA weights", at="loras")
-
-    for i, lora in enumerate(loras):
-        place, strength = parse(lora)
-        try:
-            _merge_one(pipe, place, strength)
-        # Loading reaches three libraries, each with errors of its own.
-        except Exception as error:
-            raise ConfigError(
-                f"{place} does not fit a {type(pipe).__name__}: {first_line(error)}",
-                at=f"loras.{i}",
-            ) from error
-
-
-def _merge_one(pipe: Any, place: str, strength: float) -> None:
     path = Path(place).expanduser()
-    source = place
-    options = {}
     if path.is_file():
-        source = str(path.parent)
-        options["weight_name"] = path.name
-    elif path.is_dir():
-        source = str(path)
+        check_suffix(path, "")
+        if path.suffix != ".safetensors":
+            raise ConfigError(_holds_none(path))
+        return path
+    if path.is_dir():
+        return path / only_one(place, [file.name for file in path.glob("*.safetensors")])
 
-    pipe.load_lora_weights(source, adapter_name=_ADAPTER, use_safetensors=True, **options)
-    pipe.fuse_lora(lora_scale=strength, adapter_names=[_ADAPTER])
-    pipe.unload_lora_weights()
+    on_hub = hub_file(place)
+    if on_hub is not None:
+        return on_hub
+    if path.suffix == ".safetensors":
+        raise ConfigError(f"there is no file {path}")
+    check_suffix(path, "")
+    raise ConfigError(_holds_none(path))
+
+
+def _holds_none(path: Path) -> str:
+    return f"{path} holds no LoRA weights; name a .safetensors file, a folder with one, or a hub id"
+
+
+def only_one(place: str, names: Iterable[str]) -> str:
+    """The file of a folder or repository that holds its LoRA weights.
+
+    Raises:
+        ConfigError: there is none, or more than one that could be meant.
+    """
+    found = sorted(names)
+    for name in KNOWN_NAMES:
+        if name in found:
+            return name
+    if not found:
+        raise ConfigError(_holds_none(Path(place)))
+    if len(found) > 1:
+        some = ", ".join(found[:4])
+        if len(found) > 4:
+            some += ", ..."
+        raise ConfigError(
+            f"{place} holds {len(found)} .safetensors files ({some}); name one, as in "
+            f"{place.rstrip('/')}/{found[0]}"
+        )
+    return found[0]
+
+
+def is_lora(header: Header) -> bool:
+    """Whether a file holds an adapter's tensors, and no model's."""
+    return any(_MARKS.search(name) for name in header.shapes)
+
+
+def check_kind(header: Header, file: Path, at: str) -> None:
+    """Raise `ConfigError` unless a file holds an adapter's tensors."""
+    if is_lora(header):
+        return
+    first = next(iter(header.shapes))
+    raise ConfigError(
+        f"{file} holds no LoRA weights: its tensors are called such as {first!r}; a whole model is "
+        "named by --model, an embedding by --embedding",
+        at=at,
+    )
+
+
+def _check_width(header: Header, file: Path, folder: Path, at: str) -> None:
+    """Raise `ConfigError` where weights are sure to be another family's, told by their shapes."""
+    config = read_json(folder / "unet" / "config.json")
+    width = config.get("cross_attention_dim")
+    if not isinstance(width, int):
+        return
+
+    for name, shape in header.shapes.items():
+        if _TRANSFORMERS.search(name) and not name.startswith("lora_unet"):
+            raise ConfigError(
+                f"{file} is for a model with a transformer (Flux, SD3 or the like), told by "
+                f"{name!r}; this model has a UNet",
+                at=at,
+            )
+        if _CONTEXT.search(name) and len(shape) > 1 and shape[1] != width:
+            kind = _WIDTHS.get(shape[1], "another model")
+            raise ConfigError(
+                f"{file} is for {kind}: its cross attention takes in text of width {shape[1]}, "
+                f"this model's {width}",
+                at=at,
+            )

@@ -31,15 +31,15 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 def frozen_view(module: M, device: torch.device, dtype: torch.dtype) -> M:
     """The module's structure once more around the same weights, frozen and in evaluation mode.
 
-    Only weights that must change device or dtype take memory. Nothing done to the view (its mode,
-    its methods, a cast) reaches the module it was made from. Weights that the module's class names
-    as too delicate for half precision stay in float32.
+    Only weights that must change device or dtype, or were loaded in inference mode, take memory.
+    Nothing done to the view (its mode, its methods, a cast) reaches the module it was made from.
+    Weights that the module's class names as too delicate for half precision stay in float32.
     """
     shared: dict[int, Any] = {}
     for weight in module.parameters():
-        shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False)
+        shared[id(weight)] = nn.Parameter(_recordable(weight.detach()), requires_grad=False)
     for buffer in module.buffers():
-        shared[id(buffer)] = buffer
+        shared[id(buffer)] = _recordable(buffer)
 
     # `deepcopy` takes what it finds in its memo in place of making it again.
     view = copy.deepcopy(module, shared).eval()
@@ -55,6 +55,11 @@ def frozen_view(module: M, device: torch.device, dtype: torch.dtype) -> M:
     for name, data in delicate.items():
         view.get_parameter(name).data = data.to(device, torch.float32)
     return view
+
+
+def _recordable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of one that was made in inference mode: no graph may keep such."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _is_delicate(module: nn.Module, weight: str, dtype: torch.dtype) -> bool:

@@ -6,21 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from dno.plugin import (
-    BuildContext,
-    ConfigError,
-    Origin,
-    SamplerConfig,
-    find_model,
-    hub_is_offline,
-)
+from dno.plugin import BuildContext, ConfigError, Origin, SamplerConfig
+from dno_builtin._sniff import read_header
 
-from .folder import INDEX, check_folder, check_index, read_json
+from .embeddings import check as check_embeddings
+from .folder import INDEX, check_folder
+from .hub import HubFile, check_hub, snapshot
 from .lora import check as check_loras
-from .lora import merge as merge_loras
 from .memory import Memory
+from .vae import check_vae
+from .where import Where, find
 
 
 def _name_or_pipeline(model: object) -> object:
@@ -45,15 +42,27 @@ Model = Annotated[
 """A model's name, folder or hub id, or a loaded pipeline, which no saved run can name again."""
 
 
-def _located_lora(lora: Any, origin: Origin) -> Any:
-    if not isinstance(lora, str):
-        return lora
-    whole = origin.name(lora)
-    place, equals, strength = lora.rpartition("=")
+def _located_place(given: Any, origin: Origin) -> Any:
+    """A file's path from the root, with the strength or the word behind it that it came with."""
+    if not isinstance(given, str):
+        return given
+    whole = origin.name(given)
     # A file whose name has a `=` is a file all the same.
-    if whole != lora or not equals:
+    if whole != given:
         return whole
-    return f"{origin.name(place)}={strength}"
+    for mark in "=:":
+        place, found, rest = given.rpartition(mark)
+        if found and origin.name(place) != place:
+            return f"{origin.name(place)}{mark}{rest}"
+    return given
+
+
+def _as_several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Places = Annotated[tuple[str, ...], BeforeValidator(_as_several)]
+"""Files, folders or hub ids; one may be given by itself."""
 
 
 class DiffusersConfig(SamplerConfig):
@@ -63,13 +72,28 @@ class DiffusersConfig(SamplerConfig):
     """Names of the pipeline classes that the sampler takes; None: any."""
 
     model: Model = "emoji"
-    """An installed model's name, a folder that a diffusers pipeline was saved to, or a hub id
-    (owner/name); in Python also a pipeline that is loaded already, which is left as it is."""
+    """An installed model's name, a folder that a diffusers pipeline was saved to (one of the hub's
+    cache too), a checkpoint in one .safetensors file, a hub id (owner/name) or a file's address
+    there; in Python also a pipeline that is loaded already, which is left as it is."""
     revision: str | None = None
     """Branch, tag or commit of a hub id; its main branch if not given."""
-    loras: tuple[str, ...] = ()
+    variant: str | None = None
+    """Which of several sets of weights to load, such as fp16; if not given, those without a name,
+    or the only ones that there are."""
+    config: str | None = None
+    """Folder or hub id of a pipeline that is built as a checkpoint in one file is; if not given,
+    the one that diffusers knows its kind by, from the hub."""
+    vae: str | None = None
+    """Another decoder: a folder, a .safetensors file or a hub id; the model's own if not given."""
+    loras: Places = ()
     """LoRA weights to merge into the model: .safetensors files, folders with one, or hub ids, each
-    with `=STRENGTH` after it where that is not 1. Needs the extra `dno[lora]`."""
+    with `=STRENGTH` or `:STRENGTH` after it where that is not 1. Needs the extra `dno[lora]`."""
+    embeddings: Places = ()
+    """Textual inversions: .safetensors files, folders with one, or hub ids, each with `=WORD` after
+    it where prompts are to call it otherwise than its file does."""
+    long_prompts: bool = False
+    """Whether prompts longer than a CLIP text encoder takes are encoded piece by piece, and none of
+    them is cut off. For Stable Diffusion 1.x, 2.x and XL."""
     negative_prompt: str = ""
     """What to guide away from, the same for every prompt."""
     height: Annotated[int | None, Field(ge=8)] = None
@@ -86,56 +110,88 @@ class DiffusersConfig(SamplerConfig):
 
     @classmethod
     def located(cls, options: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
-        """See `PluginConfig.located`; LoRA weights may be files too."""
+        """See `PluginConfig.located`; what is put over the model may be in files too."""
         found = super().located(options, origin)
-        loras = found.get("loras")
-        if isinstance(loras, (list, tuple)):
-            found["loras"] = type(loras)([_located_lora(lora, origin) for lora in loras])
+        for name in ("vae", "config"):
+            if isinstance(found.get(name), str):
+                found[name] = origin.name(found[name])
+        for name in ("loras", "embeddings"):
+            places = found.get(name)
+            if isinstance(places, str):
+                found[name] = _located_place(places, origin)
+            elif isinstance(places, (list, tuple)):
+                found[name] = type(places)([_located_place(place, origin) for place in places])
         return found
 
     def folder(self) -> Path | None:
         """The model's folder, checked.
 
-        None for a loaded pipeline, and where a hub id has yet to be downloaded.
+        None for a loaded pipeline, and for what has yet to be downloaded or comes in one file.
 
         Raises:
-            ConfigError: the model is missing, or is not one that the sampler takes.
+            ConfigError: the model is missing, or is not one that the sampler takes; so are LoRA
+                weights, embeddings, or a decoder.
         """
-        if self.loras and not isinstance(self.model, str):
-            raise ConfigError(
-                "the pipeline is loaded already; load them into the pipeline itself", at="loras"
-            )
-        check_loras(self.loras)
+        self._check_live()
+        if self.vae is not None:
+            check_vae(self.vae)
+        check_embeddings(self.embeddings)
+
+        folder = self._folder()
+        check_loras(self.loras, folder)
+        return folder
+
+    def _check_live(self) -> None:
+        """Raise `ConfigError` where something is to be loaded into a pipeline that is loaded."""
+        if isinstance(self.model, str):
+            return
+        for option in ("loras", "embeddings", "vae", "variant", "config"):
+            if getattr(self, option):
+                raise ConfigError(
+                    "the pipeline is loaded already; load it into the pipeline itself", at=option
+                )
+
+    def _folder(self) -> Path | None:
         if not isinstance(self.model, str):
             return None
 
-        found = self._find()
-        if Path(found).is_dir():
-            check_folder(Path(found), self.classes)
-            return Path(found)
+        where = self._find()
+        if where.folder is not None:
+            check_folder(where.folder, self.classes, self.variant)
+            return where.folder
+        if where.file is not None:
+            self._check_file(where.file)
+            return None
+        assert where.hub is not None
+        return self._cached(where.hub)
 
-        # What an installed model names is always a folder.
-        if found != self.model:
-            raise ConfigError(
-                f'the weights of "{self.model}" are missing: there is no folder {found}', at="model"
-            )
-        return self._cached(found)
+    def _check_file(self, file: Path) -> None:
+        """Raise `ConfigError` unless a file holds a checkpoint, and its `config` is here."""
+        from .checkpoint import check_checkpoint
 
-    def _cached(self, hub_id: str) -> Path | None:
+        check_checkpoint(read_header(file), file)
+        if self.variant is not None:
+            raise ConfigError("a single file has no variants; leave it out", at="variant")
+
+    def _cached(self, file: HubFile) -> Path | None:
         """The folder that a hub id was downloaded to; None where that is yet to be done."""
-        from huggingface_hub import try_to_load_from_cache
+        here = snapshot(file.repo, file.revision)
+        if file.name is None and here is not None and (here / INDEX).is_file():
+            try:
+                check_folder(here, self.classes, self.variant)
+            except ConfigError as error:
+                self._check_hub(file, f"{error.problem}; ")
+                return None
+            return here
 
-        index = try_to_load_from_cache(hub_id, INDEX, revision=self.revision)
-        if isinstance(index, str):
-            check_index(read_json(Path(index)), hub_id, self.classes)
-            return Path(index).parent
-
-        if hub_is_offline():
-            raise ConfigError(
-                f'"{hub_id}" is not on this machine, and HF_HUB_OFFLINE forbids downloading it',
-                at="model",
-            )
+        self._check_hub(file)
         return None
+
+    def _check_hub(self, file: HubFile, lead: str = "") -> None:
+        try:
+            check_hub(str(file))
+        except ConfigError as error:
+            raise ConfigError(f"{lead}{error.problem}", at="model") from None
 
     def load(self, ctx: BuildContext) -> Any:
         """The pipeline, loaded unless it was given.
@@ -146,24 +202,39 @@ class DiffusersConfig(SamplerConfig):
         if not isinstance(self.model, str):
             return self.model
 
-        from .load import load_pipeline
+        from .embeddings import add
+        from .load import Choice, load_pipeline
+        from .lora_merge import merge
 
         pipe = load_pipeline(
-            self._find(),
-            revision=self.revision,
+            self.model,
             dtype=ctx.dtype,
             classes=self.classes,
+            choice=Choice(self.revision, self.variant, self.config, self.vae),
         )
-        merge_loras(pipe, self.loras)
+        merge(pipe, self.loras)
+        add(pipe, self.embeddings)
         return pipe
 
-    def _find(self) -> str:
-        """A folder or hub id.
+    def _find(self) -> Where:
+        """Where the model is.
 
         Raises:
             ConfigError: there is no such model.
         """
         try:
-            return find_model(self.model)
+            return find(self.model, self.revision)
         except ConfigError as error:
             raise error.inside("model") from None
+
+
+LOADING = (
+    "model",
+    "revision",
+    "variant",
+    "config",
+    "vae",
+    "loras",
+    "embeddings",
+)
+"""Options that are used up when the pipeline is loaded."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from dno.plugin import ConfigError, RunError, first_line, out_of_memory
 
 from .call import call_pipeline
+from .live import without
 from .parts import for_one_call
 from .tape import NoiseTape
 from .watch import Watch
@@ -80,13 +81,11 @@ class Rehearsal:
             RunError: it draws noise that is not Gaussian.
         """
         watch = Watch(self._name, self._items, moves, self._forms)
-        before = _random_state(self._device)
         images = self._called(watch)
-        after = _random_state(self._device)
 
         self._check_medium(images)
         self._check_size(images)
-        if not torch.equal(before, after):
+        if watch.draws.found:
             raise ConfigError(
                 f"{self._name} has a network that draws noise of its own, which cannot be held",
                 at="model",
@@ -113,7 +112,7 @@ class Rehearsal:
         """What the pipeline makes, watched."""
         pipe = for_one_call(self._pipe, watch.answer, watch.stepped)
         try:
-            with torch.enable_grad(), NoiseTape(watch.draw):
+            with torch.enable_grad(), watch.draws, NoiseTape(watch.draw):
                 return call_pipeline(pipe, self._options)
         except (ConfigError, RunError):
             raise
@@ -122,7 +121,8 @@ class Rehearsal:
             if out_of_memory(error):
                 raise
             raise ConfigError(
-                f"{self._name} cannot be sampled with these options: {first_line(error)}",
+                f"{self._name} cannot be sampled with these options: {first_line(error)}"
+                f"{without(self._pipe)}",
                 at="model",
             ) from error
 
@@ -169,11 +169,3 @@ class Rehearsal:
                 "nothing can be optimised",
                 at="model",
             )
-
-
-def _random_state(device: torch.device) -> Tensor:
-    """The states of torch's global generators that code on the device could draw from."""
-    state = torch.get_rng_state()
-    if device.type == "cuda":
-        return torch.cat([state, torch.cuda.get_rng_state(device)])
-    return state

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from dno.plugin import ConfigError, first_line, quiet
 
+from .kinds import check_same
+
 UNCLIPPED = {"clip_sample": False, "thresholding": False}
 """Scheduler options that are always put in: gradients vanish where either acts."""
 
@@ -81,12 +83,19 @@ def make_scheduler(pipe: Any, cls: str | None, changes: Mapping[str, Any]) -> An
 
     try:
         with quiet():
-            return kind.from_config(own.config, **changes)
+            made = kind.from_config(own.config, **changes)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ConfigError(
             f"{kind.__name__} cannot be made of the model's schedule: {first_line(error)}",
             at=at,
         ) from error
+    check_same(options_of(own), options_of(made), at)
+    return made
+
+
+def options_of(scheduler: Any) -> dict[str, Any]:
+    """A scheduler's options, with the name of its class, as its file would have them."""
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
 
 
 def _scheduler_class(name: str) -> type:

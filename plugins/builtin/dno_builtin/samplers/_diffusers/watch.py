@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dno.plugin import ConfigError
 
+from .draws import Draws
 from .modules import Function, without_gradient
 from .nests import each, tensors
 
@@ -38,6 +39,8 @@ class Watch:
         self._forms = forms
         self._generator = torch.Generator().manual_seed(0)
 
+        self.draws = Draws()
+        """To be active during the call; tells whether anything drew but for the tape."""
         self.leaves: list[Tensor] = []
         """The draws; those that move require a gradient."""
         self.step: list[int] = []
@@ -62,7 +65,8 @@ class Watch:
                 at="model",
             )
 
-        leaf = torch.randn(shape, generator=self._generator)
+        with self.draws.aside():
+            leaf = torch.randn(shape, generator=self._generator)
         leaf.requires_grad_(self._next_moves())
         self.leaves.append(leaf)
         self.step.append(self.steps)
@@ -91,7 +95,7 @@ class Watch:
             return _stand_in(like, inputs, self._generator)
 
         # Out of the tape's sight: its numbers are not draws of the sampler.
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction(), self.draws.aside():
             return each(self._forms[form], stand_in)
 
     def acting_on(self, images: Tensor) -> list[bool]:
