@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 import dno
@@ -20,6 +19,7 @@ from dno.core.function import FunctionSampler
 from dno.errors import ConfigError
 from dno.plugin import StepDone
 from dno.runs.batch import Standing, shard, standing
+from dno.runs.lock import hold
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
 
@@ -108,10 +108,10 @@ def test_what_another_process_works_on_is_left_to_it(tmp_path: Path) -> None:
     study(tmp_path / "study", iterations=0)
     first = folders(tmp_path / "study")[0]
     (first / "result.json").unlink()
-    held = FileLock(first / ".lock")
-    with held:
-        assert standing(first) is Standing.HELD
-        found = study(tmp_path / "study", iterations=0)
+    release = hold(first)
+    assert standing(first) is Standing.HELD
+    found = study(tmp_path / "study", iterations=0)
+    release()
     assert [row["standing"] for row in found.rows].count("done") == 3
     assert standing(first) is Standing.BEGUN
     study(tmp_path / "study", iterations=0)
