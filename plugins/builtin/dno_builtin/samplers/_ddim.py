@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 
 from dno.plugin import ConfigError, quiet
 
+from ._diffusers.apart import ApartNoiseMap
 from ._diffusers.folder import PIPELINES, check_size, check_steps
 from ._diffusers.invert import noise_of
+from ._diffusers.kinds import DDIM_PIPELINES, PICTURES
 from ._diffusers.memory import Memory
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.schedule import UNCLIPPED, Scheduler
@@ -22,15 +24,17 @@ _PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
 class DDIMSampler:
-    """Text-to-image pipeline of the Stable Diffusion family (1.x, 2.x, XL), sampled by DDIM.
+    """Pipeline of the Stable Diffusion family (1.x, 2.x, XL), sampled by DDIM.
 
     A `PipelineSampler` with `DDIMScheduler` put in. Latents, noise and scheduler arithmetic are
     float32 (float64 where `dtype` is float64), whatever the networks compute in.
 
     Args:
-        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`.
+        pipe: a `StableDiffusionPipeline`, a `StableDiffusionXLPipeline`, or a form of them that
+            takes pictures.
         steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps, start_image:
             see `DDIM`.
+        inputs: see `PipelineSampler`.
         device, dtype: see `PipelineSampler`.
 
     Raises:
@@ -51,6 +55,7 @@ class DDIMSampler:
         memory: Memory = "keep",
         last_steps: int | None = None,
         start_image: Path | None = None,
+        inputs: Mapping[str, Any] | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -58,7 +63,9 @@ class DDIMSampler:
         with quiet():
             scheduler = Scheduler.from_config(pipe.scheduler.config, **UNCLIPPED)
         _check_schedule(scheduler, steps)
-        height, width = _image_size(pipe, height, width)
+        # Pictures have sizes of their own.
+        if not any(name in PICTURES for name in inputs or {}):
+            height, width = _image_size(pipe, height, width)
 
         self._sampler = PipelineSampler(
             pipe,
@@ -70,6 +77,7 @@ class DDIMSampler:
             memory=memory,
             last_steps=last_steps,
             options={"eta": eta},
+            inputs=inputs,
             scheduler=scheduler,
             device=device,
             dtype=dtype,
@@ -77,7 +85,9 @@ class DDIMSampler:
         self.device: torch.device = self._sampler.device
         self._start_image = start_image
 
-    def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> PipelineNoiseMap:
+    def bind(
+        self, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> PipelineNoiseMap | ApartNoiseMap:
         """Encode the prompts once and draw the starting noise, or find that of the start image.
 
         Args:
@@ -90,6 +100,8 @@ class DDIMSampler:
         """
         bound = self._sampler.bind(prompts, seeds)
         if self._start_image is not None:
+            # Text-to-image pipelines alone start there, and they draw for each sample.
+            assert isinstance(bound, PipelineNoiseMap)
             bound.noise_BN = noise_of(self._start_image.expanduser(), bound)
         return bound
 
@@ -97,7 +109,7 @@ class DDIMSampler:
 def _check_pipeline(pipe: Any) -> None:
     # By name: importing the classes takes seconds, and whoever has such a pipeline has them
     # imported.
-    if not any(cls.__name__ in PIPELINES for cls in type(pipe).__mro__):
+    if not any(cls.__name__ in DDIM_PIPELINES for cls in type(pipe).__mro__):
         raise ConfigError(
             f"ddim samples {' and '.join(PIPELINES)}, got a {type(pipe).__name__}", at="model"
         )
