@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, Unpack
 
 from dno.core.events import StepDone
 from dno.errors import ConfigError
+from dno.paths import current_folder, user_path
 from dno.protocols import Constraint, Optimizer, Regularizer, Reward, Sampler
 from dno.registry.configs import (
     ConstraintConfig,
@@ -224,7 +225,8 @@ def load(
     # A configuration needs a prompt; what is loaded does not depend on it.
     own = own_options(options)
     config = assemble({**values, "prompts": "any"}, own, _placed(settings))
-    return Session(values, own, settings or {}, load_models(config))
+    loaded = load_models(config.located(current_folder()))
+    return Session(values, own, settings or {}, loaded)
 
 
 class Session:
@@ -241,6 +243,8 @@ class Session:
         self._options = options
         self._settings = settings
         self._loaded = loaded
+        # What was loaded stays what it is, whatever folder is current later.
+        self._base = current_folder()
 
     def config(
         self,
@@ -262,7 +266,8 @@ class Session:
         )
         merged = {**self._options, **own_options(options)}
         placed = _placed({**self._settings, **(settings or {})})
-        return assemble({**self._values, **values, "prompts": prompt}, merged, placed)
+        config = assemble({**self._values, **values, "prompts": prompt}, merged, placed)
+        return config.located(self._base)
 
     def optimize(
         self,
@@ -391,7 +396,7 @@ def batch(
 
 
 def _path(out: str | Path | None) -> Path | None:
-    return None if out is None else Path(out).expanduser()
+    return None if out is None else user_path(out, at="out")
 
 
 def _placed(settings: Mapping[str, Any] | None) -> list[tuple[str, Any]]:

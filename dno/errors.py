@@ -5,9 +5,17 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from dno.wording import message
+
 
 class DNOError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Its text can be shown on any terminal, whatever names and values it was made of.
+    """
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(message(str(text)))
 
 
 class ConfigError(DNOError, ValueError):
@@ -20,8 +28,10 @@ class ConfigError(DNOError, ValueError):
     """
 
     def __init__(self, problem: str, *, at: str = "", source: str = "") -> None:
-        self.problem, self.at, self.source = problem, at, source
-        super().__init__(": ".join(part for part in (source, at, problem) if part))
+        self.problem = message(problem)
+        self.at = message(at)
+        self.source = message(source)
+        super().__init__(": ".join(part for part in (self.source, self.at, self.problem) if part))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), self.problem, at=self.at, source=self.source), ()

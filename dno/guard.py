@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, ParamSpec, TypeVar
 
 from dno.errors import DNOError, RunError
+from dno.wording import said
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -68,10 +69,10 @@ def what_happened(error: BaseException) -> str:
     """What a plugin did, as what follows its name in a sentence."""
     kind = type(error).__name__
     if isinstance(error, Exception):
-        return f"failed with {kind}: {error}"
+        return f"failed with {kind}: {said(error)}"
     # SystemExit and its like would end a program with the plugin's own exit code.
-    said = f"{kind}: {error}" if str(error) else kind
-    return f"tried to end the program ({said}); it must raise an Exception where it cannot go on"
+    told = f"{kind}: {said(error)}" if str(error) else kind
+    return f"tried to end the program ({told}); it must raise an Exception where it cannot go on"
 
 
 def as_error(error: BaseException) -> DNOError:

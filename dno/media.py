@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from dno.errors import RunError
+from dno.wording import short
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,7 +57,7 @@ def medium_of(sampled: object, samples: Tensor) -> Medium:
     if said is None:
         return IMAGE if _fits("image", samples) else OTHER
     if not isinstance(said, Medium):
-        raise RunError(f"the sampler's medium should be a dno.plugin.Medium, got {said!r}")
+        raise RunError(f"the sampler's medium should be a dno.plugin.Medium, got {short(said)}")
     check(said, samples)
     return said
 

@@ -39,6 +39,7 @@ from dno.registry.configs import ConstraintConfig as ConstraintConfig
 from dno.registry.configs import ModelConfig as ModelConfig
 from dno.registry.configs import ObserverConfig as ObserverConfig
 from dno.registry.configs import OptimizerConfig as OptimizerConfig
+from dno.registry.configs import Origin as Origin
 from dno.registry.configs import PluginConfig as PluginConfig
 from dno.registry.configs import RegularizerConfig as RegularizerConfig
 from dno.registry.configs import RewardConfig as RewardConfig
@@ -47,3 +48,5 @@ from dno.registry.loading import first_line as first_line
 from dno.registry.loading import hub_is_offline as hub_is_offline
 from dno.registry.loading import quiet as quiet
 from dno.registry.models import find_model as find_model
+from dno.wording import clean as clean
+from dno.wording import short as short

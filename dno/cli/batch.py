@@ -13,6 +13,7 @@ from dno.cli.config import start_values
 from dno.cli.ending import FAILED, INTERRUPTED
 from dno.cli.help import OptimizeCommand
 from dno.cli.optimize import ask_for_a_reward, table_parameters
+from dno.cli.say import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,7 @@ def batch(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file with any of this and more; options go over it.",
+            help="TOML, JSON or YAML file with any of this and more; options go over it.",
             metavar="FILE",
             rich_help_panel="REST",
         ),
@@ -89,9 +90,12 @@ def batch(
 
     Example: dno batch prompts.txt --seeds 0..7 --reward clip --out study
     """
+    from dno.paths import user_path
     from dno.runs.lists import read_rows
     from dno.runs.spellings import parse_part, parse_seeds, parse_settings
 
+    prompts = user_path(prompts, source="FILE")
+    out = user_path(out, source="--out")
     numbers = parse_seeds(seeds, "--seeds")
     part = parse_part(shard, "--shard")
     rows = read_rows(prompts)
@@ -109,7 +113,7 @@ def batch(
 
     telling = {} if quiet else {"tell": _tell}
     summary = run_study(items, out, part=part, retries=retries, **telling)
-    typer.echo(summary.sentence(out))
+    say(summary.sentence(out))
     if summary.interrupted:
         raise typer.Exit(INTERRUPTED)
     if summary.failed:
@@ -138,14 +142,14 @@ def _configurer(
 def _tell(told: Told) -> None:
     head = f"[{told.number}/{told.of}] {told.item.name}"
     if told.outcome is None or told.error:
-        typer.echo(f"{head}: {told.error}", err=True)
+        say(f"{head}: {told.error}", err=True)
         return
     rises = []
     for name in told.outcome.climbed:
         first = float(told.outcome.initial.rewards[name][0])
         best = float(told.outcome.best.rewards[name][0])
         rises.append(f"{name} {first:.4g} -> {best:.4g}")
-    typer.echo(f"{head}: {', '.join(rises)} ({told.seconds:.0f} s)")
+    say(f"{head}: {', '.join(rises)} ({told.seconds:.0f} s)")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -17,14 +17,22 @@ def start_values(file: Path | None, *, quiet: bool = False) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read.
     """
-    from dno.runs.run_config import read_toml
     from dno.runs.shorthands import COMMAND_LINE_OBSERVERS
 
-    values = {} if file is None else read_toml(file)
+    values = {} if file is None else _read(file)
     watching = values.setdefault("observers", list(COMMAND_LINE_OBSERVERS))
     if quiet and isinstance(watching, list):
         values["observers"] = [part for part in watching if _name(part) != "progress"]
     return values
+
+
+def _read(file: Path) -> dict[str, Any]:
+    from dno.paths import user_path
+    from dno.runs.config_files import read_values
+    from dno.runs.run_config import located
+
+    path = user_path(file, source="--config")
+    return located(read_values(path), path.parent)
 
 
 def _name(part: Any) -> Any:

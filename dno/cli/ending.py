@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from dno.cli.say import say
+
 if TYPE_CHECKING:
     from dno.report.result import Result
 
@@ -69,11 +71,11 @@ def tell(result: Result) -> None:
     told_of.append(result.folder)
     for name in PICTURES:
         if (result.folder / name).exists():
-            typer.echo(result.folder / name)
-    typer.echo(result.verdict())
+            say(result.folder / name)
+    say(result.verdict())
 
     if CODES[result.status.value] != SUCCESS:
-        typer.echo(f"dno: {_what_to_do(result)}", err=True)
+        say(f"dno: {_what_to_do(result)}", err=True)
 
 
 def _what_to_do(result: Result) -> str:

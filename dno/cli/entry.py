@@ -36,6 +36,13 @@ def main() -> None:
         os._exit(INTERRUPTED)
 
 
+def _say(text: str) -> None:
+    """Print on standard error, as all else is printed."""
+    from dno.cli.say import say
+
+    say(text, err=True)
+
+
 class Process:
     """This process, from its first line to its last."""
 
@@ -97,7 +104,9 @@ class Process:
             # A request may come out of a library as an error of another kind.
             if not self.asked and not isinstance(error, KeyboardInterrupt):
                 self.code = 1
-                sys.excepthook(type(error), error, error.__traceback__)
+                import traceback
+
+                _say("".join(traceback.format_exception(error)).rstrip("\n"))
             else:
                 self.code = INTERRUPTED
         self.end()
@@ -114,7 +123,7 @@ class Process:
         if lost is not None:
             self._tell_of_lost_output(lost, kept)
         elif self.code == INTERRUPTED and not kept:
-            print("dno: interrupted", file=sys.stderr)
+            _say("dno: interrupted")
 
         import threading
 
@@ -127,7 +136,7 @@ class Process:
         if kept or not isinstance(lost, BrokenPipeError):
             where = f"; the run is kept in {' and '.join(kept)}" if kept else ""
             reason = lost.strerror or str(lost)
-            print(f"dno: standard output cannot be written: {reason}{where}", file=sys.stderr)
+            _say(f"dno: standard output cannot be written: {reason}{where}")
         self.code = self.code or 1
 
     def _mind_threads(self) -> None:
@@ -144,10 +153,9 @@ class Process:
         if not going_on():
             return
         names = ", ".join(going_on())
-        print(
+        _say(
             f"dno: all is done, but a plugin left threads that go on ({names}); they are waited "
-            f"for {LEFT_AFTER:.0f} s more",
-            file=sys.stderr,
+            f"for {LEFT_AFTER:.0f} s more"
         )
         end = time.monotonic() + LEFT_AFTER
         while time.monotonic() < end:

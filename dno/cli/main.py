@@ -11,6 +11,7 @@ import typer
 from dno import __version__
 from dno.cli import batch, ending, optimize, plugins, runs
 from dno.cli.quick import QUICK
+from dno.cli.say import say, say_mistake
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
             # Typer would import pydantic for the parameters of commands, and this one has none.
             plugins.list_plugins()
             sys.exit(ending.SUCCESS)
-        make_app()(prog_name="dno")
+        sys.exit(_run_command())
     except ConfigError as error:
         _fail(error, ending.MISTAKE)
     except DNOError as error:
@@ -41,6 +42,20 @@ def main() -> None:
         # try to write the rest when it ends, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ending.FAILED)
+
+
+def _run_command() -> int:
+    """Parse the command line and do what it says; the exit code."""
+    try:
+        # A command returns nothing, and one that ended early its code.
+        return make_app()(prog_name="dno", standalone_mode=False) or ending.SUCCESS
+    except Exception as error:
+        # Typer keeps the class of its parser's errors to itself; they all can show themselves.
+        if not hasattr(error, "show"):
+            raise
+        # Printed here, and not by the parser: what it quotes may be anybody's.
+        say_mistake(error)
+        return ending.MISTAKE
 
 
 def make_app() -> typer.Typer:
@@ -60,7 +75,7 @@ def make_app() -> typer.Typer:
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"dno {__version__}")
+        say(f"dno {__version__}")
         raise typer.Exit
 
 
@@ -73,5 +88,5 @@ def _root(
 
 
 def _fail(error: BaseException, code: int) -> None:
-    typer.echo(f"dno: {ending.told(error)}", err=True)
+    say(f"dno: {ending.told(error)}", err=True)
     sys.exit(code)

@@ -14,6 +14,7 @@ import typer
 from dno.cli.config import start_values
 from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.help import OptimizeCommand
+from dno.cli.say import say
 
 if TYPE_CHECKING:
     from dno.runs.run_config import RunConfig
@@ -70,7 +71,7 @@ def optimize(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file with any of this and more; options go over it.",
+            help="TOML, JSON or YAML file with any of this and more; options go over it.",
             metavar="FILE",
             rich_help_panel="REST",
         ),
@@ -96,14 +97,26 @@ def optimize(
     _ask_for_what_is_missing(values, options)
     run_config = _configure(values, options, settings, source=str(config or ""))
 
+    from dno.paths import current_folder, user_path
+    from dno.runs.folders import default_folder
+
+    run_config = run_config.located(current_folder())
+    if out is not None:
+        out = user_path(out, source="--out")
     _check(run_config, compare, out)
 
+    if out is not None:
+        _run(run_config, compare, out)
+        return
+    with default_folder(run_config.prompts[0]) as folder:
+        _run(run_config, compare, folder)
+
+
+def _run(run_config: RunConfig, compare: str | None, folder: Path) -> None:
+    """Run, and end with how it went."""
     # From here on torch is needed, which takes seconds to import: a mistake is told before.
     from dno.api import run
-    from dno.runs.folders import default_folder
-    from dno.runs.storage import free_folder
 
-    folder = free_folder(out or default_folder(run_config.prompts[0]))
     if compare is not None:
         _run_and_compare(run_config, compare, folder)
         return
@@ -116,11 +129,11 @@ def optimize(
 def _check(run_config: RunConfig, compare: str | None, out: Path | None) -> None:
     """Raise `ConfigError` for what can be seen to be wrong without torch."""
     from dno.runs.check import check
-    from dno.runs.folders import refuse_taken
+    from dno.runs.folders import free_folder
     from dno.runs.rival import rival_of
 
     if out is not None:
-        refuse_taken(out)
+        free_folder(out)
     with plugins_at_work():
         if compare is not None:
             check(rival_of(run_config, compare))
@@ -216,6 +229,6 @@ def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
     if both.rival is None:
         finish(both.ours)
         return
-    typer.echo(f"\n{both.against} in the same {both.ours.meter()['seconds']:.0f} s:")
+    say(f"\n{both.against} in the same {both.ours.meter()['seconds']:.0f} s:")
     tell(both.rival)
     finish(both.ours, both.rival)

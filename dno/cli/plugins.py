@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dno.cli.quick import QUICK
+from dno.cli.say import say
 
 if TYPE_CHECKING:
     from dno.registry.configs import PluginConfig
@@ -34,7 +35,7 @@ def list_plugins() -> None:
     for info in unsupported():
         columns.write(info, _origin(info), _why_not(info))
     for distribution in damaged():
-        typer.echo(f"dno: {distribution}", err=True)
+        say(f"dno: {distribution}", err=True)
 
 
 class _Columns:
@@ -51,7 +52,7 @@ class _Columns:
         row = f"{kind}  {name}  {what}"
         if note:
             row += f"  ({note})"
-        typer.echo(row)
+        say(row)
 
 
 def _origin(info: PluginInfo) -> str:
@@ -105,7 +106,7 @@ def _show_schema(registry: Registry[PluginConfig], name: str) -> None:
     import json
 
     schema = registry.load(name).model_json_schema()
-    typer.echo(json.dumps(schema, indent=2))
+    say(json.dumps(schema, indent=2))
 
 
 def _show_options(registry: Registry[PluginConfig], name: str) -> None:
@@ -114,18 +115,18 @@ def _show_options(registry: Registry[PluginConfig], name: str) -> None:
 
     cls = registry.load(name)
     info = registry.info(name)
-    typer.echo(f"{info.kind[:-1]} {info.name} ({_origin(info)})\n")
+    say(f"{info.kind[:-1]} {info.name} ({_origin(info)})\n")
     if text := about(cls):
-        typer.echo(f"{text}\n")
+        say(f"{text}\n")
 
     for option in options(cls):
         default = "required" if option.default is None else f"default: {option.default}"
-        typer.echo(f"  {option.name}: {option.type} [{default}]")
-        typer.echo(f"      {option.meaning}")
+        say(f"  {option.name}: {option.type} [{default}]")
+        say(f"      {option.meaning}")
 
     place = place_of_kind(info.kind)
     if place is not None:
-        typer.echo(f"\nIn a run: --set {place}.OPTION=VALUE")
+        say(f"\nIn a run: --set {place}.OPTION=VALUE")
 
 
 def _find(name: str) -> list[tuple[Registry[PluginConfig], str]]:
@@ -194,7 +195,7 @@ def check() -> None:
     for info in unsupported():
         columns.write(info, _why_not(info))
     for distribution in damaged():
-        typer.echo(f"dno: {distribution}", err=True)
+        say(f"dno: {distribution}", err=True)
     raise typer.Exit(int(failed))
 
 
@@ -215,9 +216,9 @@ def new(
 
     folder, *files = write_reward(name, out)
     for path in files:
-        typer.echo(path)
-    typer.echo("\nnext:")
-    typer.echo(f"  cd {shlex.quote(str(folder))}")
-    typer.echo('  pip install -e ".[test]"')
-    typer.echo(f'  dno optimize "a black cat" --reward {name}')
-    typer.echo("  pytest")
+        say(path)
+    say("\nnext:")
+    say(f"  cd {shlex.quote(str(folder))}")
+    say('  pip install -e ".[test]"')
+    say(f'  dno optimize "a black cat" --reward {name}')
+    say("  pytest")

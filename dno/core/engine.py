@@ -37,6 +37,7 @@ from dno.errors import DNOError, RunError
 from dno.guard import as_error, guarded, undisturbed
 from dno.media import OTHER, Medium, medium_of
 from dno.protocols import State
+from dno.wording import short
 
 _log = logging.getLogger("dno")
 
@@ -391,6 +392,6 @@ def _checked_step(who: str, answer: object, noise_BN: Tensor) -> tuple[Tensor, S
     if not isinstance(moved_BN, Tensor) or moved_BN.shape != noise_BN.shape:
         raise RunError(
             f"{who} must return noise of shape {tuple(noise_BN.shape)} and its state; "
-            f"got {answer!r}"
+            f"got {short(answer)}"
         )
     return moved_BN.detach().clone().to(noise_BN), checked_memory(who, memory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,16 +96,22 @@ class StepRecord:
 
     def to_json(self) -> bytes:
         """One line of `history.jsonl`: strict JSON, without the line's end."""
-        return TypeAdapter(StepRecord).dump_json(self)
+        return _record_adapter().dump_json(self)
 
     @classmethod
-    def from_json(cls, line: str) -> StepRecord:
+    def from_json(cls, line: str | bytes) -> StepRecord:
         """The record that `to_json` gave this line for.
 
         Raises:
             ValueError: it is not one.
         """
-        return TypeAdapter(StepRecord).validate_json(line)
+        return _record_adapter().validate_json(line)
+
+
+@functools.cache
+def _record_adapter() -> TypeAdapter[StepRecord]:
+    """What reads and writes records. Making one takes longer than 400 records do."""
+    return TypeAdapter(StepRecord)
 
 
 @dataclass(frozen=True)

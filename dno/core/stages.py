@@ -16,6 +16,7 @@ from dno.core.result import Snapshot, StepRecord
 from dno.errors import RunError
 from dno.guard import guarded
 from dno.protocols import CoarseMap, Objective, Optimizer, State
+from dno.wording import short
 
 KEPT: Final = 0.7
 """Share of a coarse gain that has to be there on the fine grid; where it is not, it is repaired."""
@@ -165,7 +166,8 @@ def checked_memory(who: str, memory: object) -> State:
     """
     if not isinstance(memory, Mapping) or not _all_tensors(memory):
         raise RunError(
-            f"{who}: its state must be tensors by name, so that it can be saved; got {memory!r}"
+            f"{who}: its state must be tensors by name, so that it can be saved; got "
+            f"{short(memory)}"
         )
     return {name: value.detach().clone() for name, value in memory.items()}
 
@@ -220,7 +222,7 @@ def put_back(
         if not isinstance(moved_BN, Tensor) or moved_BN.shape != noise_BN.shape:
             raise RunError(
                 f'constraint "{term.name}" must return noise of shape {tuple(noise_BN.shape)}, '
-                f"got {moved_BN!r}"
+                f"got {short(moved_BN)}"
             )
         noise_BN = moved_BN.detach().clone().to(noise_BN)
     return noise_BN

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from dno.errors import ConfigError
+from dno.paths import absolute, user_path
+from dno.registry.discovery import usable
 
+if TYPE_CHECKING:
     import torch
 
     from dno.protocols import Constraint, Optimizer, Regularizer, Reward, Sampler
@@ -30,6 +33,38 @@ class BuildContext:
     built."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where relative paths of a configuration start."""
+
+    folder: Path
+    absolute: Callable[[Path, Path], Path] = absolute
+    """What makes a path absolute that starts at a folder."""
+
+    def path(self, given: str | Path) -> Path:
+        """A path from the root, with `~` expanded.
+
+        Raises:
+            ConfigError: it cannot be a path here.
+        """
+        return self.absolute(user_path(given), self.folder)
+
+    def name(self, given: str) -> str:
+        """What may be a path, a hub id or the name of an installed model: where a folder or file
+        is there, its path from the root; else as it was given.
+
+        Raises:
+            ConfigError: it cannot be a path here.
+        """
+        installed = any(given in (info.name, info.qualified) for info in usable())
+        if installed or not given:
+            return given
+        path = user_path(given)
+        whole = self.path(given)
+        is_path = path != Path(given) or path.is_absolute() or whole.exists()
+        return str(whole) if is_path else given
+
+
 class PluginConfig(BaseModel):
     """Options of one plugin. The docstring under a field is its help text.
 
@@ -46,6 +81,49 @@ class PluginConfig(BaseModel):
 
         Called for every component of a run before any of them is built, so it must be quick.
         """
+
+    @classmethod
+    def located(cls, options: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+        """Options of this plugin, with the paths in them written from the root.
+
+        So a saved run names the same files wherever it is resumed from. Here these are the options
+        of type `Path`, and `model` where it names a folder or file that is there; a plugin with
+        other options that name files adds them.
+
+        Args:
+            options: by name, validated or not.
+            origin: where relative paths start.
+
+        Raises:
+            ConfigError: a path cannot be one here.
+        """
+        found = dict(options)
+        for name, field in cls.model_fields.items():
+            if name not in found:
+                continue
+            try:
+                if _holds_paths(field.annotation):
+                    found[name] = _each_located(found[name], origin)
+                elif name == "model" and isinstance(found[name], str):
+                    found[name] = origin.name(found[name])
+            except ConfigError as error:
+                raise error.inside(name) from None
+        return found
+
+
+def _holds_paths(annotation: Any) -> bool:
+    """Whether a type is `Path`, or a choice or sequence of paths."""
+    return annotation is Path or any(map(_holds_paths, get_args(annotation)))
+
+
+def _each_located(value: Any, origin: Origin) -> Any:
+    if isinstance(value, Path):
+        return origin.path(value)
+    if isinstance(value, str):
+        return str(origin.path(value))
+    if isinstance(value, (list, tuple)):
+        return type(value)([_each_located(one, origin) for one in value])
+    return value
 
 
 class SamplerConfig(PluginConfig):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoints
 from typing import Any, Final
 
+from dno.wording import said
+
 CONTRACT: Final = "v1"
 """Version of the plugin contract; part of every entry-point group's name."""
 KINDS: Final = (
@@ -141,7 +143,7 @@ def _is_first(distribution: Distribution, text: str) -> bool:
 
 
 def _damaged(distribution: Distribution, error: Exception) -> Damaged:
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    reason = f"{type(error).__name__}: {said(error)}"
     try:
         name = distribution.metadata["Name"]
     except Exception:

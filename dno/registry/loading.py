@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+from dno.wording import named
+
 _lock = threading.Lock()
 _inside = 0
 _undo: ExitStack | None = None
@@ -55,8 +57,8 @@ def _silence() -> ExitStack:
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its type where it says nothing."""
-    said = str(error).strip()
-    return said.splitlines()[0].strip() if said else type(error).__name__
+    text = str(error).strip()
+    return named(text.splitlines()[0]) if text else type(error).__name__
 
 
 def hub_is_offline() -> bool:

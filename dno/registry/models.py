@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from dno.errors import ConfigError
+from dno.paths import user_path
 from dno.registry.registry import MODELS
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -24,7 +25,7 @@ def find_model(model: str) -> str:
     installed = sorted(info.name for info in MODELS.infos())
     if model in installed or ":" in model.removeprefix(Path(model).drive):
         return str(MODELS.load(model)().folder())
-    folder = Path(model).expanduser()
+    folder = user_path(model)
     if folder.is_dir():
         return str(folder)
     if folder.exists():

@@ -20,6 +20,7 @@ from dno.registry.configs import (
     RewardConfig,
     SamplerConfig,
 )
+from dno.wording import short
 
 _NEEDS: Final[dict[type[PluginConfig], tuple[str, ...]]] = {
     SamplerConfig: ("bind",),
@@ -75,7 +76,7 @@ class Live(PluginConfig):
         if not _fits(self.part, self.needs):
             raise ConfigError(
                 f"needs a plugin's name, a table with it, or an object with {_wanted(self.needs)}; "
-                f"got {self.part!r}"
+                f"got {short(self.part)}"
             )
 
     def build(self, ctx: BuildContext) -> Any:

@@ -21,6 +21,7 @@ from dno.registry.discovery import (
     published,
     usable,
 )
+from dno.wording import named, said
 
 C_co = TypeVar("C_co", bound=PluginConfig, covariant=True)
 
@@ -28,9 +29,8 @@ C_co = TypeVar("C_co", bound=PluginConfig, covariant=True)
 def _why(error: BaseException, info: PluginInfo, module: str) -> str:
     """What went wrong in an import of `module` for this plugin, and how to mend it."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
-        said = " ".join(str(error).split())
         kind = type(error).__name__
-        told = f"{kind}: {said}" if said else kind
+        told = f"{kind}: {said(error)}" if str(error).strip() else kind
         return f"could not be imported: {told}; update or uninstall it"
 
     missing = error.name
@@ -135,8 +135,9 @@ class Registry(Generic[C_co]):
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         known = ", ".join(names) or "none"
         hidden = "".join(f"; {each}" for each in damaged())
+        asked = named(use)
         return UnknownPluginError(
-            f'no {self.one} is called "{use}"; {hint}installed: {known}{hidden}'
+            f'no {self.one} is called "{asked}"; {hint}installed: {known}{hidden}'
         )
 
     def load(self, use: str) -> type[C_co]:

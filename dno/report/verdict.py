@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from dno.report.facts import Change, Facts
+from dno.wording import clean
 
 _UNLIKELY: Final = 1e-4
 """Noise under this is warned of. The p-value is taken times the samples, of which the least is
@@ -21,7 +22,7 @@ def verdict(facts: Facts) -> str:
         several = "a proposal" if facts.passed_over == 1 else f"{facts.passed_over} proposals"
         lines.append(f"passed over: {several} that could not be evaluated")
     lines += [warning for warning in (_warning(facts), _noise_warning(facts)) if warning]
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 def _changes(facts: Facts) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dno.errors import RunFolderError
-from dno.runs.run_config import RunConfig, put, read_toml
+from dno.paths import current_folder, user_path
+from dno.runs.config_files import read_values
+from dno.runs.run_config import RunConfig, located, put
+from dno.runs.saved import config_file
 
 
 def configuration_of(
@@ -26,12 +28,10 @@ def configuration_of(
     Raises:
         ConfigError: the folder holds no run, or what it holds is no configuration.
     """
-    file = path / "run.toml"
-    if not file.is_file():
-        raise RunFolderError(
-            f"{path} holds no run.toml, so it is not a run folder; look below runs/"
-        )
-    values = read_toml(file)
+    path = user_path(path)
+    file = config_file(path)
+    # From where the file is, so that a run goes on from anywhere.
+    values = located(read_values(file), path)
     sources = {"": str(file)}
     for place, value in (settings or {}).items():
         put(values, place, value)
@@ -39,4 +39,4 @@ def configuration_of(
     if iterations is not None:
         values["iterations"] = iterations
         sources["iterations"] = "--iterations"
-    return RunConfig.parse(values, sources)
+    return RunConfig.parse(values, sources).located(current_folder())

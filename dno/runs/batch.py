@@ -19,14 +19,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
-
 from dno.core.result import Outcome, Status
 from dno.errors import ConfigError, DNOError, RunFolderError
 from dno.files import write_file
 from dno.runs.folders import slug
 from dno.runs.lists import Row
 from dno.runs.load import Loaded, load
+from dno.runs.lock import HeldError, hold
 from dno.runs.run import go_on, run
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
@@ -150,8 +149,7 @@ def shard(items: Sequence[Item], part: tuple[int, int]) -> Sequence[Item]:
 
 def standing(folder: Path) -> Standing:
     """How far the item with this run folder is."""
-    lock = folder / ".lock"
-    if lock.exists() and _is_held(lock):
+    if folder.is_dir() and _is_held(folder):
         return Standing.HELD
     if not (folder / "run.toml").exists():
         return Standing.NEW
@@ -162,13 +160,15 @@ def standing(folder: Path) -> Standing:
     return Standing.BEGUN
 
 
-def _is_held(path: Path) -> bool:
-    lock = FileLock(path)
+def _is_held(folder: Path) -> bool:
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
+        release = hold(folder)
+    except HeldError:
         return True
-    lock.release()
+    # Who cannot lock it is told so when it is run.
+    except OSError:
+        return False
+    release()
     return False
 
 

@@ -8,12 +8,27 @@ from typing import Any
 
 from dno.core.budget import Budget
 from dno.core.result import Outcome, Status
+from dno.errors import ConfigError
+from dno.paths import current_folder
 from dno.registry.registry import OPTIMIZERS
+from dno.runs.folders import free_folder, slug
 from dno.runs.load import Loaded, load
 from dno.runs.rival import rival_of
 from dno.runs.run import run
 from dno.runs.run_config import RunConfig
-from dno.runs.storage import free_folder
+
+
+def _beside(out: Path, name: str) -> Path:
+    """The rival's folder.
+
+    Raises:
+        ConfigError: there can be none beside that folder.
+    """
+    # `.` and `..` have a name only where they are.
+    place = out if out.name not in ("", "..") else out.resolve()
+    if not place.name:
+        raise ConfigError(f"nothing can be beside {out}; name another folder", source="--out")
+    return place.with_name(f"{place.name}-{slug(name)}")
 
 
 @dataclass(frozen=True)
@@ -48,12 +63,13 @@ def compare(
         ConfigError: see `dno.runs.run.run`; nothing was run.
         RunError: see `dno.runs.run.run`.
     """
+    config = config.located(current_folder())
     rival = rival_of(config, against)
     name = OPTIMIZERS.label(rival.optimizer)
     beside: Path | None = None
     if out is not None:
         free_folder(out)
-        beside = free_folder(out.with_name(f"{out.name}-{name}"))
+        beside = free_folder(_beside(out, name))
 
     models = loaded or load(config)
     ours = run(config, out, loaded=models)

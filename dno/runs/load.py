@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dno.errors import ConfigError
+from dno.paths import current_folder
 from dno.protocols import Reward, Sampler
 from dno.registry.configs import BuildContext
 from dno.runs.check import check
@@ -31,7 +32,7 @@ class Loaded:
     def check_fits(self, config: RunConfig) -> None:
         """Raise `ConfigError` where a configuration needs something else to be loaded."""
         loaded = _decisive(self.config)
-        needed = _decisive(config)
+        needed = _decisive(config.located(current_folder()))
         for place in {**loaded, **needed}:
             if loaded.get(place) != needed.get(place):
                 raise ConfigError(
@@ -63,6 +64,7 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     Raises:
         ConfigError: with the place of what cannot be built.
     """
+    config = config.located(current_folder())
     device = find_device(config.device)
     context = BuildContext(device=device, dtype=getattr(torch, config.dtype))
     check(config, fresh=fresh)

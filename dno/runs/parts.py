@@ -29,6 +29,7 @@ from dno.registry.registry import (
     Registry,
 )
 from dno.runs.run_config import RunConfig
+from dno.wording import said
 
 T = TypeVar("T")
 C = TypeVar("C", bound=PluginConfig)
@@ -138,7 +139,7 @@ def _why(error: BaseException) -> str:
         return memory_ran_out(error)
     if not isinstance(error, Exception):
         return f"it {what_happened(error)}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {said(error)}"
 
 
 def build(part: Part[Any], context: BuildContext) -> Any:

@@ -16,6 +16,7 @@ from dno.core.problem import Problem
 from dno.core.stages import Coarse, Phase, Stay
 from dno.core.terms import ConstraintTerm, RegularizerTerm, RewardTerm, Term
 from dno.core.weights import scaled_by_spread
+from dno.paths import user_path
 from dno.protocols import Constraint, NoiseMap, Optimizer, Regularizer
 from dno.registry.configs import BuildContext, OptimizerConfig
 from dno.registry.registry import REGULARIZERS
@@ -186,7 +187,7 @@ def _constraints(parts: Parts, context: BuildContext) -> Sequence[ConstraintTerm
 def _start(config: RunConfig, sample: NoiseMap) -> Tensor | None:
     if config.start is None:
         return None
-    path = config.start.expanduser()
+    path = user_path(config.start, at="start")
     count = len(config.items())
     return at("start", partial(read_noise, path, sample.draws, count))
 

@@ -15,12 +15,14 @@ from dno.core.result import Outcome, Status
 from dno.core.stages import LoopState
 from dno.errors import ConfigError, RunError
 from dno.guard import as_error
+from dno.paths import current_folder, user_path
 from dno.runs.again import configuration_of
+from dno.runs.folders import free_folder
 from dno.runs.load import Loaded, find_device, load
 from dno.runs.pose import Posed, pose
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
-from dno.runs.storage import RunFolder, free_folder
+from dno.runs.storage import RunFolder
 
 SAVE_SECONDS: Final = 5.0
 """A killed run loses at most about this much work."""
@@ -40,8 +42,11 @@ def run(config: RunConfig, out: Path | None = None, *, loaded: Loaded | None = N
         RunError: the run failed before its first evaluation. Later failures are in the outcome's
             `status`.
     """
+    config = config.located(current_folder())
     if out is not None:
         free_folder(out)
+        # What no file can hold is told before anything is loaded or made.
+        config.to_toml()
     models = loaded or load(config)
     if out is None:
         return _run(config, models, None, None)
@@ -72,7 +77,7 @@ def resume(
             build.
         RunError: see `run`.
     """
-    path = Path(path)
+    path = user_path(path)
     config = configuration_of(path, iterations=iterations, settings=settings)
     return go_on(config, path)
 
@@ -89,6 +94,7 @@ def go_on(config: RunConfig, path: Path, *, loaded: Loaded | None = None) -> Out
         ConfigError: the folder holds no run, or another one.
         RunError: see `run`.
     """
+    config = config.located(current_folder())
     if config.coarse == "auto":
         # What was found when it began: it must climb on the same grids.
         found = SavedRun(path).values.get("coarse", ())
@@ -114,6 +120,8 @@ def _run(
     config: RunConfig, models: Loaded, folder: RunFolder | None, state: LoopState | None
 ) -> Outcome:
     posed = pose(models, config, fresh=state is None)
+    if folder is not None and state is not None:
+        folder.check_state(state, posed.problem, posed.phases)
     return _carry_out(posed, folder, state)
 
 

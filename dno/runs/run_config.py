@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import tomllib
+import functools
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
+import tomli_w
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     PlainSerializer,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticSerializationError
 
 from dno.core.budget import Budget
 from dno.core.gradients import GradientConfig
 from dno.errors import ConfigError
+from dno.paths import absolute, current_folder, user_path
 from dno.registry.configs import (
     ConstraintConfig,
     ObserverConfig,
     OptimizerConfig,
+    Origin,
     PluginConfig,
     RegularizerConfig,
     RewardConfig,
@@ -41,8 +48,19 @@ from dno.registry.registry import (
     SAMPLERS,
     Registry,
 )
+from dno.runs.config_files import LARGEST
+from dno.wording import named, said, short
+
+_log = logging.getLogger("dno")
+
+_KEY: Final = 60
+"""Characters of a key that a message shows."""
 
 C = TypeVar("C", bound=PluginConfig)
+T = TypeVar("T")
+
+FirstWrong = Annotated[tuple[T, ...], FailFast()]
+"""Values of a kind, of which no more are looked at once one is wrong: only the first is told."""
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
@@ -52,8 +70,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
     # Of a value that may be of several types, pydantic also names the type that it tried:
     # `constrained-float`, `literal['a','b']`.
     unknown = first["type"] == "extra_forbidden"
-    places = [part for part in map(str, first["loc"]) if unknown or not set("-[") & set(part)]
-    at = ".".join(places)
+    loc = [named(part, _KEY) for part in first["loc"]]
+    at = ".".join(part for part in loc if unknown or not set("-[") & set(part))
     if isinstance(inner, ConfigError):
         return inner.inside(at)
     if unknown:
@@ -66,8 +84,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
         return ConfigError(f"unknown option; {hint}known: {', '.join(known)}", at=at)
     if first["type"] == "missing":
         return ConfigError("is required", at=at)
-    message = str(inner) if inner is not None else first["msg"][0].lower() + first["msg"][1:]
-    return ConfigError(f"{message}, got {first['input']!r}", at=at)
+    message = said(inner) if inner is not None else first["msg"][0].lower() + first["msg"][1:]
+    return ConfigError(f"{named(message)}, got {short(first['input'])}", at=at)
 
 
 def _models(kind: Any) -> Iterator[type[BaseModel]]:
@@ -87,6 +105,7 @@ def build_plugin_config(registry: Registry[C], value: object) -> C:
     """
     options = dict(value) if isinstance(value, Mapping) else {"use": value}
     one, use = registry.kind.removesuffix("s"), options.pop("use", None)
+    _refuse_live(options)
     if use is None:
         raise ConfigError(
             f'needs the name of a plugin of kind {one}, such as use = "NAME"', at="use"
@@ -104,11 +123,55 @@ def build_plugin_config(registry: Registry[C], value: object) -> C:
         raise explain(error, cls) from None
 
 
+LIVE: Final = "python"
+"""The only key of the table that stands, in a saved run, for an option that was a Python object."""
+
+
+def is_live(value: object) -> bool:
+    """Whether a value of a saved run stands for a Python object, which no file can hold."""
+    return isinstance(value, Mapping) and list(value) == [LIVE]
+
+
+def _refuse_live(options: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for an option that was a Python object when the run was saved."""
+    for name, value in options.items():
+        if is_live(value):
+            raise ConfigError(
+                f'was a Python object, "{named(value[LIVE])}"; run it again from Python',
+                at=named(name, _KEY),
+            )
+
+
 def _dump(registry: Registry[C], config: C) -> dict[str, Any]:
     use = registry.name_of(config)
     if use is None:
         return {"use": f"python:{registry.label(config)}"}
-    return {"use": use, **config.model_dump(mode="json", exclude_none=True)}
+    try:
+        options = config.model_dump(mode="json", exclude_none=True)
+        _check_plain(options)
+    # An option may be anything that its plugin takes, such as a callback.
+    except (PydanticSerializationError, TypeError, ValueError, RecursionError):
+        options = {}
+        for name in type(config).model_fields:
+            options |= _dumped_option(config, name)
+    return {"use": use, **options}
+
+
+def _dumped_option(config: PluginConfig, name: str) -> dict[str, Any]:
+    """One option as a file can hold it; a Python object is only named."""
+    try:
+        option = config.model_dump(mode="json", exclude_none=True, include={name})
+        _check_plain(option)
+    except (PydanticSerializationError, TypeError, ValueError, RecursionError):
+        value = getattr(config, name)
+        label = getattr(value, "__name__", type(value).__name__)
+        return {name: {LIVE: named(label, _KEY)}}
+    return option
+
+
+def _check_plain(options: Mapping[str, Any]) -> None:
+    """Raise one of several errors for what no TOML file can hold."""
+    tomli_w.dumps(dict(options)).encode()
 
 
 def _parser(registry: Registry[C]) -> BeforeValidator:
@@ -168,9 +231,9 @@ class RunConfig(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
 
-    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    prompts: Annotated[FirstWrong[str], Field(min_length=1)]
     """What to draw; every prompt is drawn from every seed."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[FirstWrong[Seed], Field(min_length=1)] = (0,)
     """Seeds of the starting noise, meaning what `torch.Generator("cpu").manual_seed(seed)` means to
     diffusers."""
     iterations: Annotated[int, Field(ge=0)] = 15
@@ -206,27 +269,27 @@ class RunConfig(BaseModel):
     sampler: Annotated[SamplerConfig, _parser(SAMPLERS), _dumper(SAMPLERS)] = _default("ddim")
     """How noise becomes an image."""
     rewards: Annotated[
-        tuple[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)], ...], Field(min_length=1)
+        FirstWrong[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)]], Field(min_length=1)
     ]
     """What to climb: the weighted sum of these."""
-    monitors: tuple[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)], ...] = ()
+    monitors: FirstWrong[Annotated[RewardConfig, _parser(REWARDS), _dumper(REWARDS)]] = ()
     """Rewards that are evaluated beside and never optimised: held-out judges of the result."""
     spread: Annotated[int, Field(ge=0)] = 0
     """Where 2 or more: each reward is divided by its standard deviation over this many plain
     samples of its prompt, so that weights compare rewards of different units; 0 leaves them as they
     are."""
-    regularizers: tuple[
-        Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...
+    regularizers: FirstWrong[
+        Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)]
     ] = ()
     """What holds the noise in N(0, I) by its price: their weighted sum is taken off the
     objective."""
-    reports: tuple[
-        Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)], ...
+    reports: FirstWrong[
+        Annotated[RegularizerConfig, _parser(REGULARIZERS), _dumper(REGULARIZERS)]
     ] = _default(("gaussianity",))
     """Regularizers whose figures are reported at each iteration, whatever holds the noise; their
     penalties count for nothing."""
-    constraints: tuple[
-        Annotated[ConstraintConfig, _parser(CONSTRAINTS), _dumper(CONSTRAINTS)], ...
+    constraints: FirstWrong[
+        Annotated[ConstraintConfig, _parser(CONSTRAINTS), _dumper(CONSTRAINTS)]
     ] = _default(("shell",))
     """What puts noise back where N(0, I) puts it, one after the other."""
     optimizer: Annotated[OptimizerConfig, _parser(OPTIMIZERS), _dumper(OPTIMIZERS)] = _default(
@@ -234,7 +297,7 @@ class RunConfig(BaseModel):
     )
     """How to climb; where no reward has a gradient and neither this nor `gradient` is given,
     `surrogate`."""
-    observers: tuple[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)], ...] = (
+    observers: FirstWrong[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)]] = (
         _default(("curve",))
     )
     """What looks on: progress, image dumps, trackers."""
@@ -318,21 +381,69 @@ class RunConfig(BaseModel):
         """
         return self.model_dump(mode="json", exclude_none=True)
 
+    def to_toml(self) -> bytes:
+        """What `run.toml` holds.
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file.
+        Raises:
+            ConfigError: no file can hold a value, or all of them.
+        """
+        values = self.dump()
+        try:
+            text = tomli_w.dumps(values).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            at = next((name for name, value in values.items() if not _fits_toml(value)), "")
+            raise ConfigError(f"cannot be written to a file: {said(error)}", at=at) from None
+        if len(text) > LARGEST:
+            raise ConfigError(
+                f"its run.toml would be larger than {LARGEST // 2**20} MB; give fewer prompts",
+                at="prompts",
+            )
+        return text
 
-    Raises:
-        ConfigError: the file is missing, unreadable or no TOML.
-    """
+    def located(self, base: Path) -> RunConfig:
+        """The same with every path that it names written from the root.
+
+        Args:
+            base: where relative paths start.
+
+        Raises:
+            ConfigError: a path cannot be one here.
+        """
+        changes: dict[str, Any] = {}
+        if self.start is not None:
+            changes["start"] = absolute(user_path(self.start, at="start"), base)
+        origin = Origin(base)
+        for field in type(self).model_fields:
+            value = getattr(self, field)
+            if isinstance(value, PluginConfig):
+                changes[field] = _located_part(value, origin, field)
+            elif isinstance(value, tuple) and any(isinstance(p, PluginConfig) for p in value):
+                changes[field] = tuple(
+                    _located_part(part, origin, f"{field}.{i}") for i, part in enumerate(value)
+                )
+        if self.warm_start is not None:
+            first = _located_part(self.warm_start.optimizer, origin, "warm_start.optimizer")
+            changes["warm_start"] = self.warm_start.model_copy(update={"optimizer": first})
+        changes = {name: value for name, value in changes.items() if value != getattr(self, name)}
+        return self.model_copy(update=changes) if changes else self
+
+
+def _fits_toml(value: Any) -> bool:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError("there is no such file", source=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", source=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"is not valid TOML: {error}", source=str(path)) from None
+        tomli_w.dumps({"value": value}).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _located_part(config: C, origin: Origin, place: str) -> C:
+    options = {name: getattr(config, name) for name in type(config).model_fields}
+    try:
+        changed = config.located(options, origin)
+    except ConfigError as error:
+        raise error.inside(place) from None
+    moved = {name: value for name, value in changed.items() if value is not options.get(name)}
+    return config.model_copy(update=moved) if moved else config
 
 
 def put(values: dict[str, Any], place: str, value: Any) -> None:
@@ -350,5 +461,74 @@ def put(values: dict[str, Any], place: str, value: Any) -> None:
         here[int(last) if isinstance(here, list) else last] = value
     except (AttributeError, IndexError, TypeError, ValueError):
         raise ConfigError(
-            f"leads nowhere for {last!r}; lists count from 0, as rewards.0.weight", at=place
+            f"leads nowhere for {short(last, _KEY)}; lists count from 0, as rewards.0.weight",
+            at=named(place),
         ) from None
+
+
+def located(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Plain values of a file, with the paths in them written from the root.
+
+    A path that leads nowhere from `base`, and somewhere from the current folder, is taken from
+    there, as runs of earlier versions need it, and that is said.
+
+    Args:
+        values: what the file holds, valid or not: what is wrong with it is told by `parse`.
+        base: the folder that the file is in, where its relative paths start.
+    """
+    found = dict(values)
+    base = current_folder() / base
+    if isinstance(found.get("start"), str):
+        # What cannot be a path is told by `parse` and `located`, with its place.
+        with contextlib.suppress(ConfigError):
+            found["start"] = str(Origin(base, _from_file).path(found["start"]))
+    for field, registry in _REGISTRIES.items():
+        parts = found.get(field)
+        if isinstance(parts, list):
+            found[field] = [_located_table(registry, part, base) for part in parts]
+        elif parts is not None:
+            found[field] = _located_table(registry, parts, base)
+    return found
+
+
+_REGISTRIES: Final[Mapping[str, Registry[Any]]] = {
+    "sampler": SAMPLERS,
+    "rewards": REWARDS,
+    "monitors": REWARDS,
+    "regularizers": REGULARIZERS,
+    "reports": REGULARIZERS,
+    "constraints": CONSTRAINTS,
+    "optimizer": OPTIMIZERS,
+    "observers": OBSERVERS,
+}
+
+
+def _located_table(registry: Registry[Any], part: Any, base: Path) -> Any:
+    if not isinstance(part, Mapping) or not isinstance(part.get("use"), str):
+        return part
+    try:
+        cls = registry.load(part["use"])
+        return cls.located(part, Origin(base, _from_file))
+    # Told by whoever parses the values, with their place.
+    except ConfigError:
+        return part
+
+
+def _from_file(path: Path, base: Path) -> Path:
+    """A path in a file of that folder, from the root."""
+    beside = absolute(path, base)
+    here = absolute(path, current_folder())
+    if here == beside or beside.exists() or not here.exists():
+        return beside
+    _tell_of(named(path), named(base))
+    return here
+
+
+@functools.cache
+def _tell_of(path: str, base: str) -> None:
+    """Say once that a path was found where its file is not."""
+    _log.warning(
+        "%s is not in %s, where the file is that names it; the one in the current folder is taken",
+        path,
+        base,
+    )

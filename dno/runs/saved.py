@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dno.core.result import Status, StepRecord
-from dno.errors import RunFolderError
+from dno.errors import ConfigError, RunFolderError
+from dno.files import read_file
+from dno.paths import user_path
+from dno.runs.config_files import read_values
+from dno.runs.history import read_records
+from dno.wording import named, reason, short
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from dno.runs.run_config import RunConfig
 
 _ENDINGS = (".png", ".webp", ".wav")
+_OBJECT = "python:"
 _TOLD = ("status", "reason", "failures", "climbed", "initial", "best", "last", "peak_memory")
 """What every result.json holds, and readers rely on."""
 
@@ -35,13 +40,30 @@ def open_run(path: str | Path) -> SavedRun:
     Raises:
         RunFolderError: it is not a run folder.
     """
-    folder = Path(path).expanduser()
-    if not (folder / "run.toml").is_file():
-        raise RunFolderError(
-            f"{folder} holds no run.toml, so it is not a run folder; name one, or a folder of runs "
-            "in list_runs"
-        )
+    folder = user_path(path)
+    config_file(folder)
     return SavedRun(folder)
+
+
+def config_file(folder: Path) -> Path:
+    """The `run.toml` of a run folder.
+
+    Raises:
+        RunFolderError: it is not there, so that this is not a run folder.
+    """
+    file = folder / "run.toml"
+    if file.is_file():
+        return file
+    shown = named(folder)
+    if (folder / ".lock").is_file():
+        raise RunFolderError(
+            f"{shown} holds no run yet: the one that was begun there was killed before it was "
+            f"saved; begin it again: dno optimize ... --out {shown}"
+        )
+    raise RunFolderError(
+        f"{shown} holds no run.toml, so it is not a run folder; name one, or a folder of runs in "
+        "list_runs; without --out they are below runs/"
+    )
 
 
 def list_runs(folder: str | Path = "runs") -> list[SavedRun]:
@@ -50,9 +72,9 @@ def list_runs(folder: str | Path = "runs") -> list[SavedRun]:
     Raises:
         RunFolderError: there is no such folder.
     """
-    place = Path(folder).expanduser()
+    place = user_path(folder)
     if not place.is_dir():
-        raise RunFolderError(f"there is no folder {place}")
+        raise RunFolderError(f"there is no folder {named(place)}")
     return [
         SavedRun(path)
         for path in sorted(place.iterdir())
@@ -76,11 +98,10 @@ class SavedRun:
         Raises:
             RunFolderError: the file cannot be read.
         """
-        file = self.path / "run.toml"
         try:
-            return tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{file} cannot be read: {error}") from error
+            return read_values(self.path / "run.toml")
+        except ConfigError as error:
+            raise RunFolderError(error.problem, source=error.source) from error
 
     @cached_property
     def config(self) -> RunConfig:
@@ -89,9 +110,10 @@ class SavedRun:
         Raises:
             ConfigError: a plugin is not installed, or was a Python object.
         """
-        from dno.runs.run_config import RunConfig
+        from dno.runs.run_config import RunConfig, located
 
-        return RunConfig.parse(self.values, {"": str(self.path / "run.toml")})
+        values = located(self.values, self.path)
+        return RunConfig.parse(values, {"": str(self.path / "run.toml")})
 
     @cached_property
     def history(self) -> Sequence[StepRecord]:
@@ -104,12 +126,11 @@ class SavedRun:
         if not file.is_file():
             return ()
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-            return tuple(StepRecord.from_json(line) for line in lines)
+            return tuple(read_records(read_file(file)))
         except (OSError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
+            why = reason(error)
             raise RunFolderError(
-                f"{file} is damaged, or was written by another version of dno: {reason}"
+                f"{named(file)} is damaged, or was written by another version of dno: {why}"
             ) from error
 
     def columns(self) -> dict[str, list[Any]]:
@@ -139,13 +160,13 @@ class SavedRun:
         if not file.is_file():
             return {}
         try:
-            content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            content: Mapping[str, Any] = json.loads(read_file(file))
             missing = [name for name in _TOLD if name not in content]
             if missing:
                 raise ValueError(f"it does not hold {', '.join(missing)}")
             Status(content["status"])
-        except (OSError, TypeError, ValueError) as error:
-            raise RunFolderError(f"{file} is damaged: {error}") from error
+        except (OSError, RecursionError, TypeError, ValueError) as error:
+            raise RunFolderError(f"{named(file)} is damaged: {reason(error)}") from error
         return content
 
     @property
@@ -168,6 +189,8 @@ class SavedRun:
         # A file that somebody wrote may have one in place of a list of one.
         several = [prompts] if isinstance(prompts, str) else prompts
         numbers = [seeds] if isinstance(seeds, int) else seeds
+        if not isinstance(several, list) or not isinstance(numbers, list):
+            raise RunFolderError(f"{named(self.path / 'run.toml')} names no prompts and seeds")
         return [(prompt, seed) for prompt in several for seed in numbers]
 
     @property
@@ -178,13 +201,17 @@ class SavedRun:
     def _python_parts(self) -> list[str]:
         """Components that were Python objects, which no file can hold."""
 
+        from dno.runs.run_config import LIVE, is_live
+
         def within(value: object) -> list[str]:
             if isinstance(value, Mapping):
                 found = [inner for item in value.values() for inner in within(item)]
-                use = value.get("use")
-                return (
-                    [*found, use] if isinstance(use, str) and use.startswith("python:") else found
-                )
+                if is_live(value):
+                    found.append(str(value[LIVE]))
+                named_so = [value.get(key) for key in ("use", "model")]
+                return found + [
+                    name for name in named_so if isinstance(name, str) and name.startswith(_OBJECT)
+                ]
             if isinstance(value, list):
                 return [inner for item in value for inner in within(item)]
             return []
@@ -219,7 +246,7 @@ class SavedRun:
                 with Image.open(path) as picture:
                     opened.append(picture.convert("RGB"))
             except OSError as error:
-                raise RunFolderError(f"{path} is damaged: {error}") from error
+                raise RunFolderError(f"{named(path)} is damaged: {reason(error)}") from error
         return opened
 
     def noise(self, name: str = "best") -> Tensor:
@@ -228,12 +255,16 @@ class SavedRun:
         Raises:
             RunFolderError: the run has not ended, or the file is damaged.
         """
-        from safetensors import SafetensorError, safe_open
+        from dno.runs.tensor_files import UnknownFormatError, unpack
 
         file = self.path / "noise.safetensors"
         try:
-            with safe_open(file, "pt") as opened:
-                tensor: Tensor = opened.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise RunFolderError(f"{file} holds no noise {name!r}: {error}") from error
-        return tensor
+            _, tensors = unpack(file)
+            return tensors[name]
+        except UnknownFormatError as error:
+            raise RunFolderError(f"{named(file)} {error}; use the dno that wrote it") from error
+        except KeyError:
+            why = f"it has {', '.join(sorted(tensors))}"
+        except (OSError, ValueError) as error:
+            why = reason(error)
+        raise RunFolderError(f"{named(file)} holds no noise {short(name)}: {why}")

@@ -12,6 +12,7 @@ from numbers import Integral
 from typing import Any
 
 from dno.errors import ConfigError
+from dno.wording import short
 
 _MOST_SEEDS = 1_000_000
 
@@ -20,7 +21,8 @@ def parse_value(text: str) -> Any:
     """A command-line value as TOML would read it; text that is not a TOML value is itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+    # A number of too many digits and a list in lists without end are no TOML either.
+    except (ValueError, KeyError, RecursionError):
         return text
 
 
@@ -34,7 +36,7 @@ def parse_settings(texts: Sequence[str]) -> list[tuple[str, Any]]:
     for text in texts:
         place, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"needs the form PLACE=VALUE, got {text!r}", source="--set")
+            raise ConfigError(f"needs the form PLACE=VALUE, got {short(text)}", source="--set")
         settings.append((place.strip(), parse_value(value)))
     return settings
 
@@ -87,7 +89,7 @@ def grids(value: Any, before: Any) -> Any:
     parts = [part.strip() for part in value.split(",")]
     if not all(part.isdigit() for part in parts):
         raise ConfigError(
-            f"needs numbers of steps such as 10 or 10,25, or auto, or none; got {value!r}"
+            f"needs numbers of steps such as 10 or 10,25, or auto, or none; got {short(value)}"
         )
     return [int(part) for part in parts]
 
@@ -123,7 +125,7 @@ def warm_start_table(text: str, before: object) -> dict[str, Any]:
     """`best-of-8` or `NAME=COUNT` as a table: a number at the end stands for the n of a name."""
     match = re.fullmatch(r"(?P<name>.+)=(?P<count>\d+)|(?P<stem>.+-)(?P<n>\d+)", str(text))
     if match is None:
-        raise ConfigError(f"needs the form best-of-8 or NAME=COUNT, got {text!r}")
+        raise ConfigError(f"needs the form best-of-8 or NAME=COUNT, got {short(text)}")
     if match["stem"]:
         return {"optimizer": {"use": f"{match['stem']}n"}, "iterations": int(match["n"])}
     return {"optimizer": {"use": match["name"]}, "iterations": int(match["count"])}
@@ -153,5 +155,5 @@ def listed(seeds: Any) -> list[Any]:
 
 def _whole(value: object, *, least: int) -> int:
     if not isinstance(value, Integral) or value < least:
-        raise ConfigError(f"must be a whole number of at least {least}, got {value!r}")
+        raise ConfigError(f"must be a whole number of at least {least}, got {short(value)}")
     return int(value)

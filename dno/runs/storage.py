@@ -1,7 +1,7 @@
 """A run folder: every file whole or not at all, nothing overwritten, enough to resume to the bit.
 
 run.toml            rebuilds the run: `dno optimize --config run.toml`
-history.jsonl       a StepRecord a line
+history.jsonl       a StepRecord a line, appended to
 initial.png best.png last.png
                     pictures of the samples side by side; of several also each alone, in
                     best-0.png and so on; videos and sounds as .webp and .wav beside them
@@ -9,56 +9,43 @@ result.json         how it ended, what it reached and what it cost
 noise.safetensors   `initial` and `best`, B x N float32; metadata `dno` (JSON) holds each
                     draw's shape
 state.safetensors   where to go on from
+
+Whoever opens a folder may have been sent it: no link in it is followed by what writes, and nothing
+in it is believed that was not checked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import tomli_w
 import torch
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from dno.core.result import Outcome, Snapshot, StepRecord
-from dno.core.stages import LoopState, under
+from dno.core.problem import Problem
+from dno.core.result import Outcome, Snapshot
+from dno.core.stages import LoopState, Phase
 from dno.errors import ConfigError, RunError, RunFolderError
-from dno.files import write_file
+from dno.files import PART, write_file
 from dno.media import Medium, encoded, png, side_by_side, thumbnails
-from dno.runs.run_config import RunConfig
+from dno.runs.check import noise_file
+from dno.runs.folders import holds_nothing
+from dno.runs.history import HistoryFile, read_history
+from dno.runs.lock import HeldError, hold
+from dno.runs.run_config import RunConfig, located
+from dno.runs.states import about_of, misfit, read_about, state_of, tensors_of
+from dno.runs.tensor_files import UnknownFormatError, pack, unpack
+from dno.wording import named, reason
 
-_FORMAT: Final = "2"
-
-
-def free_folder(path: Path) -> Path:
-    """The path, if a new run may be kept there. Makes nothing.
-
-    Raises:
-        RunFolderError: something is there already, or nothing can be made there.
-    """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise RunFolderError(
-            f"{path} is in use; name another folder, or go on with a run: dno resume {path}"
-        )
-    above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise RunFolderError(
-            f"{path} cannot be made, because {above} is no folder to write in; name another folder"
-        )
-    return path
-
-
-def noise_file(path: Path) -> Path:
-    """The file with the noise of a run folder; a file is itself."""
-    return path / "noise.safetensors" if path.is_dir() else path
+_STATE: Final = "state.safetensors"
+_SAVING_SHARE: Final = 0.05
+"""Of a run's time, what saving its state may take at most, where states are large."""
 
 
 def read_noise(path: Path, draws: Sequence[tuple[int, ...]], samples: int) -> Tensor:
@@ -66,28 +53,47 @@ def read_noise(path: Path, draws: Sequence[tuple[int, ...]], samples: int) -> Te
     all samples.
 
     Raises:
-        ConfigError: it is not there, cannot be read, or was made for other draws or another number
-            of samples.
+        ConfigError: it is not there, cannot be read, is damaged, or was made for other draws or
+            another number of samples.
     """
     file_path = noise_file(path)
-    try:
-        with safe_open(file_path, "pt") as file:
-            noise_BN: Tensor = file.get_tensor("best").float()
-            saved = json.loads((file.metadata() or {}).get("dno", "{}")).get("draws")
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f'{file_path} holds no noise as a run saves it, a tensor "best": {error}'
-        ) from None
+    noise_BN, saved = _best_noise(file_path)
     wanted = [list(shape) for shape in draws]
     fits = saved in (None, wanted) and noise_BN.shape[1:] == (sum(map(math.prod, wanted)),)
     if not fits or len(noise_BN) not in (1, samples):
         raise ConfigError(
-            f"{file_path} holds {len(noise_BN)} samples of {len(saved or ())} draws, this run "
+            f"{named(file_path)} holds {len(noise_BN)} samples of {_count(saved)} draws, this run "
             f"needs {samples} "
             f"(or 1 for all) of {len(wanted)} draws; use the sampler and number of samples that "
             "it was made with"
         )
+    if not noise_BN.isfinite().all():
+        raise ConfigError(f"{named(file_path)} holds noise that is not finite; start from another")
     return noise_BN.expand(samples, -1).clone()
+
+
+def _best_noise(file_path: Path) -> tuple[Tensor, Any]:
+    """The tensor `best` of a file, and the shapes of its draws where it tells them."""
+    try:
+        about, tensors = unpack(file_path, ours=False)
+        noise_BN = tensors["best"]
+        if noise_BN.dim() != 2 or not noise_BN.is_floating_point():
+            raise ValueError("its numbers are none of noise")
+    except UnknownFormatError as error:
+        raise ConfigError(f"{named(file_path)} {error}; use the dno that wrote it") from None
+    except KeyError:
+        raise ConfigError(_no_noise(file_path, "it has none")) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(_no_noise(file_path, reason(error))) from None
+    return noise_BN.float(), about.get("draws")
+
+
+def _no_noise(file_path: Path, why: str) -> str:
+    return f'{named(file_path)} holds no noise as a run saves it, a tensor "best": {why}'
+
+
+def _count(draws: Any) -> int:
+    return len(draws) if isinstance(draws, list) else 0
 
 
 class RunFolder:
@@ -98,40 +104,49 @@ class RunFolder:
         new: whether it must hold nothing yet.
 
     Raises:
-        RunFolderError: the folder cannot be made, holds something, or another process is working in
-            it.
+        RunFolderError: the folder cannot be made, holds something, leads out of itself, or another
+            process is working in it.
     """
 
     def __init__(self, path: Path, *, new: bool = False) -> None:
         self.path = path
-        self._saved = -float("inf")
+        self._saved = -math.inf
+        self._wait = 0.0
+        self._decisive: tuple[RunConfig, dict[str, Any]] | None = None
+        self._history = HistoryFile(path)
+        shown = named(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(path / ".lock")
-            self._lock.acquire(blocking=False)
-        except Timeout:
+            self._release = hold(path)
+        except HeldError:
             raise RunFolderError(
-                f"{path} is in use by another process; wait for it or name another folder"
+                f"{shown} is in use by another process; wait for it or name another folder"
             ) from None
         except OSError as error:
             raise RunFolderError(
-                f"{path} cannot be made: {error.strerror}; name another folder"
+                f"{shown} cannot be made: {reason(error)}; name another folder"
             ) from error
-        # Looked at once more under the lock: another process may have made the same folder
-        # meanwhile.
-        if new and any(file.name != ".lock" for file in path.iterdir()):
-            self._lock.release()
-            raise RunFolderError(f"{path} is in use; name another folder")
+
+        try:
+            # Looked at once more under the lock: another process may have made the same folder
+            # meanwhile.
+            if new and not holds_nothing(path):
+                raise RunFolderError(f"{shown} is in use; name another folder")
+            _tidy(path)
+        except BaseException:
+            self._release()
+            raise
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._history.close()
+        self._release()
 
     def save_config(self, config: RunConfig) -> None:
         """Write what rebuilds the run."""
-        self.write("run.toml", tomli_w.dumps(config.dump()).encode())
+        self.write("run.toml", config.to_toml())
 
     def write(self, name: str, data: bytes) -> None:
         """Write one file whole or not at all.
@@ -139,27 +154,33 @@ class RunFolder:
         Raises:
             RunError: the disk is full, or the folder may not be written.
         """
-        try:
+        with self._told_how_to_go_on():
             write_file(self.path / name, data)
+
+    @contextlib.contextmanager
+    def _told_how_to_go_on(self) -> Iterator[None]:
+        try:
+            yield
         except RunError as error:
-            raise RunError(f"{error}; then go on: dno resume {self.path}") from error
+            raise RunError(f"{error}; then go on: dno resume {named(self.path)}") from error
 
     def save_state(self, state: LoopState, config: RunConfig, every: float = 0.0) -> None:
-        """Save where to go on from, unless that was done less than `every` seconds ago."""
-        if time.monotonic() - self._saved < every:
+        """Save where to go on from, unless that was done less than `every` seconds ago.
+
+        Where states are so large that this would take more than a twentieth of the run's time, it
+        waits longer. What it costs does not depend on how long the run has been going on.
+        """
+        began = time.monotonic()
+        if every and began - self._saved < max(every, self._wait):
             return
-        tensors = _tensors_of(state)
-        self.save_history(state.history)
-        about = {
-            "iteration": state.iteration,
-            "phase": state.phase,
-            "steps": state.steps,
-            "seconds": state.seconds,
-            "failures": {str(row): why for row, why in state.failures.items()},
-            "config": _decisive(config),
-        }
-        self._save_tensors("state.safetensors", tensors, about)
+        # The history first: lines that no saved state knows of yet are left out by who reads it.
+        with self._told_how_to_go_on():
+            # A look at where a run stopped is recorded too, and made again by whoever goes on.
+            mark = self._history.extend(state.history[: state.iteration])
+        about = about_of(state, self._decisive_of(config), mark)
+        self.write(_STATE, pack(tensors_of(state), about))
         self._saved = time.monotonic()
+        self._wait = (self._saved - began) / _SAVING_SHARE
 
     def load_state(self, config: RunConfig, device: torch.device) -> LoopState | None:
         """What `save_state` saved last; None if the run never got so far.
@@ -167,67 +188,64 @@ class RunFolder:
         Raises:
             RunFolderError: the files are damaged, of another version, or of another configuration.
         """
-        path = self.path / "state.safetensors"
+        path = self.path / _STATE
         if not path.exists():
             return None
-        about, tensors = self._read_state(path, device)
-        history = self._read_history(about["iteration"])
-        ours = _decisive(config)
-        saved = about["config"]
-        changed = [key for key in {**saved, **ours} if ours.get(key) != saved.get(key)]
-        if changed:
-            file = self.path / "run.toml"
+        try:
+            values, tensors = unpack(path)
+            about = read_about(values)
+            history = read_history(self.path, about.iteration, about.history)
+            self._check_config(about.config, config)
+            on_device = {name: tensor.to(device) for name, tensor in tensors.items()}
+            state = state_of(about, on_device, history.records, len(config.items()))
+        except RunFolderError:
+            raise
+        except UnknownFormatError as error:
             raise RunFolderError(
-                f"{file} is not what the run began with ({', '.join(changed)} cannot change "
+                f"{named(path)} {error}; resume it with the dno that wrote it"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise self._damaged(reason(error)) from error
+        self._history.go_on_from(history)
+        return state
+
+    def check_state(self, state: LoopState, problem: Problem, phases: Sequence[Phase]) -> None:
+        """Raise `RunFolderError` where a state that was loaded does not belong to its problem."""
+        why = misfit(state, problem, phases)
+        if why:
+            raise self._damaged(why)
+
+    def _check_config(self, saved: Mapping[str, Any], config: RunConfig) -> None:
+        ours = self._decisive_of(config)
+        # Folders of format 2 have paths as they were given.
+        theirs = located(saved, self.path)
+        changed = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+        if changed:
+            file = named(self.path / "run.toml")
+            raise RunFolderError(
+                f"{file} is not what the run began with ({named(', '.join(changed))} cannot change "
                 f"midway); undo that, or start a new run: dno optimize --config {file}"
             )
 
-        return _state_of(about, tensors, history)
+    def _decisive_of(self, config: RunConfig) -> dict[str, Any]:
+        if self._decisive is None or self._decisive[0] is not config:
+            self._decisive = (config, _decisive(config))
+        return self._decisive[1]
 
-    def _read_state(
-        self, path: Path, device: torch.device
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        try:
-            with safe_open(path, "pt", device=str(device)) as file:
-                about: dict[str, Any] = json.loads(file.metadata()["dno"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            written = about["format"]
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise self._damaged(error) from error
-        if written != _FORMAT:
-            raise RunFolderError(
-                f"{path} was written by another version of dno; resume it with that version"
-            )
-        return about, tensors
-
-    def _read_history(self, iterations: int) -> list[StepRecord]:
-        try:
-            text = (self.path / "history.jsonl").read_text(encoding="utf-8")
-            history = [StepRecord.from_json(line) for line in text.splitlines()[:iterations]]
-            if len(history) != iterations:
-                raise ValueError(f"history.jsonl has {len(history)} of {iterations} lines")
-        except (OSError, ValueError) as error:
-            raise self._damaged(error) from error
-        return history
-
-    def _damaged(self, error: Exception) -> RunFolderError:
-        reason = str(error).partition("\n")[0]
+    def _damaged(self, why: str) -> RunFolderError:
         return RunFolderError(
-            f"{self.path / 'state.safetensors'} or history.jsonl is damaged ({reason}); start "
-            f"afresh: dno optimize --config {self.path / 'run.toml'}"
+            f"{named(self.path / _STATE)} or history.jsonl is damaged ({why}); start "
+            f"afresh: dno optimize --config {named(self.path / 'run.toml')}"
         )
-
-    def save_history(self, history: Sequence[StepRecord]) -> None:
-        """Write all records."""
-        self.write("history.jsonl", b"".join(record.to_json() + b"\n" for record in history))
 
     def save_outcome(self, outcome: Outcome, draws: Sequence[tuple[int, ...]]) -> None:
         """Write the samples, the noise, the whole history, and how it ended."""
-        self.save_history(outcome.history)
+        with self._told_how_to_go_on():
+            self._history.extend(outcome.history)
         items = [{"prompt": prompt, "seed": seed} for prompt, seed in outcome.items]
         noise = {"initial": outcome.initial.noise_BN, "best": outcome.best.noise_BN}
         about = {"draws": [list(shape) for shape in draws], "items": items}
-        self._save_tensors("noise.safetensors", noise, about)
+        self.write("noise.safetensors", pack(noise, about))
 
         self.write("result.json", _as_json(outcome))
         snapshots = {"initial": outcome.initial, "best": outcome.best, "last": outcome.last}
@@ -246,62 +264,28 @@ class RunFolder:
         if row and not (alone and files[0][0] == ".png"):
             self.write(f"{name}.png", png(side_by_side(row)))
 
-    def _save_tensors(
-        self, name: str, tensors: Mapping[str, Tensor], about: dict[str, Any]
-    ) -> None:
-        # Cloned, because safetensors refuses tensors that share memory, as initial and best do at
-        # first.
-        apart = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        # One entry, because safetensors writes several in random order, and equal runs should give
-        # equal files.
-        self.write(name, save(apart, {"dno": json.dumps({"format": _FORMAT, **about})}))
 
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes left unfinished, and refuse a folder that leads out of itself.
 
-_SNAPSHOTS: Final = ("initial", "best", "coarse_best")
-_MAYBE: Final = ("fine_BN", "repair_B")
-
-
-def _tensors_of(state: LoopState) -> dict[str, Tensor]:
-    """All tensors of a state by name."""
-    tensors = {"noise": state.noise_BN}
-    tensors |= {f"optimizer.{key}": value for key, value in state.optimizer.items()}
-    tensors |= {f"constraints.{key}": value for key, value in state.constraints.items()}
-    for name in _SNAPSHOTS:
-        snapshot: Snapshot | None = getattr(state, name)
-        if snapshot is not None:
-            tensors |= {f"{name}.{key}": value for key, value in snapshot.tensors().items()}
-    for name in _MAYBE:
-        tensor: Tensor | None = getattr(state, name)
-        if tensor is not None:
-            tensors[name] = tensor
-    return tensors
-
-
-def _state_of(
-    about: Mapping[str, Any], tensors: Mapping[str, Tensor], history: Sequence[StepRecord]
-) -> LoopState:
-    """The state that `_tensors_of` took apart."""
-
-    def snapshot(name: str) -> Snapshot | None:
-        found = under(f"{name}.", tensors)
-        return Snapshot.of(found) if found else None
-
-    return LoopState(
-        iteration=about["iteration"],
-        noise_BN=tensors["noise"],
-        optimizer=under("optimizer.", tensors),
-        constraints=under("constraints.", tensors),
-        phase=about["phase"],
-        steps=about["steps"],
-        history=history,
-        failures={int(row): why for row, why in about["failures"].items()},
-        seconds=about["seconds"],
-        initial=snapshot("initial"),
-        best=snapshot("best"),
-        coarse_best=snapshot("coarse_best"),
-        fine_BN=tensors.get("fine_BN"),
-        repair_B=tensors.get("repair_B"),
-    )
+    Raises:
+        RunFolderError: it holds a link to another folder, in which files would be written.
+    """
+    try:
+        for place, folders, files in os.walk(folder):
+            for name in folders:
+                if Path(place, name).is_symlink():
+                    raise RunFolderError(
+                        f"{named(Path(place, name))} is a link, and what is written there would "
+                        "be written elsewhere; remove it"
+                    )
+            for name in files:
+                if PART.fullmatch(name):
+                    Path(place, name).unlink()
+    except OSError as error:
+        if isinstance(error, RunFolderError):
+            raise
+        raise RunFolderError(f"{named(folder)} cannot be tidied: {reason(error)}") from None
 
 
 def _as_json(outcome: Outcome) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dno.errors import RunError
-from dno.files import write_file
+from dno.files import PART, write_file
 
 
 def test_a_file_has_all_its_bytes_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -58,10 +58,23 @@ def test_a_link_at_the_unfinished_files_place_is_not_followed(tmp_path: Path) ->
     assert not (folder / "best.png").is_symlink()
 
 
-def test_what_a_killed_process_left_is_no_trouble(tmp_path: Path) -> None:
-    (tmp_path / ".best.png.part").write_bytes(b"half of a pic")
+def test_the_unfinished_file_has_a_name_that_nobody_can_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    system_open = os.open
+
+    def seen(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        opened.append(Path(path).name)
+        assert flags & os.O_EXCL
+        assert flags & os.O_CREAT
+        return system_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", seen)
     write_file(tmp_path / "best.png", b"picture")
-    assert [path.name for path in tmp_path.iterdir()] == ["best.png"]
+    write_file(tmp_path / "best.png", b"picture")
+    assert all(PART.fullmatch(name) for name in opened)
+    assert len(set(opened)) == 2
 
 
 def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:

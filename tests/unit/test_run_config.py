@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dno.errors import ConfigError
+from dno.runs.config_files import read_values
 from dno.runs.load import load
-from dno.runs.run_config import RunConfig, put, read_toml
+from dno.runs.run_config import RunConfig, put
 from dno.runs.shorthands import assemble
 from dno.runs.spellings import parse_value
 
@@ -227,12 +228,12 @@ def test_put_makes_tables():
 
 def test_a_file_that_is_missing_or_no_toml(tmp_path):
     with pytest.raises(ConfigError, match="none.toml: there is no such file"):
-        read_toml(tmp_path / "none.toml")
+        read_values(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("a = = 3")
     with pytest.raises(ConfigError, match=r"bad.toml: is not valid TOML: .*line 1"):
-        read_toml(tmp_path / "bad.toml")
+        read_values(tmp_path / "bad.toml")
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_toml(tmp_path)
+        read_values(tmp_path)
 
 
 def test_options_of_parts_in_lists_can_be_set_whether_named_or_left_at_their_default():

@@ -176,8 +176,8 @@ class Damage:
 
 
 DAMAGES = (
-    Damage("run.toml", "prompts = [", "values", r"run\.toml cannot be read"),
-    Damage("run.toml", "prompts = [", "items", r"run\.toml cannot be read"),
+    Damage("run.toml", "prompts = [", "values", r"run\.toml: is not valid TOML"),
+    Damage("run.toml", "prompts = [", "items", r"run\.toml: is not valid TOML"),
     Damage("run.toml", "iterations = 3", "items", r"run\.toml names no prompts"),
     Damage("run.toml", "iterations = 3", "config", r"prompts: is required"),
     Damage("history.jsonl", "{}\n", "history", r"history\.jsonl is damaged, or .* another version"),
@@ -211,10 +211,17 @@ def test_a_damaged_file_is_told_in_one_sentence(kept: Kept, tmp_path: Path, dama
     assert str(path) in str(caught.value)
 
 
-def test_a_history_cut_short_by_a_kill_is_told(kept: Kept, tmp_path: Path) -> None:
+def test_a_last_line_that_a_kill_tore_is_left_out(kept: Kept, tmp_path: Path) -> None:
     path = kept.copy(tmp_path / "cut")
     whole = (path / "history.jsonl").read_text()
     (path / "history.jsonl").write_text(whole[:-20])
+    assert dno.open_run(path).columns()["iteration"] == [0, 1, 2]
+
+
+def test_a_torn_line_that_others_follow_is_told(kept: Kept, tmp_path: Path) -> None:
+    path = kept.copy(tmp_path / "torn")
+    first, *rest = (path / "history.jsonl").read_text().splitlines()
+    (path / "history.jsonl").write_text("\n".join([first[:-20], *rest, ""]))
     with pytest.raises(RunFolderError, match=r"history\.jsonl is damaged"):
         dno.open_run(path).columns()
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from dno.core.result import Snapshot, StepRecord
 from dno.core.stages import LoopState
 from dno.errors import RunError, RunFolderError
 from dno.media import pictures
-from dno.runs.folders import default_folder, slug
+from dno.runs.folders import default_folder, free_folder, slug
 from dno.runs.run_config import RunConfig
-from dno.runs.storage import RunFolder, free_folder
+from dno.runs.storage import RunFolder
 
 PROMPT = "a Black  cat/../../etc"
 CONFIG = RunConfig.parse({"prompts": PROMPT, "rewards": "brightness"})
@@ -153,12 +154,10 @@ def test_one_process_at_a_time(folder):
 
 def test_default_folders_are_named_after_the_prompt_and_never_shared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    paths = set()
-    for _ in range(3):
-        path = default_folder(PROMPT)
-        path.mkdir(parents=True)
-        paths.add(path)
-    assert len(paths) == 3
+    with ExitStack() as stack:
+        paths = {stack.enter_context(default_folder(PROMPT)) for _ in range(3)}
+        assert len(paths) == 3
+        assert all(path.is_dir() for path in paths)
     assert all(p.parent == Path("runs") and "a-black-cat-etc" in p.name for p in paths)
 
 

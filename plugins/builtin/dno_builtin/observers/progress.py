@@ -18,6 +18,7 @@ from dno.plugin import (
     RunStarted,
     StepDone,
     StepRecord,
+    clean,
     hookimpl,
 )
 
@@ -111,7 +112,7 @@ class ProgressLine:
         left = self._seconds_left(run, record)
         if left is not None:
             parts.append(f"{_duration(left)} left")
-        return "  ".join(parts)
+        return clean("  ".join(parts))
 
     def _seconds_left(self, run: RunInfo, record: StepRecord) -> float | None:
         # From this process's own records: a resumed run may go on with another machine.

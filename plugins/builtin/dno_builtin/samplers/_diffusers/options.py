@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, PlainSerializer, WithJsonSchema
 
-from dno.plugin import BuildContext, ConfigError, SamplerConfig, find_model, hub_is_offline
+from dno.plugin import (
+    BuildContext,
+    ConfigError,
+    Origin,
+    SamplerConfig,
+    find_model,
+    hub_is_offline,
+)
 
 from .folder import INDEX, check_folder, check_index, read_json
 from .lora import check as check_loras
@@ -38,6 +45,17 @@ Model = Annotated[
 """A model's name, folder or hub id, or a loaded pipeline, which no saved run can name again."""
 
 
+def _located_lora(lora: Any, origin: Origin) -> Any:
+    if not isinstance(lora, str):
+        return lora
+    whole = origin.name(lora)
+    place, equals, strength = lora.rpartition("=")
+    # A file whose name has a `=` is a file all the same.
+    if whole != lora or not equals:
+        return whole
+    return f"{origin.name(place)}={strength}"
+
+
 class DiffusersConfig(SamplerConfig):
     """Base of samplers of diffusers pipelines."""
 
@@ -65,6 +83,15 @@ class DiffusersConfig(SamplerConfig):
     last_steps: Annotated[int | None, Field(ge=1)] = None
     """Only the noise drawn for that many last steps moves; what comes before is computed once and
     kept. All steps if not given."""
+
+    @classmethod
+    def located(cls, options: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+        """See `PluginConfig.located`; LoRA weights may be files too."""
+        found = super().located(options, origin)
+        loras = found.get("loras")
+        if isinstance(loras, (list, tuple)):
+            found["loras"] = type(loras)([_located_lora(lora, origin) for lora in loras])
+        return found
 
     def folder(self) -> Path | None:
         """The model's folder, checked.
