@@ -139,9 +139,17 @@ class RewardConfig(PluginConfig):
 
     differentiable: ClassVar[bool] = True
     """False where the reward has no gradient; then one is estimated, see `dno.core.gradients`."""
+    judges: ClassVar[Literal["image", "video", "audio"] | None] = None
+    """Kind of samples that the reward takes, where it says so: samples of another kind are then an
+    error, but for a video, which a reward of images judges frame by frame. None: it takes samples
+    as they come."""
 
     weight: float = 1.0
     """Factor of this reward in the objective; 0 reports it without optimising it."""
+    frames: Literal["all", "first", "middle", "last"] | int | None = None
+    """Of a video, the frames that a reward of images judges: the mean over `all` of them, one by
+    name, or one by number, from 0, from the end if negative. If not given: all for a reward that
+    says that it judges images; others take the video as it is."""
 
     @abstractmethod
     def build(self, ctx: BuildContext) -> Reward:

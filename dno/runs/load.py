@@ -14,6 +14,7 @@ from dno.paths import current_folder
 from dno.protocols import Reward, Sampler
 from dno.registry.configs import BuildContext
 from dno.runs.check import check
+from dno.runs.frames import on_frames
 from dno.runs.parts import Parts, build
 from dno.runs.run_config import RunConfig
 
@@ -75,7 +76,9 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
 
     parts = Parts.of(config)
     sampler: Sampler = build(parts.sampler, context)
-    rewards = {part.name: build(part, context) for part in (*parts.rewards, *parts.monitors)}
+    rewards: dict[str, Reward] = {}
+    for part in (*parts.rewards, *parts.monitors):
+        rewards[part.name] = on_frames(build(part, context), part.config)
     return Loaded(config, context, sampler, rewards)
 
 

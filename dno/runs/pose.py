@@ -23,6 +23,7 @@ from dno.registry.configs import BuildContext, OptimizerConfig
 from dno.registry.registry import REGULARIZERS
 from dno.runs.check import check
 from dno.runs.coarse import coarse_steps, coarser
+from dno.runs.frames import check_medium
 from dno.runs.load import Loaded
 from dno.runs.parts import Part, Parts, at, build
 from dno.runs.run_config import RunConfig, build_plugin_config
@@ -73,6 +74,9 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
 
     sample = at("sampler", partial(bind, 1))
     parts = Parts.of(config)
+    medium = getattr(sample, "medium", None)
+    for part in (*parts.rewards, *parts.monitors):
+        at(part.place, partial(check_medium, part.config, part.name, medium))
     rewards = _rewards(loaded, parts, config)
     monitors = [Term(part.name, loaded.rewards[part.name]) for part in parts.monitors]
     start_BN = _start(config, sample) if fresh else None

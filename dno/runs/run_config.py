@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
@@ -69,21 +69,16 @@ def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
     first = error.errors()[0]
     inner = first.get("ctx", {}).get("error")
     # Of a value that may be of several types, pydantic also names the type that it tried:
-    # `constrained-float`.
+    # `constrained-float`, `literal['a','b']`.
     unknown = first["type"] == "extra_forbidden"
     loc = [named(part, _KEY) for part in first["loc"]]
-    at = ".".join(part for part in loc if unknown or "-" not in part)
+    at = ".".join(part for part in loc if unknown or not set("-[") & set(part))
     if isinstance(inner, ConfigError):
         return inner.inside(at)
     if unknown:
         *path, last = first["loc"]
         for part in path:
-            kind = model.model_fields[str(part)].annotation
-            model = next(
-                m
-                for m in (kind, *get_args(kind))
-                if isinstance(m, type) and issubclass(m, BaseModel)
-            )
+            model = next(_models(model.model_fields[str(part)].annotation))
         key, known = str(last), list(model.model_fields)
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -92,6 +87,14 @@ def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
         return ConfigError("is required", at=at)
     message = said(inner) if inner is not None else first["msg"][0].lower() + first["msg"][1:]
     return ConfigError(f"{named(message)}, got {short(first['input'])}", at=at)
+
+
+def _models(kind: Any) -> Iterator[type[BaseModel]]:
+    """The models that a field's type is made of: itself, of a union, or annotated."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for inner in get_args(kind):
+        yield from _models(inner)
 
 
 def build_plugin_config(registry: Registry[C], value: object) -> C:

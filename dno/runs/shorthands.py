@@ -161,6 +161,41 @@ class Options(TypedDict, total=False):
             metavar="PATH",
         ),
     ]
+    image: Annotated[
+        Any,
+        Shorthand(
+            "sampler.image",
+            Group.DRAW,
+            "Picture to start from: redrawn, edited, or repainted where there is a mask.",
+            metavar="FILE",
+        ),
+    ]
+    mask: Annotated[
+        Any,
+        Shorthand(
+            "sampler.mask",
+            Group.DRAW,
+            "What of the picture to repaint: white is painted anew.",
+            metavar="FILE",
+        ),
+    ]
+    strength: Annotated[
+        float | None,
+        Shorthand(
+            "sampler.strength",
+            Group.DRAW,
+            "How far the picture may change, up to 1.",
+        ),
+    ]
+    control_image: Annotated[
+        Any,
+        Shorthand(
+            "sampler.control_image",
+            Group.DRAW,
+            "What a ControlNet is led by: edges, depth, a pose.",
+            metavar="FILE",
+        ),
+    ]
     gamma: Annotated[
         float | str | None,
         Shorthand(
@@ -206,6 +241,15 @@ class Options(TypedDict, total=False):
             "sampler.long_prompts",
             Group.MODEL,
             "Read prompts longer than CLIP takes piece by piece, and cut nothing off.",
+        ),
+    ]
+    controlnet: Annotated[
+        str | None,
+        Shorthand(
+            "sampler.controlnet",
+            Group.MODEL,
+            "ControlNet to put beside the model: folder or hub id.",
+            metavar="MODEL",
         ),
     ]
     steps: Annotated[

@@ -17,12 +17,21 @@ from typing import Any
 import diffusers
 import torch
 from dno_builtin.samplers._pipeline import PipelineSampler
+from dno_builtin.samplers.pipeline import Pipeline
 from torch import Tensor
 
 from dno.errors import DNOError
 from dno.plugin import quiet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "families"))
+from tiny_conditioned import (
+    CONDITIONED,
+    conditioned_call,
+    conditioned_pipeline,
+    draws_of,
+    our_inputs,
+    stock_inputs,
+)
 from tiny_families import FAMILIES, OTHERS, tiny_call, tiny_pipeline
 
 PAGE = Path(__file__).parents[1] / "reference" / "families.md"
@@ -117,7 +126,7 @@ STOCHASTIC_FLOWS = ("sd3", "flux", "flux2-klein", "sana", "qwen-image", "lumina2
 
 
 def _cases() -> tuple[Case, ...]:
-    cases = (*_under_their_own(), *_diffusion(), *_flow())
+    cases = (*_under_their_own(), *_diffusion(), *_flow(), *_conditioned())
     return tuple(_fitted(case) for case in cases)
 
 
@@ -131,6 +140,13 @@ def _under_their_own() -> Iterator[Case]:
     signed = ("kandinsky22", "deepfloyd-if")
     for family in FAMILIES:
         yield Case(family, draws.get(family, 1), signed=family in signed)
+
+
+def _conditioned() -> Iterator[Case]:
+    """Pipelines that are given more than a prompt, or make more than an image."""
+    for kind in CONDITIONED:
+        # Stable Diffusion 3 encodes its control image with noise that no generator gives.
+        yield Case(kind, draws_of(kind), keeps_generators=kind == "sd3-controlnet")
 
 
 def _diffusion() -> Iterator[Case]:
@@ -167,6 +183,9 @@ def _fitted(case: Case) -> Case:
         # In float64 torch's attention gives NaN where all of a row is masked, as it is in this
         # model's padding.
         return replace(case, dtype=torch.float32)
+    if case.family == "sd1-controlnet-inpaint":
+        # With other weights a pixel is clamped on one side of the finite difference alone.
+        return replace(case, seed=1)
     if case.family == "sana":
         # Its linear attention divides by sums of rectified numbers; with other weights a sum comes
         # close to zero.
@@ -185,11 +204,22 @@ def measure(case: Case) -> Figures:
         kind = getattr(diffusers, case.scheduler)
     with quiet():
         scheduler = kind.from_config(pipe.scheduler.config, **case.changes)
-    options = {**tiny_call(case.family), **case.options}
+    options = {**call(case.family), **case.options}
+    given = Pipeline()
+    if case.family in CONDITIONED:
+        given = Pipeline(**our_inputs(case.family))
 
     def bound(items: slice, dtype: torch.dtype) -> Any:
         sampler = PipelineSampler(
-            pipe, steps=STEPS, scheduler=scheduler, options=options, dtype=dtype
+            pipe,
+            steps=STEPS,
+            scheduler=scheduler,
+            options=options,
+            height=given.height,
+            width=given.width,
+            inputs=given.inputs(),
+            lengths=given.lengths(),
+            dtype=dtype,
         )
         with quiet():
             return sampler.bind(PROMPTS[items], SEEDS[items])
@@ -240,10 +270,18 @@ def _slopes(model: Any, dtype: torch.dtype) -> tuple[Tensor, float]:
 @functools.cache
 def pipeline(family: str, seed: int = 0) -> Any:
     """A family's tiny pipeline."""
+    build: Any = conditioned_pipeline if family in CONDITIONED else tiny_pipeline
     with quiet():
-        pipe: Any = tiny_pipeline(family, seed)
+        pipe: Any = build(family, seed)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def call(family: str) -> dict[str, Any]:
+    """What a family's tiny pipeline is called with, for a small, quick sample."""
+    if family in CONDITIONED:
+        return conditioned_call(family)
+    return tiny_call(family)
 
 
 def plain(pipe: Any, scheduler: Any, options: Mapping[str, Any], case: Case) -> Tensor:
@@ -252,27 +290,38 @@ def plain(pipe: Any, scheduler: Any, options: Mapping[str, Any], case: Case) -> 
     if case.scheduler or case.changes:
         own.scheduler = copy.deepcopy(scheduler)
 
-    def call(prompts: Sequence[str], generator: Any) -> Tensor:
+    def called(prompts: Sequence[str], generator: Any) -> Tensor:
+        inputs = {}
+        if case.family in CONDITIONED:
+            inputs = stock_inputs(case.family, len(prompts))
         with quiet():
-            images: Tensor = own(
+            made = own(
                 prompt=list(prompts),
                 generator=generator,
                 output_type="pt",
                 num_inference_steps=STEPS,
+                return_dict=False,
                 **options,
-            ).images
+                **inputs,
+            )
+        # Some give their images alone, others first of several.
+        images: Tensor = made if isinstance(made, Tensor) else made[0]
         if case.signed:
             return (images / 2 + 0.5).clamp(0, 1)
+        if images.ndim == 2:
+            return images[:, None]
+        if images.ndim == 3:
+            return images.clamp(-1, 1)
         return images
 
     if not case.keeps_generators:
-        return call(PROMPTS, [torch.Generator("cpu").manual_seed(seed) for seed in SEEDS])
+        return called(PROMPTS, [torch.Generator("cpu").manual_seed(seed) for seed in SEEDS])
 
     images = []
     with torch.random.fork_rng(devices=()):
         for prompt, seed in zip(PROMPTS, SEEDS, strict=True):
             torch.manual_seed(seed)
-            images.append(call([prompt], None))
+            images.append(called([prompt], None))
     return torch.cat(images)
 
 
@@ -285,13 +334,14 @@ def weigh(images: Tensor) -> Tensor:
 HEAD = f"""# Families of models
 
 Written by `python docs/figures/families.py`, with diffusers {diffusers.__version__}. The `pipeline`
-sampler ran tiny models with random weights (`tests/families/tiny_families.py`) of the same classes
-that the real models load as; no real weights were used. Two items, {STEPS} steps; sample clipping
-switched off.
+sampler ran tiny models with random weights (`tests/families/tiny_families.py` and, for those that
+take pictures or make videos or sounds, `tiny_conditioned.py` beside it) of the same classes that
+the real models load as; no real weights were used. Two items, {STEPS} steps asked for; sample
+clipping switched off.
 
 - **draws**: Gaussian draws of one sample that the optimizer moves.
 - **image**: largest difference of a pixel (of 1) from the plain pipeline's image for the same
-  noise, both in float32.
+  noise, both in float32; of a video in any frame, of a sound at any moment.
 - **batch**: largest difference of a pixel in a batch of two from the same item alone.
 - **gradient**: relative difference of the slope along one direction from a central finite
   difference with a step of {H}; in float64 but for schedulers that compute in float32, and for
@@ -310,14 +360,18 @@ with torch's global generator seeded.
 ## Not run
 
 - Flux 2 (dev), Kandinsky 5, LongCat-Image, NucleusMoE-Image, DreamLite, Qwen-Image 2.1 and OmniGen
-  take image or video processors that need torchvision; Kolors' tokenizer needs sentencepiece, PRX
-  needs ftfy.
+  take image or video processors that need torchvision, and so do Qwen-Image-Edit and its kin;
+  Kolors' tokenizer needs sentencepiece, PRX and Wan's image-to-video need ftfy.
 - HiDream always draws 128 x 128 latents, whatever the size asked for: too slow for a tiny model.
 - `LMSDiscreteScheduler` needs scipy; `DPMSolverSDEScheduler` needs torchsde.
 - Flux and Qwen-Image themselves refuse schedulers that take no sigmas, such as
   `FlowMatchHeunDiscreteScheduler`.
+- FLUX.1 Kontext brings its picture to about 1024 x 1024 pixels: too slow for a tiny model.
+- Pipelines that start from a picture without a prompt, such as Stable Video Diffusion, or from a
+  video, are refused.
 - Not tried: GLM-Image, HunyuanImage, Ideogram 4, Bria FIBO, Kandinsky 2.1 and 3, Wuerstchen,
-  unCLIP, and pipelines that take a control image.
+  unCLIP, FLUX.1 Fill, T2I-Adapters, several ControlNets at once, upscalers, depth-to-image,
+  HunyuanVideo, Mochi, AudioLDM 2, and Stable Audio's own scheduler, which needs torchsde.
 """
 
 

@@ -56,7 +56,7 @@ def test_images_gradients_batches_and_draws(case: Any) -> None:
         (
             "dit",
             ConfigError,
-            "DiTPipeline takes no `prompt`; only text-to-image pipelines are sampled",
+            "DiTPipeline takes no `prompt`; only pipelines that draw from a prompt are sampled",
         ),
     ],
 )

@@ -14,6 +14,8 @@ PLACE = "{prompt}"
 class QuestionReward(RewardConfig):
     """Base of rewards that ask a question about each image."""
 
+    judges = "image"
+
     question: str = Field(
         default='Does this figure show "{prompt}"? Please answer yes or no.', min_length=1
     )

@@ -32,6 +32,8 @@ WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json", "pytorch_
 class ModelReward(RewardConfig):
     """Base of rewards with a published model."""
 
+    judges = "image"
+
     revision: str | None = None
     """Branch, tag or commit of a `model` that is a hub id; if not given, a commit that is fixed for
     the models named in docs/how-to/preference-rewards.md, and the main branch of others."""

@@ -19,6 +19,8 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 class Brightness(RewardConfig):
     """Mean pixel value of each image, in [0, 1]: 0 is black, 1 is white."""
 
+    judges = "image"
+
     def build(self, ctx: BuildContext) -> Reward:
         """The reward; it has no weights."""
         return brightness

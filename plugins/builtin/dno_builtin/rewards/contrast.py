@@ -34,6 +34,8 @@ class Contrast(RewardConfig):
     white.
     """
 
+    judges = "image"
+
     def build(self, ctx: BuildContext) -> Reward:
         """The reward; it has no weights."""
         return contrast

@@ -19,6 +19,8 @@ def darkness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 class Darkness(RewardConfig):
     """1 - mean pixel value of each image, in [0, 1]: 0 is white, 1 is black."""
 
+    judges = "image"
+
     def build(self, ctx: BuildContext) -> Reward:
         """The reward; it has no weights."""
         return darkness

@@ -40,6 +40,7 @@ class Jpeg(RewardConfig):
     The file is Pillow's, with its default 4:2:0 chroma subsampling, from copies on the CPU.
     """
 
+    judges = "image"
     differentiable: ClassVar[bool] = False
 
     quality: int = Field(default=95, ge=1, le=95)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ from torch import Tensor
 
 from dno.plugin import ConfigError, quiet
 
+from ._diffusers.apart import ApartNoiseMap
 from ._diffusers.folder import PIPELINES, check_size, check_steps
 from ._diffusers.invert import noise_of
 from ._diffusers.kinds import check_ddim
 from ._diffusers.live import check_live
 from ._diffusers.memory import Memory
+from ._diffusers.needs import DDIM_PIPELINES, PICTURES
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.schedule import UNCLIPPED, Scheduler, options_of
 from ._pipeline import PipelineSampler
@@ -25,15 +27,17 @@ _PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
 class DDIMSampler:
-    """Text-to-image pipeline of the Stable Diffusion family (1.x, 2.x, XL), sampled by DDIM.
+    """Pipeline of the Stable Diffusion family (1.x, 2.x, XL), sampled by DDIM.
 
     A `PipelineSampler` with `DDIMScheduler` put in. Latents, noise and scheduler arithmetic are
     float32 (float64 where `dtype` is float64), whatever the networks compute in.
 
     Args:
-        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`.
+        pipe: a `StableDiffusionPipeline`, a `StableDiffusionXLPipeline`, or a form of them that
+            takes pictures.
         steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps,
             long_prompts, start_image: see `DDIM`.
+        inputs: see `PipelineSampler`.
         device, dtype: see `PipelineSampler`.
 
     Raises:
@@ -55,6 +59,7 @@ class DDIMSampler:
         last_steps: int | None = None,
         long_prompts: bool = False,
         start_image: Path | None = None,
+        inputs: Mapping[str, Any] | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -62,7 +67,9 @@ class DDIMSampler:
         with quiet():
             scheduler = Scheduler.from_config(pipe.scheduler.config, **UNCLIPPED)
         _check_schedule(scheduler, steps)
-        height, width = _image_size(pipe, height, width)
+        # Pictures have sizes of their own.
+        if not any(name in PICTURES for name in inputs or {}):
+            height, width = _image_size(pipe, height, width)
 
         self._sampler = PipelineSampler(
             pipe,
@@ -75,6 +82,7 @@ class DDIMSampler:
             last_steps=last_steps,
             long_prompts=long_prompts,
             options={"eta": eta},
+            inputs=inputs,
             scheduler=scheduler,
             device=device,
             dtype=dtype,
@@ -84,7 +92,9 @@ class DDIMSampler:
         self._started: dict[tuple[str, int], Tensor] = {}
         """The noise of the start image, by prompt and seed."""
 
-    def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> PipelineNoiseMap:
+    def bind(
+        self, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> PipelineNoiseMap | ApartNoiseMap:
         """Encode the prompts once and draw the starting noise, or find that of the start image.
 
         Args:
@@ -97,6 +107,8 @@ class DDIMSampler:
         """
         bound = self._sampler.bind(prompts, seeds)
         if self._start_image is not None:
+            # Text-to-image pipelines alone start there, and they draw for each sample.
+            assert isinstance(bound, PipelineNoiseMap)
             bound.noise_BN = self._start_noise(
                 self._start_image.expanduser(), bound, prompts, seeds
             )
@@ -116,7 +128,7 @@ class DDIMSampler:
 def _check_pipeline(pipe: Any) -> None:
     # By name: importing the classes takes seconds, and whoever has such a pipeline has them
     # imported.
-    if not any(cls.__name__ in PIPELINES for cls in type(pipe).__mro__):
+    if not any(cls.__name__ in DDIM_PIPELINES for cls in type(pipe).__mro__):
         raise ConfigError(
             f"ddim samples {' and '.join(PIPELINES)}, got a {type(pipe).__name__}", at="model"
         )

@@ -1,4 +1,4 @@
-"""Any text-to-image pipeline of diffusers, sampled as it samples itself."""
+"""Any pipeline of diffusers that draws from a prompt, sampled as it samples itself."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from typing import Any
 
 import torch
 
-from ._diffusers.call import check_class, check_negative_prompt, check_options
+from ._diffusers.apart import ApartNoiseMap
+from ._diffusers.call import call_parameters, check_class, check_negative_prompt, check_options
+from ._diffusers.conditioning import arguments, fitted, prepare
 from ._diffusers.embeddings import tell_unused
+from ._diffusers.lengths import length_arguments
 from ._diffusers.live import check_live
 from ._diffusers.memory import Memory
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.parts import own_dtype, private_pipeline, remembering
 from ._diffusers.prompts import Cuts, check_long_prompts, read_long_prompts, tell_syntax
+from ._diffusers.watch import SharedDrawError
 
 
 class PipelineSampler:
-    """Text-to-image pipeline sampled by its own call: same scheduler, same guidance, same images.
+    """Pipeline of diffusers sampled by its own call: same scheduler, same guidance, same images.
 
     Given the same noise its images are those of the pipeline itself, with sample clipping switched
     off. The draws that act on the image are found by measurement when prompts are bound, so nothing
@@ -28,9 +32,11 @@ class PipelineSampler:
     Modules swapped in it later are not seen; weights changed in place are.
 
     Args:
-        pipe: a diffusers pipeline that makes images of prompts.
+        pipe: a diffusers pipeline that makes images, videos or sounds of prompts.
         steps, guidance_scale, negative_prompt, height, width, memory, last_steps,
             long_prompts, options: see `Pipeline`.
+        inputs: pictures and what goes with them, as `InputsConfig.inputs` has them.
+        lengths: frames, their rate, and seconds of sound, as `Pipeline.lengths` has them.
         scheduler: what samples in place of the pipeline's own `scheduler`; it is left as it is.
         device: where to compute; None: where the pipeline is.
         dtype: what the denoising networks and the text encoders compute in; None: the pipeline's
@@ -54,6 +60,8 @@ class PipelineSampler:
         last_steps: int | None = None,
         long_prompts: bool = False,
         options: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        lengths: Mapping[str, Any] | None = None,
         scheduler: Any = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -64,6 +72,16 @@ class PipelineSampler:
             check_long_prompts(pipe)
         self.device: torch.device = device or pipe.device
         dtype = dtype or own_dtype(pipe)
+
+        inputs = inputs or {}
+        pipe = fitted(pipe, inputs, dtype)
+        cls = type(pipe)
+        self._prepared = prepare(pipe, inputs, height, width)
+        if self._prepared.size is not None:
+            height, width = self._prepared.size
+            # Some draw at the size of their picture.
+            if "height" not in call_parameters(cls):
+                height = width = None
 
         self._dtype = wide_dtype(dtype)
         self._pipe = private_pipeline(
@@ -82,16 +100,25 @@ class PipelineSampler:
             "height": height,
             "width": width,
         }
+        names = arguments(cls)
+        for option in ("strength", "image_guidance_scale", "control_scale"):
+            if option in inputs:
+                given[names[option]] = inputs[option]
+        given.update(length_arguments(cls, lengths or {}))
         # An argument that is not given keeps the pipeline's own default.
         given = {name: value for name, value in given.items() if value is not None}
         self._options = {**free, **given, "output_type": "pt", "return_dict": False}
 
-        check_options(type(pipe), self._options, free)
+        check_options(cls, {**self._options, **self._prepared.pictures}, free)
         if negative_prompt:
-            check_negative_prompt(type(pipe))
+            check_negative_prompt(cls)
 
-    def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> PipelineNoiseMap:
+    def bind(
+        self, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> PipelineNoiseMap | ApartNoiseMap:
         """Encode the prompts once and draw the starting noise.
+
+        A pipeline that draws once for all prompts is called for each of them alone.
 
         Args:
             prompts: what sample i shows.
@@ -108,7 +135,15 @@ class PipelineSampler:
                 f"each sample needs a prompt and a seed, got {len(prompts)} and {len(seeds)}"
             )
 
-        options = {**self._options, "prompt": list(prompts)}
+        try:
+            return self._bind(prompts, seeds)
+        except SharedDrawError:
+            alone = zip(prompts, seeds, strict=True)
+            return ApartNoiseMap([self._bind([prompt], [seed]) for prompt, seed in alone])
+
+    def _bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> PipelineNoiseMap:
+        pictures = self._prepared.of(type(self._pipe), len(prompts))
+        options = {**self._options, **pictures, "prompt": list(prompts)}
         # To diffusers an empty negative prompt and none at all differ for Stable Diffusion XL; none
         # is its default.
         if self._negative_prompt:

@@ -10,25 +10,19 @@ from pydantic import Field
 
 from dno.plugin import BuildContext, ConfigError
 
-from ._diffusers.folder import (
-    PIPELINES,
-    check_size,
-    check_steps,
-    read_levels,
-    read_scale,
-    read_scheduler,
-)
+from ._diffusers.folder import check_size, check_steps, read_levels, read_scale, read_scheduler
+from ._diffusers.inputs import InputsConfig
 from ._diffusers.kinds import check_ddim
-from ._diffusers.options import LOADING, DiffusersConfig
+from ._diffusers.needs import DDIM_PIPELINES, PICTURES
 
 if TYPE_CHECKING:
     from ._ddim import DDIMSampler
 
 
-class DDIM(DiffusersConfig):
+class DDIM(InputsConfig):
     """Stable Diffusion 1.x, 2.x or XL, sampled by DDIM (Song et al. 2021), its noise exposed."""
 
-    classes: ClassVar[Sequence[str] | None] = PIPELINES
+    classes: ClassVar[Sequence[str] | None] = DDIM_PIPELINES
 
     steps: Annotated[int, Field(ge=1)] = 50
     """Denoising steps."""
@@ -46,6 +40,7 @@ class DDIM(DiffusersConfig):
     def check(self) -> None:
         """Raise `ConfigError` where the model is missing, or an option does not suit it."""
         self._check_start_and_last_steps()
+        self.check_inputs(self.steps)
 
         folder = self.folder()
         # What is not here yet is checked once it is loaded.
@@ -61,6 +56,11 @@ class DDIM(DiffusersConfig):
     def _check_start_and_last_steps(self) -> None:
         if self.start_image is not None:
             _check_picture(self.start_image.expanduser())
+            for name in PICTURES:
+                if getattr(self, name) is not None:
+                    raise ConfigError(
+                        f"is where a text-to-image model starts; leave {name} out", at="start_image"
+                    )
             if self.last_steps is not None:
                 raise ConfigError(
                     "needs all the noise to move; leave last_steps out", at="start_image"
@@ -82,8 +82,25 @@ class DDIM(DiffusersConfig):
         from ._ddim import DDIMSampler
 
         pipe = self.load(ctx)
-        options = self.model_dump(exclude=set(LOADING))
-        return DDIMSampler(pipe, device=ctx.device, dtype=ctx.dtype, **options)
+        passed = {
+            "steps",
+            "eta",
+            "guidance_scale",
+            "negative_prompt",
+            "height",
+            "width",
+            "memory",
+            "last_steps",
+            "long_prompts",
+            "start_image",
+        }
+        return DDIMSampler(
+            pipe,
+            inputs=self.inputs(),
+            device=ctx.device,
+            dtype=ctx.dtype,
+            **self.model_dump(include=passed),
+        )
 
 
 def _check_picture(path: Path) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dno.plugin import BuildContext, ConfigError
 
-from ._diffusers.options import LOADING, DiffusersConfig
+from ._diffusers.inputs import InputsConfig
 
 if TYPE_CHECKING:
     from ._pipeline import PipelineSampler
@@ -25,20 +25,33 @@ _OUR_ARGUMENTS = (
 )
 """Arguments of a pipeline's call that the sampler gives it."""
 
-_OUR_OPTIONS = {"num_inference_steps": "steps", "guidance_scale": "guidance_scale"}
+_OUR_OPTIONS = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance_scale",
+    "image": "image",
+    "mask_image": "mask",
+    "control_image": "control_image",
+    "strength": "strength",
+    "num_frames": "frames",
+}
 """Arguments that are options of the sampler, and what it calls them."""
 
 _CLIPPING = ("clip_sample", "thresholding")
 """Options of schedulers that cut gradients where they act."""
 
 
-class Pipeline(DiffusersConfig):
-    """Any diffusers text-to-image pipeline, sampled as it samples itself, all its noise exposed."""
+class Pipeline(InputsConfig):
+    """Any diffusers pipeline that draws images, videos or sounds from a prompt, sampled as it
+    samples itself, all its noise exposed."""
 
     steps: Annotated[int | None, Field(ge=1)] = None
     """Denoising steps; the pipeline's default if not given."""
     guidance_scale: Annotated[float | None, Field(ge=0)] = None
     """The pipeline's `guidance_scale`; its default if not given."""
+    frames: Annotated[int | None, Field(ge=1)] = None
+    """Frames of a video, `num_frames`; the pipeline's default if not given."""
+    seconds: Annotated[float | None, Field(gt=0)] = None
+    """Length of a sound; the pipeline's default if not given."""
     options: dict[str, Any] = Field(default={})
     """Other arguments of the pipeline's call, such as eta, true_cfg_scale or
     max_sequence_length."""
@@ -69,25 +82,42 @@ class Pipeline(DiffusersConfig):
                     f"`{name}` must stay off: where it acts, gradients vanish", at="scheduler"
                 )
 
-        self.folder()
+        self.check_inputs(self.steps)
+
+    def lengths(self) -> dict[str, Any]:
+        """The lengths that are given, by option."""
+        lengths = {"frames": self.frames, "seconds": self.seconds}
+        return {name: value for name, value in lengths.items() if value is not None}
 
     def build(self, ctx: BuildContext) -> PipelineSampler:
         """Load the pipeline.
 
         Raises:
-            ConfigError: it cannot be loaded, is not a text-to-image pipeline, or does not take one
-                of the options.
+            ConfigError: it cannot be loaded, draws nothing from a prompt, or does not take one of
+                the options.
         """
         from ._diffusers.schedule import make_scheduler
         from ._pipeline import PipelineSampler
 
         pipe = self.load(ctx)
         scheduler = make_scheduler(pipe, self.scheduler_class, self.scheduler)
-        used = {*LOADING, "scheduler", "scheduler_class"}
+        passed = {
+            "steps",
+            "guidance_scale",
+            "negative_prompt",
+            "height",
+            "width",
+            "memory",
+            "last_steps",
+            "long_prompts",
+            "options",
+        }
         return PipelineSampler(
             pipe,
+            inputs=self.inputs(),
+            lengths=self.lengths(),
             scheduler=scheduler,
             device=ctx.device,
             dtype=ctx.dtype,
-            **self.model_dump(exclude=used),
+            **self.model_dump(include=passed),
         )

@@ -12,6 +12,8 @@ from diffusers import DiffusionPipeline
 
 from dno.plugin import ConfigError, quiet
 
+from .needs import PICTURES, spelled
+
 _NEEDED = ("prompt", "output_type", "return_dict")
 """Arguments without which a call cannot make images of prompts for us."""
 
@@ -20,8 +22,14 @@ _OUR_NAMES = {
     "guidance_scale": "guidance_scale",
     "height": "height",
     "width": "width",
+    "num_frames": "frames",
+    "frame_rate": "frame_rate",
 }
 """Arguments of the call that the sampler has options of its own for, and what it calls them."""
+
+
+_PICTURES = {"image": "image", "mask_image": "mask", "control_image": "control_image"}
+"""Arguments that are pictures, and what the sampler calls them."""
 
 
 def call_pipeline(pipe: Any, options: Mapping[str, Any]) -> Any:
@@ -53,15 +61,16 @@ def pipeline_class(name: str) -> Any:
 
 
 def check_class(cls: type) -> None:
-    """Raise `ConfigError` unless the class is a diffusers pipeline that makes images of prompts."""
+    """Raise `ConfigError` unless the class is a diffusers pipeline that takes prompts."""
     if not issubclass(cls, DiffusionPipeline):
         raise ConfigError(f"should be a diffusers pipeline, got a {cls.__name__}", at="model")
 
-    known = _parameters(cls)
+    known = call_parameters(cls)
     for name in _NEEDED:
         if name not in known:
             raise ConfigError(
-                f"{cls.__name__} takes no `{name}`; only text-to-image pipelines are sampled",
+                f"{cls.__name__} takes no `{name}`; only pipelines that draw from a prompt are "
+                "sampled",
                 at="model",
             )
 
@@ -74,7 +83,7 @@ def check_options(cls: type, options: Mapping[str, Any], free: Container[str]) -
         options: arguments that the sampler calls it with, but for the prompts.
         free: names of those that came as they are, not by an option of the sampler.
     """
-    known = _parameters(cls)
+    known = call_parameters(cls)
     for name in options:
         if name not in known:
             at = "options"
@@ -85,20 +94,26 @@ def check_options(cls: type, options: Mapping[str, Any], free: Container[str]) -
     given = {"self", "prompt", *options}
     for name, parameter in known.items():
         if name not in given and _is_required(parameter):
+            if name in _PICTURES:
+                option = _PICTURES[name]
+                raise ConfigError(
+                    f"a {cls.__name__} needs {PICTURES[option]}; give it as {spelled(option)}",
+                    at=option,
+                )
             raise ConfigError(
-                f"{cls.__name__} needs `{name}` besides a prompt; only text-to-image pipelines "
-                "are sampled",
+                f"{cls.__name__} needs `{name}` besides a prompt, which no option gives",
                 at="model",
             )
 
 
 def check_negative_prompt(cls: type) -> None:
     """Raise `ConfigError` unless a pipeline's call takes a negative prompt."""
-    if "negative_prompt" not in _parameters(cls):
+    if "negative_prompt" not in call_parameters(cls):
         raise ConfigError(f"{cls.__name__} takes no `negative_prompt`", at="negative_prompt")
 
 
-def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+def call_parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    """What a pipeline's call takes, by name."""
     return inspect.signature(cls.__call__).parameters
 
 

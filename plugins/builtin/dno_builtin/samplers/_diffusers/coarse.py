@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from dno.plugin import ConfigError, quiet
 
+from .call import call_parameters
 from .schedule import UNCLIPPED, scheduler_options
 from .tape import NoiseTape
 
@@ -50,7 +52,8 @@ class CoarsePath:
     sample: PipelineNoiseMap
     weights: Tensor | None
     """Of the fine draws inside each coarse step that draws, `coarse draws x stride`, each row of
-    norm 1; None where no step draws noise, so that both grids share the initial noise alone."""
+    norm 1; None where no step draws noise, so that both grids share what is drawn before the first
+    step alone."""
 
     def coarsen(self, noise_BN: Tensor, /) -> Tensor:
         """The coarse noise of fine noise, `B x M`."""
@@ -72,15 +75,17 @@ class CoarsePath:
         return torch.cat([coarse_BM[:, : initial.shape[1]], moved.flatten(1), rest], dim=1)
 
     def _split(self, noise_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The initial noise, `B x n`, the draws of each coarse step, `B x c x stride x n`, and the
-        rest: those of a last coarse step that draws nothing.
+        """What is drawn before the first step, `B x` its entries, the draws of each coarse step,
+        `B x c x stride x n`, and the rest: those of a last coarse step that draws nothing.
         """
         assert self.weights is not None
         coarse_draws, stride = self.weights.shape
-        entries = self.sample.noise_BN.shape[1] // (coarse_draws + 1)
-        end = entries * (1 + coarse_draws * stride)
-        steps = noise_BN[:, entries:end].reshape(-1, coarse_draws, stride, entries)
-        return noise_BN[:, :entries], steps, noise_BN[:, end:]
+        # The last draw is a step's.
+        entries = math.prod(self.sample.draws[-1])
+        first = self.sample.noise_BN.shape[1] - coarse_draws * entries
+        end = first + entries * coarse_draws * stride
+        steps = noise_BN[:, first:end].reshape(-1, coarse_draws, stride, entries)
+        return noise_BN[:, :first], steps, noise_BN[:, end:]
 
 
 def coarse_path(fine: PipelineNoiseMap, steps: int) -> CoarsePath:
@@ -91,7 +96,8 @@ def coarse_path(fine: PipelineNoiseMap, steps: int) -> CoarsePath:
             noise moves.
     """
     scheduler = _scheduler(fine)
-    stride = _stride(fine, scheduler, steps)
+    asked: int = fine.options["num_inference_steps"]
+    stride = _stride(fine, scheduler, asked, steps)
 
     pipe: Any = copy.copy(fine.pipe)
     pipe.scheduler = thinned(scheduler, stride)
@@ -99,14 +105,24 @@ def coarse_path(fine: PipelineNoiseMap, steps: int) -> CoarsePath:
     # Any seeds will do, since the noise to start from is that of the finer map.
     sample = type(fine)(pipe, options, [0] * len(fine.noise_BN), fine.noise_BN.device)
 
-    drawing = len(sample.draws) - 1
+    # Where a picture is redrawn the first steps are left out, of both grids.
+    if sample.steps * stride != fine.steps:
+        raise ConfigError(
+            f"of {asked} steps {fine.steps} are taken and of {steps} steps {sample.steps}, which "
+            "do not begin at the same timestep; choose a strength that leaves a multiple of "
+            f"{stride}"
+        )
+
+    drawing = len(sample.draws) - sample.before
+    drawn = len(fine.draws) - fine.before
     weights: Tensor | None = None
     if drawing:
-        weights = _weights(scheduler, fine.steps, stride, fine.options)[:drawing]
-    if len(fine.draws) - 1 < drawing * stride or (not drawing and len(fine.draws) > 1):
+        rows = _weights(scheduler, asked, stride, fine.options)[-sample.steps :]
+        weights = rows[:drawing]
+    if drawn < drawing * stride or bool(drawing) != bool(drawn) or sample.before != fine.before:
         raise ConfigError(
-            f"draws noise {drawing} times on {steps} steps and {len(fine.draws) - 1} times on "
-            f"{fine.steps}, which do not go together"
+            f"draws noise {drawing} times on {steps} steps and {drawn} times on {asked}, which do "
+            "not go together"
         )
     coarse = CoarsePath(sample, weights)
     sample.noise_BN = coarse.coarsen(fine.noise_BN)
@@ -171,7 +187,9 @@ def _scheduler(fine: PipelineNoiseMap) -> Any:
         raise ConfigError(
             f"the grid of a {names[0]} cannot be thinned; those of {', '.join(KNOWN)} can"
         )
-    if fine.options.get("num_inference_steps") != fine.steps:
+    asked = fine.options.get("num_inference_steps")
+    redraws = "strength" in call_parameters(type(fine.pipe))
+    if asked is None or not (asked == fine.steps or (redraws and fine.steps < asked)):
         raise ConfigError(
             "needs a pipeline that takes as many steps as it is asked for; set `steps`, and leave "
             "out what starts it later"
@@ -179,23 +197,24 @@ def _scheduler(fine: PipelineNoiseMap) -> Any:
     return scheduler
 
 
-def _stride(fine: PipelineNoiseMap, scheduler: Any, steps: int) -> int:
-    """Fine steps inside a coarse one."""
-    stride, rest = divmod(fine.steps, steps)
+def _stride(fine: PipelineNoiseMap, scheduler: Any, asked: int, steps: int) -> int:
+    """Fine steps inside a coarse one, where `asked` are asked for in all."""
+    stride, rest = divmod(asked, steps)
     if rest or stride < 2:
-        parts = [str(n) for n in range(1, fine.steps) if fine.steps % n == 0]
+        parts = [str(n) for n in range(1, asked) if asked % n == 0]
         raise ConfigError(
-            f"{steps} is not a part of the sampler's {fine.steps} steps; choose one of "
+            f"{steps} is not a part of the sampler's {asked} steps; choose one of "
             f"{', '.join(parts) or 'none'}"
         )
-    moving = (1, fine.steps, fine.steps + 1)
-    if len(fine.draws) not in moving or len(set(fine.draws)) > 1:
+    of_steps = fine.draws[fine.before :]
+    whole = len(of_steps) in (0, fine.steps - 1, fine.steps) and len(set(of_steps)) < 2
+    if not fine.moves_all or not whole:
         raise ConfigError(
-            f"needs all the noise to move, but {len(fine.draws)} of {fine.steps + 1} draws do; "
-            "leave last_steps out"
+            f"needs all the noise to move, but {len(of_steps)} of the {fine.steps} draws of steps "
+            "do; leave last_steps out"
         )
     if isinstance(scheduler, DDIMScheduler):
-        _check_it_is_even(scheduler, fine.steps, steps, stride)
+        _check_it_is_even(scheduler, asked, steps, stride)
     return stride
 
 

@@ -122,7 +122,7 @@ def check_index(index: Mapping[str, Any], where: str, classes: Sequence[str] | N
         )
     if classes is not None and name not in classes:
         raise ConfigError(
-            f"{where} is a {name}; ddim samples {' and '.join(classes)}, and the sampler "
+            f"{where} is a {name}; ddim samples {' and '.join(PIPELINES)}, and the sampler "
             "`pipeline` others",
             at="model",
         )

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dno.plugin import IMAGE, ConfigError, Medium, RunError, gaussian_noise
+from dno.plugin import ConfigError, Medium, RunError, gaussian_noise
 
 from .call import call_pipeline
 from .coarse import CoarsePath, coarse_path
+from .made import as_samples
 from .modules import Function, without_gradient
 from .nests import each
 from .parts import Answer, for_one_call
@@ -37,9 +38,6 @@ class PipelineNoiseMap:
         RunError: it draws noise that is not Gaussian.
     """
 
-    medium: Medium = IMAGE
-    """What its samples are; the rehearsal holds the pipeline to it."""
-
     def __init__(
         self,
         pipe: Any,
@@ -56,13 +54,21 @@ class PipelineNoiseMap:
         rehearsal = Rehearsal(pipe, options, len(seeds), device)
         found = rehearsal.rehearse()
         moves = found.acts
+        acts = found.acts
         if last_steps is not None:
             moves = _in_last_steps(found, last_steps)
             found = rehearsal.rehearse(moves)
 
+        self.medium: Medium = found.medium
+        """What its samples are."""
         self.steps: int = found.steps
-        """Denoising steps."""
-        self._shapes = found.shapes
+        """Denoising steps taken; fewer than asked for where a picture is redrawn."""
+        self.moves_all: bool = moves == acts
+        """Whether every draw that acts on the samples moves."""
+        self.before: int = sum(moves[: found.before])
+        """Draws, of those that move, that come before the first step."""
+
+        self._asked = found.asked
         self._depends = found.depends
         self._signed = found.signed
         self._answers: dict[int, Any] = {}
@@ -88,7 +94,9 @@ class PipelineNoiseMap:
         """Where the seeds start, float32 `B x N`, on the sampler's device."""
 
     def __call__(self, noise_BN: Tensor, /) -> Tensor:
-        """Images of this noise, `B x 3 x H x W`, RGB in [0, 1], in the noise's dtype and device.
+        """Samples of this noise, as their medium has them, in the noise's dtype and device.
+
+        Images are `B x 3 x H x W`, RGB in [0, 1].
 
         Raises:
             ValueError: the noise is not `B x N`.
@@ -102,9 +110,7 @@ class PipelineNoiseMap:
         pipe = for_one_call(self.pipe, self._answerer())
         with NoiseTape(self._drawer(noise_BN)):
             images: Tensor = call_pipeline(pipe, self.options)
-        if self._signed:
-            images = (images / 2 + 0.5).clamp(0, 1)
-        return images.to(noise_BN)
+        return as_samples(images, self.medium, signed=self._signed).to(noise_BN)
 
     def coarser(self, steps: int) -> CoarsePath:
         """The same prompts and seeds on `steps` of the timesteps; see `dno.plugin.CoarseMap`.
@@ -130,7 +136,7 @@ class PipelineNoiseMap:
             if noise is None:
                 noise = next(moving)
             # The tape compares the shape with the one that was asked for.
-            return noise.to(noise_BN).reshape(-1, *self._shapes[index])
+            return noise.to(noise_BN).reshape(self._asked[index])
 
         return draw
 

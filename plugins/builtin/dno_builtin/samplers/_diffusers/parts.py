@@ -17,7 +17,7 @@ from .modules import Function, frozen_view, heavy, remember, wide_dtype
 from .nests import cast
 from .schedule import unclipped
 
-Role = Literal["scheduler", "encoder", "decoder", "network"]
+Role = Literal["scheduler", "encoder", "decoder", "vocoder", "network"]
 
 Answer = Callable[[Function, bool, Any, Any], Any]
 """Answers for a network or decoder: from its function, whether it decodes, and its arguments."""
@@ -32,6 +32,9 @@ def _role(part: Any) -> Role | None:
 
     # Prompts are encoded by models of transformers; those of diffusers decode or denoise.
     if isinstance(part, PreTrainedModel):
+        # But for those that make sound of what a decoder gives.
+        if part.main_input_name == "spectrogram":
+            return "vocoder"
         return "encoder"
     if callable(getattr(part, "decode", None)):
         return "decoder"
@@ -111,6 +114,8 @@ def private_pipeline(
                 return unclipped(part)
             case "decoder":
                 return _private_decoder(part, device, dtype, memory)
+            case "vocoder":
+                return _private_vocoder(part, device, dtype, memory)
             case "network":
                 return _private_network(part, device, dtype, memory)
             case _:
@@ -132,6 +137,18 @@ def _private_decoder(part: Any, device: torch.device, dtype: torch.dtype, memory
     if not spare_blocks(memory, view):
         decode = with_memory(memory, decode)
     view.decode = heavy(decode, inside=wide, outside=wide)
+    if callable(getattr(view, "encode", None)):
+        view.encode = heavy(view.encode, inside=wide, outside=wide)
+    # It is wide already, and pipelines that widen it would make it float32 for good.
+    if view.config.get("force_upcast"):
+        view.register_to_config(force_upcast=False)
+    return view
+
+
+def _private_vocoder(part: Any, device: torch.device, dtype: torch.dtype, memory: Memory) -> Any:
+    wide = wide_dtype(dtype)
+    view = frozen_view(part, device, wide)
+    view.forward = heavy(with_memory(memory, view.forward), inside=wide, outside=wide)
     return view
 
 
@@ -150,7 +167,7 @@ def _private_network(part: Any, device: torch.device, dtype: torch.dtype, memory
 
 
 def remembering(pipe: Any, dtype: torch.dtype) -> Any:
-    """The pipeline for one set of prompts, which encodes each but once.
+    """The pipeline for one set of prompts, which encodes each, and each picture, but once.
 
     Args:
         pipe: left as it is.
@@ -158,11 +175,17 @@ def remembering(pipe: Any, dtype: torch.dtype) -> Any:
     """
 
     def change(_: str, part: Any) -> Any:
-        if _role(part) != "encoder":
-            return part
-        own = copy.copy(part)
-        own.forward = remember(part.forward)
-        return own
+        role = _role(part)
+        if role == "encoder":
+            own = copy.copy(part)
+            own.forward = remember(part.forward)
+            return own
+
+        if role == "decoder" and callable(getattr(part, "encode", None)):
+            own = copy.copy(part)
+            own.encode = remember(part.encode)
+            return own
+        return part
 
     own = _rebuilt(pipe, change)
     for member in family(own):
@@ -187,6 +210,7 @@ def for_one_call(
     pipe: Any,
     answer: Answer,
     stepped: Callable[[], None] = lambda: None,
+    stepping: Callable[[], None] = lambda: None,
 ) -> Any:
     """The pipeline for one call, with somebody else answering for its networks and decoders.
 
@@ -194,6 +218,7 @@ def for_one_call(
         pipe: left as it is, so that no call leaves anything to the next: schedulers keep state.
         answer: answers for the networks and decoders.
         stepped: called after each step of a scheduler.
+        stepping: called before each.
     """
 
     def change(_: str, part: Any) -> Any:
@@ -203,27 +228,28 @@ def for_one_call(
 
         if role == "scheduler":
             own = copy.deepcopy(part)
-            own.step = _followed(own.step, stepped)
+            own.step = _between(stepping, own.step, stepped)
             return own
 
         own = copy.copy(part)
         if role == "decoder":
             own.decode = _answered(part.decode, answer, decodes=True)
         else:
-            own.forward = _answered(part.forward, answer, decodes=False)
+            own.forward = _answered(part.forward, answer, decodes=role == "vocoder")
         return own
 
     return _rebuilt(pipe, change)
 
 
-def _followed(function: Function, then: Callable[[], None]) -> Function:
+def _between(before: Callable[[], None], function: Function, after: Callable[[], None]) -> Function:
     @functools.wraps(function)
-    def followed(*args: Any, **kwargs: Any) -> Any:
+    def between(*args: Any, **kwargs: Any) -> Any:
+        before()
         result = function(*args, **kwargs)
-        then()
+        after()
         return result
 
-    return followed
+    return between
 
 
 def _answered(function: Function, answer: Answer, *, decodes: bool) -> Function:

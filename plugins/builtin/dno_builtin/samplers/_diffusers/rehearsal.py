@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dno.plugin import ConfigError, RunError, first_line, out_of_memory
+from dno.plugin import ConfigError, Medium, RunError, first_line, out_of_memory
 
 from .call import call_pipeline
 from .live import without
+from .made import medium_of, rate_of
 from .parts import for_one_call
 from .tape import NoiseTape
 from .watch import Watch
@@ -24,6 +25,8 @@ class Found:
 
     shapes: list[tuple[int, ...]]
     """Shape of each draw of one sample."""
+    asked: list[tuple[int, ...]]
+    """Shape that the pipeline asks for, of all samples."""
     acts: list[bool]
     """Whether each draw can act on the image."""
     step: list[int]
@@ -39,6 +42,10 @@ class Found:
 
     Some pipelines leave them so.
     """
+    medium: Medium
+    """What is made."""
+    before: int
+    """Draws that come before the scheduler's first step begins."""
 
 
 class Rehearsal:
@@ -83,8 +90,10 @@ class Rehearsal:
         watch = Watch(self._name, self._items, moves, self._forms)
         images = self._called(watch)
 
-        self._check_medium(images)
-        self._check_size(images)
+        rate = rate_of(self._pipe, self._options)
+        medium = medium_of(self._name, images, self._items, rate)
+        if medium.kind != "audio":
+            self._check_size(images)
         if watch.draws.found:
             raise ConfigError(
                 f"{self._name} has a network that draws noise of its own, which cannot be held",
@@ -98,19 +107,29 @@ class Rehearsal:
 
         # What is drawn after the last step would be the step's that comes after it.
         last = max(watch.steps - 1, 0)
+        asked = [tuple(leaf.shape) for leaf in watch.leaves]
         return Found(
-            shapes=[tuple(leaf.shape[1:]) for leaf in watch.leaves],
+            shapes=[self._of_one(shape) for shape in asked],
+            asked=asked,
             acts=acts,
             step=[min(step, last) for step in watch.step],
             steps=watch.steps,
             depends=watch.depends,
             rows=watch.rows,
             signed=bool(images.min() < 0) or bool(images.max() > 1),
+            medium=medium,
+            before=len(watch.leaves) if watch.before is None else watch.before,
         )
+
+    def _of_one(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The part of a draw that is one sample's; all of it where there is one sample."""
+        if shape[:1] == (self._items,):
+            return shape[1:]
+        return shape
 
     def _called(self, watch: Watch) -> Any:
         """What the pipeline makes, watched."""
-        pipe = for_one_call(self._pipe, watch.answer, watch.stepped)
+        pipe = for_one_call(self._pipe, watch.answer, watch.stepped, watch.stepping)
         try:
             with torch.enable_grad(), watch.draws, NoiseTape(watch.draw):
                 return call_pipeline(pipe, self._options)
@@ -126,26 +145,12 @@ class Rehearsal:
                 at="model",
             ) from error
 
-    def _check_medium(self, images: Any) -> None:
-        """Raise `ConfigError` unless what was made is one RGB image for each item."""
-        made = f"a {type(images).__name__}"
-        if isinstance(images, Tensor):
-            if images.ndim == 4 and images.shape[:2] == (self._items, 3):
-                return
-            made = f"a {tuple(images.shape)} tensor"
-
-        raise ConfigError(
-            f"{self._name} makes {made} of {self._items} prompts, not one RGB image each; "
-            "only text-to-image pipelines are sampled",
-            at="model",
-        )
-
     def _check_size(self, images: Tensor) -> None:
         """Raise `ConfigError` where one side was asked for and passed over.
 
         Where both sides are given, a pipeline may round them.
         """
-        height, width = images.shape[2:]
+        height, width = images.shape[-2:]
         for name, other, side in (("height", "width", height), ("width", "height", width)):
             asked = self._options.get(name, side)
             if asked != side and other not in self._options:

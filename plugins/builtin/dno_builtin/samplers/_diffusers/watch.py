@@ -16,12 +16,16 @@ from .modules import Function, without_gradient
 from .nests import each, tensors
 
 
+class SharedDrawError(ConfigError):
+    """A draw is not one of its own for each of several samples."""
+
+
 class Watch:
     """One rehearsed call: what it has drawn and asked of its networks so far.
 
     Args:
         name: the pipeline's class, for messages.
-        items: rows that each draw must have.
+        items: rows that each draw must have; where there is but one, all of a draw is its own.
         moves: whether each draw moves; None: all do.
         forms: an answer of each network for each form of its arguments; added to.
     """
@@ -47,19 +51,30 @@ class Watch:
         """Steps that came before each draw."""
         self.steps = 0
         """Steps that the scheduler has taken."""
+        self.before: int | None = None
+        """Draws that came before the first step; None where there was no step yet."""
         self.depends: list[bool] = []
         """Whether each call of a network or decoder depended on a draw that moves."""
         self.rows = 0
         """Rows that went through the denoising networks in those calls."""
+
+    def stepping(self) -> None:
+        """Note that the scheduler begins a step."""
+        if self.before is None:
+            self.before = len(self.leaves)
 
     def stepped(self) -> None:
         """Note that the scheduler has taken a step."""
         self.steps += 1
 
     def draw(self, shape: tuple[int, ...]) -> Tensor:
-        """Gaussian noise for the next draw, a leaf of its own."""
-        if not shape or shape[0] != self._items:
-            raise ConfigError(
+        """Gaussian noise for the next draw, a leaf of its own.
+
+        Raises:
+            SharedDrawError: it is not a draw of its own for each sample.
+        """
+        if self._items > 1 and shape[:1] != (self._items,):
+            raise SharedDrawError(
                 f"{self._name} draws noise of shape {shape} for {self._items} samples: not "
                 "a draw of its own for each, so that they cannot be optimised side by side",
                 at="model",
