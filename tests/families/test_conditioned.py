@@ -12,7 +12,7 @@ import diffusers
 import pytest
 import torch
 from dno_builtin.samplers._diffusers.conditioning import arguments
-from dno_builtin.samplers._diffusers.kinds import DDIM_PIPELINES, needed
+from dno_builtin.samplers._diffusers.needs import DDIM_PIPELINES, needed
 from dno_builtin.samplers.ddim import DDIM
 from dno_builtin.samplers.pipeline import Pipeline
 from PIL import Image

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dno_builtin.samplers._diffusers.kinds import needed
+from dno_builtin.samplers._diffusers.needs import needed
 from dno_builtin.samplers._diffusers.pictures import Picture, as_mask, as_rgb, cut
 from dno_builtin.samplers.ddim import DDIM
 from dno_builtin.samplers.pipeline import Pipeline

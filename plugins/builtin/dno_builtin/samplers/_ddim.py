@@ -13,8 +13,8 @@ from dno.plugin import ConfigError, quiet
 from ._diffusers.apart import ApartNoiseMap
 from ._diffusers.folder import PIPELINES, check_size, check_steps
 from ._diffusers.invert import noise_of
-from ._diffusers.kinds import DDIM_PIPELINES, PICTURES
 from ._diffusers.memory import Memory
+from ._diffusers.needs import DDIM_PIPELINES, PICTURES
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.schedule import UNCLIPPED, Scheduler
 from ._pipeline import PipelineSampler

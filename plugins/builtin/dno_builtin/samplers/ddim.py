@@ -12,7 +12,7 @@ from dno.plugin import BuildContext, ConfigError
 
 from ._diffusers.folder import check_size, check_steps, read_levels, read_scale
 from ._diffusers.inputs import InputsConfig
-from ._diffusers.kinds import DDIM_PIPELINES, PICTURES
+from ._diffusers.needs import DDIM_PIPELINES, PICTURES
 
 if TYPE_CHECKING:
     from ._ddim import DDIMSampler

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 
 from dno.plugin import ConfigError, quiet
 
-from .kinds import PICTURES, spelled
+from .needs import PICTURES, spelled
 
 _NEEDED = ("prompt", "output_type", "return_dict")
 """Arguments without which a call cannot make images of prompts for us."""

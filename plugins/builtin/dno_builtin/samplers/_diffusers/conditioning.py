@@ -20,7 +20,7 @@ from diffusers import (
 from dno.plugin import ConfigError, first_line, quiet
 
 from .inputs import check_channels, check_given
-from .kinds import PICTURES, needed
+from .needs import PICTURES, needed
 from .pictures import as_mask, as_rgb, cut
 
 if TYPE_CHECKING:

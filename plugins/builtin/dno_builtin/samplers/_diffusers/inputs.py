@@ -13,7 +13,7 @@ from pydantic import Field
 from dno.plugin import ConfigError
 
 from .folder import INDEX, read_json
-from .kinds import PICTURES, needed, spelled
+from .needs import PICTURES, needed, spelled
 from .options import DiffusersConfig
 from .pictures import GivenPicture, Picture
 
