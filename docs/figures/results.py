@@ -104,6 +104,9 @@ class Case:
             "sampler": {"use": "ddim", "steps": self.steps, "eta": self.eta},
             "constraints": [],
             "coarse": [],
+            # By log P alone, so that rules which leave N(0, I) in other ways hand back what they
+            # reached, and are judged by it.
+            "p_floor": 0.0,
             "device": "cpu",
         }
         return RunConfig.parse({**plain, **self.options})

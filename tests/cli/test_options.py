@@ -190,7 +190,8 @@ def test_the_command_line_imports_nothing_of_other_rooms_before_it_must():
     code = (
         "import sys, dno.cli.main\n"
         "ours = {name for name in sys.modules if name.startswith('dno.')}\n"
-        "strange = {name for name in ours if not name.startswith('dno.cli')}\n"
+        # What cleans everything that is printed, which imports nothing itself.
+        "strange = {name for name in ours if not name.startswith('dno.cli')} - {'dno.wording'}\n"
         "assert not strange, strange"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
