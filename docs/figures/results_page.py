@@ -304,10 +304,39 @@ def resampled(value: Callable[[np.ndarray], float]) -> tuple[float, float, float
     return value(np.arange(PROMPTS)), float(low), float(high)
 
 
+class Curves:
+    """The curves of all cases, over all their seeds or over some."""
+
+    def __init__(self, runs: Mapping[tuple[str, int], Run]) -> None:
+        self._runs = runs
+
+    def seeds(self, case: str) -> tuple[int, ...]:
+        """For which a case was run; one through all lengths of ours, where all of them were."""
+        if case in self.names():
+            return tuple(seed for name, seed in self._runs if name == case)
+        lengths = [self.seeds(name) for name in self._lengths(case)]
+        return tuple(seed for seed in SEEDS if lengths and all(seed in one for one in lengths))
+
+    def names(self) -> list[str]:
+        """Of the cases that were run."""
+        return list(dict.fromkeys(name for name, _ in self._runs))
+
+    def of(self, case: str, seeds: Sequence[int] | None = None) -> Curve:
+        """A case's curve; of `<reward>-ours`, one through all lengths."""
+        seeds = self.seeds(case) if seeds is None else seeds
+        if case in self.names():
+            return Curve.of([self._runs[case, seed] for seed in seeds])
+        return Curve.through([self.of(name, seeds) for name in self._lengths(case)])
+
+    def _lengths(self, ours: str) -> list[str]:
+        lengths = [f"{ours}-{count}" for count in OURS_AT]
+        return [name for name in lengths if name in self.names()]
+
+
 class Tables:
     """Markdown tables from the rows of results.csv and the curves."""
 
-    def __init__(self, rows: Sequence[Row], curves: Mapping[str, Curve]) -> None:
+    def __init__(self, rows: Sequence[Row], curves: Curves) -> None:
         self._by_case: dict[str, list[Row]] = {}
         for row in rows:
             self._by_case.setdefault(row["case"], []).append(row)
@@ -345,6 +374,7 @@ class Tables:
         names = {"clip": "CLIP", "colourfulness": "colourfulness"}
         lines = _head(
             "rule",
+            "seeds",
             "s an image",
             "gain",
             "samples that ended lower",
@@ -359,6 +389,7 @@ class Tables:
             gain, half = interval(self.values(rule.case, "gain"))
             cells = [
                 f"{rule.label} (`{rule.case}`)",
+                str(len({row["seed"] for row in rows})),
                 f"{np.mean([row['seconds'] for row in rows]):.2f}",
                 f"{gain:+.3f} ± {half:.3f}",
                 str(sum(row["gain"] < 0 for row in rows)),
@@ -370,7 +401,7 @@ class Tables:
             ]
             lines.append(_line(cells))
         start = [
-            "*the start*", "", "", "", *("" for _ in monitors),
+            "*the start*", "", "", "", "", *("" for _ in monitors),
             self._share(rules[0].case, "animal_start"),
             self._counts(rules[0].case, "start", free=True),
             self._counts(rules[0].case, "start", free=False), "0",
@@ -380,21 +411,26 @@ class Tables:
 
     def times(self, reward: str) -> str:
         """Seconds to equal gain, beside the published recipe's."""
-        paper = self._curves[f"{reward}-paper"]
         goals = [*GAINS, None] if reward != "taste" else [None]
         titles = [f"s to {gain:+.2f}" if gain else "s to the published end" for gain in goals]
         lines = _head("rule", *titles, "times faster to there", "gain at equal seconds, less ours")
 
-        ours = self._curves[f"{reward}-ours"]
         for rule in self._as_one(reward):
-            curve = self._curves.get(rule.case)
-            if curve is None:
+            # The same noise for all that are compared.
+            compared = (rule.case, f"{reward}-paper", f"{reward}-ours")
+            known = [self._curves.seeds(case) for case in compared]
+            seeds = [seed for seed in SEEDS if all(seed in one for one in known)]
+            if not seeds:
                 continue
+            curve = self._curves.of(rule.case, seeds)
+            paper = self._curves.of(f"{reward}-paper", seeds)
+            ours = self._curves.of(f"{reward}-ours", seeds)
             cells = [rule.label]
             for gain in goals:
                 cells.append(_three(self._seconds(curve, paper, gain), "{:.2f}"))
             cells.append(_three(self._ratio(curve, paper), "{:.1f}"))
-            cells.append(self._less_ours(curve, ours) if curve is not ours else "")
+            is_ours = rule.case == f"{reward}-ours"
+            cells.append("" if is_ours else self._less_ours(curve, ours))
             lines.append(_line(cells))
         return "\n".join(lines)
 
@@ -450,13 +486,13 @@ def _three(values: tuple[float, float, float], form: str) -> str:
     return f"{shown(value)} ({shown(low)}–{shown(high)})"
 
 
-def draw_climb(axis: Axes, reward: str, curves: Mapping[str, Curve]) -> None:
+def draw_climb(axis: Axes, reward: str, curves: Curves) -> None:
     """Mean gain against seconds an image."""
     for rule in (Rule("ours", f"{reward}-ours", OUR_COLOUR), *_rules(reward)):
-        curve = curves.get(rule.case)
         of_ours = rule.case.removeprefix(f"{reward}-ours-").isdigit()
-        if curve is None or of_ours:
+        if of_ours or not curves.seeds(rule.case):
             continue
+        curve = curves.of(rule.case)
         mean_T = curve.gains_TP.mean(axis=1)
         marker = "o" if rule.case == f"{reward}-ours" else ""
         axis.plot(
@@ -470,7 +506,7 @@ def draw_climb(axis: Axes, reward: str, curves: Mapping[str, Curve]) -> None:
     axis.grid(alpha=0.25)
 
 
-def climbs(curves: Mapping[str, Curve]) -> Figure:
+def climbs(curves: Curves) -> Figure:
     """A panel a reward."""
     drawn = Figure(figsize=(9.2, 7.2), layout="constrained")
     axes = drawn.subplots(2, 2)
@@ -565,12 +601,10 @@ def write_page(work: Path, *, partial: bool = False) -> None:
     Raises:
         SystemExit: runs are missing, and the page is not to be partial.
     """
-    found = {(case.name, seed): Run.read(case, seed, work) for case in CASES for seed in SEEDS}
+    found = {(case.name, seed): Run.read(case, seed, work) for case in CASES for seed in case.seeds}
     missing = [case for (case, _), run in found.items() if run is None]
     if missing and not partial:
-        names = ", ".join(
-            f"{case} ({missing.count(case)} of {len(SEEDS)})" for case in dict.fromkeys(missing)
-        )
+        names = ", ".join(f"{case} ({missing.count(case)})" for case in dict.fromkeys(missing))
         raise SystemExit(
             f"runs of these cases are missing: {names}; make them: python docs/figures/results.py"
         )
@@ -580,7 +614,7 @@ def write_page(work: Path, *, partial: bool = False) -> None:
     model = find_model("emoji-judge")
     judge = ResNetForImageClassification.from_pretrained(model, dtype=torch.float32).eval()
     rows = [row for run in runs.values() for row in run.rows(judge)]
-    curves = _curves(runs)
+    curves = Curves(runs)
 
     write_csv(PAGE.with_suffix(".csv"), rows)
     write_csv(PAGE.with_name("results-curves.csv"), _curve_rows(curves))
@@ -592,7 +626,7 @@ def write_page(work: Path, *, partial: bool = False) -> None:
         if (there := [rule for rule in rules if rule.case in known])
     }
     for reward in REWARDS:
-        if f"{reward}-paper" in curves and f"{reward}-ours" in curves:
+        if curves.seeds(f"{reward}-paper") and curves.seeds(f"{reward}-ours"):
             texts[f"{reward}-times"] = tables.times(reward)
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), texts), encoding="utf-8")
     figures = {
@@ -604,25 +638,12 @@ def write_page(work: Path, *, partial: bool = False) -> None:
         figure.savefig(PAGE.with_name(f"results-{name}.png"), dpi=100)
 
 
-def _curves(runs: Mapping[tuple[str, int], Run]) -> dict[str, Curve]:
-    """A curve a case, and one through all lengths of ours."""
-    curves = {}
-    for case in CASES:
-        known = [runs[case.name, seed] for seed in SEEDS if (case.name, seed) in runs]
-        if known:
-            curves[case.name] = Curve.of(known)
-    for reward in REWARDS:
-        lengths = [f"{reward}-ours-{count}" for count in OURS_AT]
-        ends = [curves[name] for name in lengths if name in curves]
-        if ends:
-            curves[f"{reward}-ours"] = Curve.through(ends)
-    return curves
-
-
-def _curve_rows(curves: Mapping[str, Curve]) -> list[Row]:
+def _curve_rows(curves: Curves) -> list[Row]:
+    cases = [*curves.names(), *(f"{reward}-ours" for reward in REWARDS)]
+    known = {case: curves.of(case) for case in cases if curves.seeds(case)}
     return [
         {"case": case, "seconds": float(seconds), "gain": float(gain)}
-        for case, curve in curves.items()
+        for case, curve in known.items()
         for seconds, gain in zip(curve.costs_T, curve.gains_TP.mean(axis=1), strict=True)
     ]
 

@@ -147,7 +147,7 @@ def test_tables_go_between_their_marks_and_prose_stays(results_page):
 
 def test_missing_runs_are_named(results_page, results, tmp_path):
     before = PAGE.read_text()
-    told = r"are missing: brightness-paper \(3 of 3\), .*results\.py"
+    told = r"are missing: brightness-paper \(3\), .*results\.py"
     with pytest.raises(SystemExit, match=told):
         results_page.write_page(tmp_path)
     assert PAGE.read_text() == before
@@ -170,7 +170,7 @@ def test_the_csv_has_a_row_for_each_case_prompt_and_seed(results):
     expected = [
         (case.name, prompt, seed)
         for case in results.CASES
-        for seed in results.SEEDS
+        for seed in case.seeds
         for prompt in case.prompts()
     ]
     assert found == expected
