@@ -98,7 +98,7 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
             gradient=config.gradient,
             max_grad_norm=config.max_grad_norm,
             log_p_floor=config.log_p_floor,
-            p_floor=config.p_floor,
+            p_floor=config.p_floor if _tells(context.draws) else 0.0,
         )
         return problem, context
 
@@ -169,8 +169,7 @@ def _reports(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence
     reports: list[Term[Regularizer]] = [
         Term(part.name, build(part, context)) for part in parts.reports
     ]
-    entries = sum(map(math.prod, context.draws))
-    if config.log_p_floor == -math.inf or entries < _LEAST_ENTRIES:
+    if config.log_p_floor == -math.inf or not _tells(context.draws):
         return reports
 
     health = build_plugin_config(REGULARIZERS, HEALTH)
@@ -178,6 +177,11 @@ def _reports(parts: Parts, context: BuildContext, config: RunConfig) -> Sequence
     if not any(isinstance(config, type(health)) for config in measured):
         reports.append(Term(HEALTH, health.build(context)))
     return reports
+
+
+def _tells(draws: Sequence[tuple[int, ...]]) -> bool:
+    """Whether noise of these draws has entries enough to tell the law that they came from."""
+    return sum(map(math.prod, draws)) >= _LEAST_ENTRIES
 
 
 def _constraints(parts: Parts, context: BuildContext) -> Sequence[ConstraintTerm]:

@@ -800,6 +800,7 @@ def test_hub_files_are_asked_for_at_their_pinned_commit(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("dno_builtin.rewards._files.check_hub", lambda model: None)
     assert fetch("xswu/HPSv2", HPSv2.files) == tmp_path / "HPS_v2_compressed.pt"
     pinned = PINNED["xswu/HPSv2"]
     assert asked == [("xswu/HPSv2", name, pinned) for name in HPSv2.files]
@@ -831,6 +832,7 @@ def test_a_download_that_fails_is_one_sentence(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("dno_builtin.rewards._files.check_hub", lambda model: None)
     with pytest.raises(ConfigError) as caught:
         fetch("some/body", ["a.pt"], at="head")
     assert caught.value.at == "head"
@@ -867,7 +869,13 @@ def pipe() -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_reward_optimises_the_embedded_model(models: Models, pipe: Any, name: str) -> None:
     result = dno.optimize(
-        "a cat", reward=models.config(name), model=pipe, steps=3, iterations=5, regularizer=[]
+        "a cat",
+        reward=models.config(name),
+        model=pipe,
+        steps=3,
+        iterations=5,
+        paper=True,
+        regularizer=[],
     )
     assert result.status == "finished"
     values = [record.rewards[name][0] for record in result.history]

@@ -14,7 +14,7 @@ from dno_builtin._blocks import Layout
 from dno_builtin.constraints._shell import _least_map
 from dno_builtin.constraints.shell import Shell
 from dno_builtin.optimizers.ascent import Ascent
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load, save
@@ -171,6 +171,8 @@ def test_what_is_kept_stays_after_a_hundred_steps(draws, kind):
     length=st.floats(0.01, 60),
 )
 def test_energies_and_norm_stay_whatever_the_shape(channels, height, width, count, seed, length):
+    # Else each frequency has one entry, and none can turn.
+    assume(channels > 1 or max(height, width) > 2)
     draws = ((channels, height, width),) * count
     start, other = gaussian_noise(draws, [seed, seed + 1]).split(1)
     shell = built(draws, reach=0)
