@@ -105,11 +105,12 @@ def batch(
     configure = _configurer(values, options, parse_settings(settings or []), str(config or ""))
 
     from dno.runs.check import check
+    from dno.runs.lists import configured
 
     with plugins_at_work():
         # What is wrong with the first is most often wrong with all.
         for row in rows[:1]:
-            check(configure(row, numbers[0]))
+            check(configured(row, numbers[0], configure))
 
     # From here on torch is needed, which takes seconds to import: mistakes in the list are told
     # before.

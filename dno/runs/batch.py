@@ -23,7 +23,7 @@ from dno.core.result import Outcome, Status
 from dno.errors import ConfigError, DNOError, RunFolderError
 from dno.files import write_file
 from dno.runs.folders import slug
-from dno.runs.lists import Row
+from dno.runs.lists import Row, configured
 from dno.runs.load import Loaded, load
 from dno.runs.lock import HeldError, hold
 from dno.runs.run import go_on, run
@@ -118,11 +118,7 @@ def items_of(
     for row in rows:
         own = row.options.get("seed")
         for seed in seeds if own is None else [own]:
-            try:
-                config = configure(row, seed)
-            except ConfigError as error:
-                where = ": ".join(part for part in (error.source, error.at) if part)
-                raise ConfigError(f"{where}: {error.problem}", source=row.place) from None
+            config = configured(row, seed, configure)
             name = _name(config)
             if name in seen:
                 raise ConfigError(

@@ -6,7 +6,7 @@ import csv
 import difflib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -104,6 +104,21 @@ def rows_of(records: Sequence[tuple[str, Any]], name: str) -> list[Row]:
     if not rows:
         raise ConfigError("holds no prompt", source=name)
     return rows
+
+
+def configured(row: Row, seed: int, configure: Callable[[Row, int], RunConfig]) -> RunConfig:
+    """The configuration of one row and seed.
+
+    Raises:
+        ConfigError: it cannot be; with the row's place, where the row sets anything by itself.
+    """
+    try:
+        return configure(row, seed)
+    except ConfigError as error:
+        if not row.options and not row.settings:
+            raise
+        where = ": ".join(part for part in (error.source, error.at) if part)
+        raise ConfigError(f"{where}: {error.problem}", source=row.place) from None
 
 
 def _row(record: Any, place: str) -> Row:

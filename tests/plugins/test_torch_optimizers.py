@@ -233,6 +233,7 @@ def test_a_run_from_toml_values(tmp_path):
         reward=lambda points, prompts: points.mean(dim=1),
         sampler=FunctionSampler(lambda z: z, [(50,)]),
         regularizer=[],
+        constraint=[],
         optimizer={
             "use": "torch",
             "cls": "NAdam",
