@@ -72,15 +72,20 @@ class FrameReward:
         return self.frames
 
 
-def check_medium(config: RewardConfig, name: str, medium: Medium | None) -> None:
+def check_medium(config: RewardConfig, name: str, medium: object) -> None:
     """Raise `ConfigError` where a reward says that it judges something else.
 
     Args:
         config: the reward's.
         name: what it is called.
-        medium: what the samples are; None where nobody says.
+        medium: what the samples are; nothing is checked where nobody says, and what is no medium
+            is for the run to tell.
     """
-    if medium is None or medium.kind == "other" or config.judges in (None, medium.kind):
+    if (
+        not isinstance(medium, Medium)
+        or medium.kind == "other"
+        or config.judges in (None, medium.kind)
+    ):
         return
     if config.judges == "image" and medium.kind == "video":
         return

@@ -60,7 +60,7 @@ PAPER: Options = {
 ADAM_FREE: Options = {"optimizer": {"use": "adam", "lr": 0.03}, "regularizers": []}
 RENO: Options = {"optimizer": {"use": "sgd"}, "regularizers": []}
 OURS: Options = {
-    "optimizer": {"use": "ascent"},
+    "optimizer": {"use": "ascent", "step": 5.0},
     "regularizers": [],
     "constraints": [{"use": "shell"}],
 }

@@ -89,6 +89,7 @@ class Every(RewardConfig):
 def test_types_are_told_in_words():
     assert [(o.name, o.type, o.default) for o in options(Every)] == [
         ("weight", "float", "1.0"),
+        ("frames", "'all' or 'first' or 'middle' or 'last' or int or None", "None"),
         ("plain", "int", None),
         ("many", "tuple[int > 0, ...]", "()"),
         ("either", "float >= 0 and <= 1 or 'auto' or 3 or None", "None"),

@@ -11,7 +11,6 @@ RUN = "optimize,a cat,--reward,brightness"
 MISTAKES = {
     "nothing to draw": "optimize",
     "nothing to climb": "optimize,a cat",
-    "a prompt of two lines": "optimize,a\ncat,--reward,brightness",
     "no such option": f"{RUN},--nope",
     "no number": f"{RUN},--iterations,many",
     "a number below its range": f"{RUN},--iterations,-1",

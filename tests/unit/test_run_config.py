@@ -106,8 +106,10 @@ def test_the_defaults():
         "negative_prompt": "",
         "memory": "keep",
         "loras": [],
+        "embeddings": [],
+        "long_prompts": False,
     }
-    assert dump["optimizer"] == {"use": "ascent", "step": 5.0, "equal": 0.5}
+    assert dump["optimizer"] == {"use": "ascent", "equal": 0.5}
     assert dump["constraints"] == [{"use": "shell", "every": 1, "reach": 25.0, "rounds": 3}]
     assert (dump["regularizers"], dump["coarse"], dump["repair"]) == ([], "auto", 5)
 

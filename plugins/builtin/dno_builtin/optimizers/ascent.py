@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Annotated, Final
+
 from pydantic import Field
 
 from dno.plugin import BuildContext, Optimizer, OptimizerConfig
+
+LONGEST: Final = 5.0
+SHARE: Final = 1 / 8
 
 
 class Ascent(OptimizerConfig):
@@ -26,8 +33,10 @@ class Ascent(OptimizerConfig):
     stays between `step` / 10 and `step`. Where the gradient is 0, noise stays where it is.
     """
 
-    step: float = Field(default=5.0, gt=0)
-    """Length of the longest step, in sigmas: N(0, I) has one in each direction."""
+    step: Annotated[float | None, Field(gt=0)] = None
+    """Length of the longest step, in sigmas: N(0, I) has one in each direction. 5 if not given, and
+    an eighth of the root of the number of entries where that is less: a sample's noise is about as
+    long as that root."""
     equal: float = Field(default=0.5, ge=0, le=1)
     """How far the blocks are made equal: at 0 they turn as the gradient says, at 1 all turn alike,
     however little the reward depends on them."""
@@ -39,4 +48,10 @@ class Ascent(OptimizerConfig):
 
         layout = Layout(tuple(ctx.draws))
         layout.check_it_turns()
-        return SphereAscent(layout, self.step, self.equal)
+        return SphereAscent(layout, self.step or _usual(ctx.draws), self.equal)
+
+
+def _usual(draws: Sequence[tuple[int, ...]]) -> float:
+    """The longest step for noise of these draws."""
+    entries = sum(math.prod(shape) for shape in draws)
+    return min(LONGEST, SHARE * math.sqrt(entries)) if entries else LONGEST
