@@ -13,7 +13,7 @@ import typer
 from dno.cli.config import start_values
 from dno.cli.ending import FAILED, INTERRUPTED, plugins_at_work, told_of
 from dno.cli.help import OptimizeCommand
-from dno.cli.optimize import ask_for_a_reward, table_parameters
+from dno.cli.optimize import ConfigFile, Settings, ask_for_a_reward, table_parameters
 from dno.cli.say import say
 
 if TYPE_CHECKING:
@@ -65,23 +65,8 @@ def batch(
         bool,
         typer.Option("--quiet", help="No line for each item.", rich_help_panel="KEEP"),
     ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML, JSON or YAML file with any of this and more; options go over it.",
-            metavar="FILE",
-            rich_help_panel="REST",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Anything by its place, as sampler.memory=recompute; repeatable.",
-            metavar="PLACE=VALUE",
-            rich_help_panel="REST",
-        ),
-    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
     **options: Any,
 ) -> None:
     """Optimise every prompt of FILE from every seed, each in a run folder of its own.

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 
 import typer
 
@@ -32,6 +32,25 @@ def plugin_names(kind: str) -> Callable[[str], list[str]]:
         ]
 
     return complete
+
+
+ConfigFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML, JSON or YAML file with any of this and more; options go over it.",
+        metavar="FILE",
+        rich_help_panel="REST",
+    ),
+]
+Settings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Anything by its place, as sampler.memory=recompute; repeatable.",
+        metavar="PLACE=VALUE",
+        rich_help_panel="REST",
+    ),
+]
 
 
 # `rich_help_panel` is the name of a `Group` of options in `dno.runs.shorthands`.
@@ -68,23 +87,8 @@ def optimize(
         bool,
         typer.Option("--quiet", help="No progress.", rich_help_panel="KEEP"),
     ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML, JSON or YAML file with any of this and more; options go over it.",
-            metavar="FILE",
-            rich_help_panel="REST",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Anything by its place, as sampler.memory=recompute; repeatable.",
-            metavar="PLACE=VALUE",
-            rich_help_panel="REST",
-        ),
-    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
     **options: Any,
 ) -> None:
     """Optimise the noise behind PROMPT so that the reward rises, and keep the run in a folder.

@@ -32,8 +32,11 @@ class UnknownFormatError(ValueError):
 def pack(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
     """The bytes of a file of tensors; the same for the same tensors and words."""
     # Cloned, because safetensors refuses tensors that share memory, as initial and best do at
-    # first.
-    apart = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    # first; in this format, because `contiguous` leaves the strides of axes of length one.
+    apart = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in tensors.items()
+    }
     whole: dict[str, Any] = {"format": FORMAT, **about, "tensors": _schema(apart)}
     whole["checksum"] = _checksum(apart, whole)
     # One entry, because safetensors writes several in random order, and equal runs should give

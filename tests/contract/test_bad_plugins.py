@@ -141,7 +141,10 @@ def options() -> Iterator[Bad]:
     yield Bad("no toml", Holed(), "test_options_survive_toml", "cannot be written to TOML")
     yield Bad("use", Taken(), "test_options_survive_toml", "an option is called `use`")
     yield Bad(
-        "lossy", Rounded(), "test_options_survive_toml", "has become Rounded(weight=1.0, frames=None, share=0.2)"
+        "lossy",
+        Rounded(),
+        "test_options_survive_toml",
+        "has become Rounded(weight=1.0, frames=None, share=0.2)",
     )
     yield Bad("refusing", Refusing(), "test_check_accepts_these_options", "there is no such folder")
     # This module, which imports torch as any heavy plugin's does.

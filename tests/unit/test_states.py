@@ -182,6 +182,34 @@ def test_a_format_that_is_not_known_is_told(folder: RunFolder, written: Any) -> 
     assert "\x1b" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(12.0).view(3, 4)[:, 1][:1],
+        torch.arange(12.0).view(3, 4).T,
+        torch.ones(1).expand(5),
+        torch.arange(12.0).view(3, 4)[:, ::2],
+        torch.tensor(3),
+        torch.zeros(0, 4),
+        torch.arange(6, dtype=torch.bfloat16)[::3],
+    ],
+    ids=[
+        "a column of one row",
+        "turned",
+        "expanded",
+        "every second",
+        "a number",
+        "empty",
+        "halves",
+    ],
+)
+def test_a_tensor_of_any_layout_comes_back(tmp_path: Path, tensor: Tensor) -> None:
+    (tmp_path / "file").write_bytes(pack({"one": tensor}, {"said": 1}))
+    about, found = unpack(tmp_path / "file")
+    assert about["said"] == 1
+    assert torch.equal(found["one"], tensor)
+
+
 def test_states_of_equal_runs_are_equal_files(tmp_path: Path) -> None:
     tensors = {"b": torch.ones(3), "a": torch.zeros(2, 2, dtype=torch.bfloat16)}
     assert pack(tensors, {"x": 1}) == pack(dict(reversed(tensors.items())), {"x": 1})

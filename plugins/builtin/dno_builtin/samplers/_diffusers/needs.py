@@ -38,7 +38,8 @@ DDIM_PIPELINES: Final = (
 _WORDS: Final[Mapping[str, str]] = {
     "image": (
         "Img2Img|Inpaint|Fill|Pix2Pix|Depth2Img|CycleDiffusion|Upscale|SuperResolution|ImageEdit"
-        "|Image(To|2)Video|I2V|I2I|I2VGen|PIAPipeline|ChronoEdit|Framepack|SanaWM|WanAnimate|Emb2Emb|DualGuided"
+        "|Image(To|2)Video|I2V|I2I|I2VGen|PIAPipeline|ChronoEdit|Framepack|SanaWM|WanAnimate"
+        "|Emb2Emb|DualGuided"
     ),
     "mask": "Inpaint|Fill",
     "control_image": "ControlNet|Controlnet|Adapter|FluxControl|CogView4Control",
