@@ -14,6 +14,7 @@ from dno_builtin.samplers._diffusers.pictures import Picture, as_mask, as_rgb, c
 from dno_builtin.samplers.ddim import DDIM
 from dno_builtin.samplers.pipeline import Pipeline
 from PIL import Image
+from safetensors.numpy import save_file
 
 from dno.plugin import ConfigError
 
@@ -25,13 +26,13 @@ def picture(width: int = 6, height: int = 4) -> Image.Image:
 
 
 def folder(tmp_path: Path, name: str, channels: int = 4) -> Path:
-    """A pipeline folder's small files, and a weights file that nobody reads."""
+    """A pipeline folder's small files, and weights that nobody reads."""
     unet = tmp_path / "model" / "unet"
     unet.mkdir(parents=True)
     index = {"_class_name": name, "unet": ["diffusers", "UNet2DConditionModel"]}
     (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
     (unet / "config.json").write_text(json.dumps({"in_channels": channels}))
-    (unet / "x.safetensors").write_bytes(b"")
+    save_file({"nobody.reads": np.zeros(1)}, unet / "diffusion_pytorch_model.safetensors")
     return tmp_path / "model"
 
 
