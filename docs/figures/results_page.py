@@ -31,6 +31,7 @@ PAGE = Path(__file__).parents[1] / "explanation" / "results.md"
 PROMPTS = len(ANIMALS)
 T_QUANTILE = 2.093024  # 97.5 % of Student's t with PROMPTS - 1 = 19 degrees of freedom
 Z_QUANTILE = 1.959964  # 97.5 % of N(0, 1)
+ROUNDING = 1e-9
 RESAMPLED = 2000
 """Bootstrap samples of the prompts."""
 ANIMAL_LABELS = 45  # the judge names animals first, then colours
@@ -279,6 +280,8 @@ class Curve:
     def seconds_to(self, gain: float, prompts: np.ndarray) -> float:
         """When the mean gain of these prompts gets there; inf where it does not."""
         mean_T = np.maximum.accumulate(self.gains_TP[:, prompts].mean(axis=1))
+        # A rule's own end is a goal too, and may differ by rounding.
+        gain -= ROUNDING
         if mean_T[-1] < gain:
             return math.inf
         after = int(np.argmax(mean_T >= gain))
