@@ -87,6 +87,12 @@ def optimize(
         bool,
         typer.Option("--quiet", help="No progress.", rich_help_panel="KEEP"),
     ] = False,
+    no_report: Annotated[
+        bool,
+        typer.Option(
+            "--no-report", help="No report.html, and no frames for it.", rich_help_panel="KEEP"
+        ),
+    ] = False,
     config: ConfigFile = None,
     settings: Settings = None,
     **options: Any,
@@ -95,7 +101,7 @@ def optimize(
 
     Example: dno optimize "a black cat" --reward brightness
     """
-    values = start_values(config, quiet=quiet)
+    values = start_values(config, quiet=quiet, no_report=no_report)
     if prompts:
         values["prompts"] = prompts
     _ask_for_what_is_missing(values, options)

@@ -303,9 +303,9 @@ class RunConfig(BaseModel):
     """How to climb; where no reward has a gradient and neither this nor `gradient` is given,
     `local-search` with a `beta` of 0.6."""
     observers: FirstWrong[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)]] = (
-        _default(("curve",))
+        _default(("curve", "frames", "report"))
     )
-    """What looks on: progress, image dumps, trackers."""
+    """What looks on: progress, image dumps, the report, trackers."""
 
     @model_validator(mode="before")
     @classmethod
