@@ -15,12 +15,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dno import __version__
 from dno.errors import RunFolderError
 from dno.files import read_file, write_file
 from dno.paths import user_path
 from dno.report.view import Sheet, number, sheet_of
 from dno.runs.saved import SavedRun, open_run
+from dno.runs.versions import versions
 from dno.wording import named, reason
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def render(sheet: Sheet) -> str:
     template = _environment().get_template("page.html")
     return template.render(
         sheet=sheet,
-        version=__version__,
+        version=versions().get("dno", ""),
         policy=policy,
         # Ours, and free of what would end their elements.
         style=Markup(style),

@@ -131,7 +131,7 @@ def _opened(run: SavedRun, name: str, samples: int, shown: int) -> list[Image | 
 
 
 def _open(path: Path) -> Image | None:
-    """A PNG of a run folder; None where it is none, is a link, or is too large to be one of ours."""
+    """A PNG of a run folder; None where it is none, is a link, or is larger than any of ours."""
     from PIL import Image
 
     if path.is_symlink():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,3 +47,15 @@ def shown_value(value: Any) -> Any:
     if _WHOLE.match(value):
         return clean(re.split(r"[/\\]", value.rstrip("/\\"))[-1])
     return shown(value)
+
+
+def folders_in(value: Any) -> Iterator[Path]:
+    """The folders of all paths that a configuration names."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from folders_in(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from folders_in(inner)
+    elif isinstance(value, str) and value.startswith("/"):
+        yield Path(value).parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +25,12 @@ from dno.report.charts import (
 )
 from dno.report.facts import facts_of_saved
 from dno.report.pictures import Pictures, pictures_of
-from dno.report.private import shown, shown_value
+from dno.report.private import folders_in, shown, shown_value
 from dno.report.readings import Row, Told, best_iterations, in_order, rows_of
 from dno.report.repeat import Repeat, repeat_of
 from dno.report.verdict import verdict
 from dno.runs.saved import SavedRun
-from dno.wording import said
+from dno.wording import clean, said
 
 ITEMS: Final = 64
 """Samples of a run that a page shows."""
@@ -165,7 +166,7 @@ class _Read:
     def of(cls, run: SavedRun) -> _Read:
         """Read what can be read, and note what cannot."""
         items = run.items
-        folders = _folders(run.path)
+        folders = _folders(run)
         notes: list[str] = []
         try:
             history = in_order(run.history)
@@ -311,8 +312,6 @@ def _item(read: _Read, i: int, best: int | None) -> Item:
 
 def shown_prompt(prompt: object) -> str:
     """A prompt for a page; paths in it are its author's own words."""
-    from dno.wording import clean
-
     text = clean(str(prompt))
     return text if len(text) <= _PROMPT else f"{text[:_PROMPT]} ... ({len(text):,} characters)"
 
@@ -479,12 +478,12 @@ def _finite(value: Any) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None
 
 
-def _folders(path: Path) -> Sequence[Path]:
+def _folders(run: SavedRun) -> Sequence[Path]:
     """The folders that messages of a run may name, the longest first."""
-    found = {path.resolve().parent, path.absolute().parent}
+    found = {run.path.resolve().parent, run.path.absolute().parent}
+    settings = {key: value for key, value in run.values.items() if key != "prompts"}
+    found |= set(folders_in(settings))
     # Neither need be there.
-    try:
+    with contextlib.suppress(DNOError, RuntimeError):
         found |= {current_folder(), Path.home()}
-    except (DNOError, RuntimeError):
-        pass
     return sorted(found, key=lambda folder: -len(str(folder)))

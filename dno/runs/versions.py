@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Mapping
 from typing import Final
 
-from dno import __version__
-
-_PACKAGES: Final = ("torch", "diffusers", "transformers", "numpy")
+_PACKAGES: Final = ("dno", "torch", "diffusers", "transformers", "numpy")
 
 
+@functools.cache
 def versions() -> Mapping[str, str]:
     """The versions of Python, of this package, and of those whose arithmetic decides the bits."""
-    found = {"dno": __version__, "python": platform.python_version()}
+    found = {"python": platform.python_version()}
     for name in _PACKAGES:
         # What is not installed as a distribution has no version to tell.
         try:
