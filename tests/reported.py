@@ -29,7 +29,7 @@ def kill(folder: Path, iterations: int = 3) -> Path:
         (folder / name).unlink(missing_ok=True)
     lines = (folder / "history.jsonl").read_text().splitlines()[:iterations]
     (folder / "history.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    for frame in list((folder / "frames").iterdir())[iterations:]:
+    for frame in sorted((folder / "frames").iterdir())[iterations:]:
         frame.unlink()
     return folder
 

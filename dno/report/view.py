@@ -460,7 +460,7 @@ def _all_json(values: Sequence[float]) -> list[float | None]:
 
 
 def _json(value: float) -> float | None:
-    return float(f"{value:.5g}") if math.isfinite(value) else None
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def _table(value: Any) -> Mapping[str, Any]:

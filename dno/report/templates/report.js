@@ -79,11 +79,14 @@
   // What is folded away is wanted on paper.
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll("details:not([open])")];
-    for (const one of opened) one.open = true;
+    for (const one of document.querySelectorAll("details:not([open])")) {
+      one.open = true;
+      opened.push(one);
+    }
   });
   addEventListener("afterprint", () => {
     for (const one of opened) one.open = false;
+    opened = [];
   });
 
   document.body.classList.add("live");
