@@ -186,10 +186,9 @@ def _p_chart(
     ]
     rule = y(floor) if floor is not None and floor >= 10.0**-decades else None
     label = "" if rule is None else f"floor {floor:.2g}"
-    note = "of tests of the noise"
     # What a constraint keeps is no evidence, and is not read out.
     keys = [row.key for row in rows if row.note != "kept"] or [row.key for row in rows]
-    return Chart("p-values", note, "p", keys, lines, ticks, rule, label)
+    return Chart("p-values", "", "p", keys, lines, ticks, rule, label)
 
 
 def _power(exponent: int) -> str:

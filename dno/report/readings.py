@@ -209,7 +209,9 @@ def _moving_penalties(history: Sequence[StepRecord]) -> list[str]:
 
 
 def _says_something(row: Row) -> bool:
-    return any(math.isfinite(value) for values in row.by_record for value in values)
+    known = {value for values in row.by_record for value in values if math.isfinite(value)}
+    # What is folded away is worth a look only where it ever changed.
+    return len(known) > (row.kind == "other")
 
 
 def _is_p_value(name: str) -> bool:

@@ -59,7 +59,7 @@
       Home: 0,
       End: last,
     };
-    if (event.key in moves && !on.closest(".chooser, .scroll, pre")) {
+    if (event.key in moves && !on.closest(".scroll, pre")) {
       event.preventDefault();
       stop();
       moveTo(moves[event.key]);
@@ -276,16 +276,6 @@ function openRun(root) {
   }
   for (const button of buttons) {
     button.addEventListener("click", () => choose(Number(button.dataset.choose)));
-    button.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (!step) return;
-      event.preventDefault();
-      const next = buttons[buttons.indexOf(button) + step];
-      if (next) {
-        next.focus();
-        choose(Number(next.dataset.choose));
-      }
-    });
   }
 
   // Each button of the chooser has its sample's best picture.
