@@ -36,6 +36,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NO_BROWSER = "there is no Chromium here; tests/browser/install.sh installs one on Debian"
+BROWSER_FIXTURE = "chromium"
 MODEL_FIXTURES = {"pipeline_folders", "tiny_folder", "models"}
 SLOW_FILE = re.compile(r"^pytestmark = pytest\.mark\.slow$", re.MULTILINE)
 
@@ -66,6 +67,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+        if BROWSER_FIXTURE in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
         # In CI a browser that could not be installed must not pass for one that was tried.
         if item.get_closest_marker("browser") and not browser() and not os.environ.get("CI"):
             item.add_marker(pytest.mark.skip(reason=NO_BROWSER))

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 from dno.errors import RunFolderError
 from dno.files import read_file, write_file
 from dno.paths import user_path
-from dno.report.view import Sheet, number, sheet_of
 from dno.runs.saved import SavedRun, open_run
 from dno.runs.versions import versions
 from dno.wording import named, reason
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+    from dno.report.view import Sheet
 
 NAME: Final = "report.html"
 """What the report of a run folder is called in it."""
@@ -103,6 +104,9 @@ def page_of(runs: Sequence[SavedRun]) -> bytes:
     Raises:
         RunFolderError: a `run.toml` cannot be read.
     """
+    # Here, since plugins import this module, and a report needs much that they do not.
+    from dno.report.view import sheet_of
+
     return render(sheet_of(runs)).encode()
 
 
@@ -141,6 +145,8 @@ def _part(name: str) -> str:
 @functools.cache
 def _environment() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    from dno.report.view import number
 
     environment = Environment(
         loader=FunctionLoader(_part),

@@ -18,7 +18,7 @@ from reported import HOSTILE, kill, rename, run_toy
 
 from dno.report.page import report
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 FLAGS = [
     "--no-sandbox",
