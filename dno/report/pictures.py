@@ -99,7 +99,12 @@ def pictures_of(
         name: _shots(run, name, samples, shown, iterations, edge)
         for name, iterations in {"initial": [0] * samples, "best": best, "last": last}.items()
     }
-    return Pictures(shots["initial"], shots["best"], shots["last"], strip_of(run.path, samples))
+    # Where a run ended at its best, one picture is both.
+    ended = [
+        None if shot is not None and iteration == last[i] else shots["last"][i]
+        for i, (shot, iteration) in enumerate(zip(shots["best"], best, strict=False))
+    ]
+    return Pictures(shots["initial"], shots["best"], ended, strip_of(run.path, samples))
 
 
 def _shots(

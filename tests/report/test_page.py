@@ -23,9 +23,10 @@ from reported import HOSTILE, Elements, kill, rename, run_toy
 
 import dno as library
 from dno.errors import RunError, RunFolderError
-from dno.plugin import write_report
+from dno.plugin import Medium, write_report
 from dno.report.page import page_of, report
 from dno.runs.saved import open_run
+from dno.testing.toy import ToySampler
 
 
 @pytest.fixture(autouse=True)
@@ -373,3 +374,59 @@ def test_a_run_that_ended_badly_has_a_report_too(tmp_path: Path, status: str) ->
     assert "its script repeats it" in told
     if status == "failed":
         assert "the reward is out of order" in told
+
+
+@dataclass(frozen=True)
+class Moving:
+    """Samples of another medium than images, of the toy's noise."""
+
+    images: Any
+    medium: Medium
+
+    def __call__(self, noise_BN: torch.Tensor) -> torch.Tensor:
+        images = self.images(noise_BN)
+        if self.medium.kind == "video":
+            return torch.stack([images, images.flip(3), images], dim=1)
+        if self.medium.kind == "audio":
+            return images.flatten(2) * 2 - 1
+        return images.flatten(1)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.images, name)
+
+
+@dataclass(frozen=True)
+class MovingSampler:
+    medium: Medium
+
+    def bind(self, prompts: Any, seeds: Any) -> Moving:
+        return Moving(ToySampler().bind(prompts, seeds), self.medium)
+
+
+@pytest.mark.parametrize("kind", ["video", "audio", "other"])
+def test_videos_and_sounds_are_shown_as_elsewhere(tmp_path: Path, kind: Any) -> None:
+    def mean(samples: torch.Tensor, prompts: Any) -> torch.Tensor:
+        return samples.flatten(1).mean(dim=1)
+
+    library.optimize(
+        ["a cat", "a dog"],
+        reward=mean,
+        sampler=MovingSampler(Medium(kind, rate=8)),
+        seed=5,
+        iterations=2,
+        out=tmp_path / "run",
+    )
+    text = page(tmp_path / "run")
+    elements = Elements(text)
+    shots = [attrs for tag, attrs in elements.found if tag == "img"]
+    frames = elements.facts(text)["frames"]
+    if kind == "other":
+        assert shots == []
+        assert frames is None
+        assert "There are no pictures" in elements.text
+        return
+    width, height = {"video": (8, 8), "audio": (256, 64)}[kind]
+    assert [shot["data-shot"] for shot in shots].count("best") == 2
+    assert {(shot["width"], shot["height"]) for shot in shots} == {(str(width), str(height))}
+    assert (frames["width"], frames["height"]) == (width, height)
+    assert frames["at"] == [0, 1, 2]
