@@ -7,15 +7,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dno.core.result import StepRecord
-from dno.errors import DNOError
+from dno.errors import DNOError, RunFolderError
 from dno.paths import current_folder
 from dno.report.private import folders_in, shown
 from dno.report.readings import Row, Told, in_order, rows_of
 from dno.runs.saved import SavedRun
-from dno.wording import said
+from dno.wording import named, said
+
+_SAMPLES: Final = 10_000
+"""Samples of a run that is reported, at most."""
+_ROWS: Final = 100
+"""Numbers of a record that are shown, at most."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,12 @@ class Gathered:
 
     @classmethod
     def of(cls, run: SavedRun) -> Gathered:
-        """Read what can be read, and note what cannot."""
+        """Read what can be read, and note what cannot.
+
+        Raises:
+            RunFolderError: `run.toml` cannot be read, or names no prompts, or too many.
+        """
+        _check_size(run)
         items = run.items
         folders = _folders(run)
         notes: list[str] = []
@@ -53,8 +63,21 @@ class Gathered:
             result = {}
             notes.append("It had ended before, and went on since.")
         told = _told(run.values, result, len(items))
-        rows = [_shown_row(row) for row in rows_of(history, told)]
+        rows = [_shown_row(row) for row in rows_of(history, told)[:_ROWS]]
         return cls(run, items, history, result, told, rows, notes, folders)
+
+
+def _check_size(run: SavedRun) -> None:
+    """Raise `RunFolderError` where a file names more samples than any run has."""
+    prompts = run.values.get("prompts")
+    seeds = run.values.get("seeds")
+    if isinstance(prompts, list) and isinstance(seeds, list):
+        samples = len(prompts) * len(seeds)
+        if samples > _SAMPLES:
+            raise RunFolderError(
+                f"{named(run.path / 'run.toml')} names {samples:,} samples, more than a report "
+                f"can show ({_SAMPLES:,})"
+            )
 
 
 def _went_on(result: Mapping[str, Any], history: Sequence[StepRecord]) -> bool:

@@ -307,6 +307,14 @@ def test_what_is_no_run_folder_is_said(tmp_path: Path) -> None:
         report([tmp_path])
 
 
+def test_more_samples_than_any_run_has_are_refused(run: Path) -> None:
+    values = tomllib.loads((run / "run.toml").read_text())
+    values |= {"prompts": ["a cat"] * 9999, "seeds": list(range(9999))}
+    (run / "run.toml").write_text(tomli_w.dumps(values))
+    with pytest.raises(RunFolderError, match="names 99,980,001 samples, more than a report"):
+        page(run)
+
+
 def test_a_long_run_of_many_samples_stays_small(run: Path) -> None:
     """Lines are thinned, keeping their ends and extremes; numbers are those of fewer iterations."""
     first = json.loads((run / "history.jsonl").read_text().splitlines()[0])
