@@ -40,6 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
         "coarse": [],
         "p_floor": 0.0,
     },
+    "a price that adapts": {"regularizers": [{"use": "permutation", "weight": "auto"}, "norm"]},
     "a search": {
         "optimizer": {"use": "best-of-n"},
         "warm_start": {"optimizer": "local-search", "iterations": 8},
