@@ -17,7 +17,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from dno.api import Comparison, Session, Study, batch, compare, load, optimize, resume, run
+    from dno.api import (
+        Comparison,
+        Session,
+        Study,
+        again,
+        batch,
+        compare,
+        load,
+        optimize,
+        resume,
+        run,
+    )
     from dno.core.function import FunctionSampler
     from dno.core.pil import pil_reward
     from dno.core.result import Outcome, Snapshot, Status, StepRecord
@@ -43,6 +54,7 @@ __all__ = [
     "Status",
     "StepRecord",
     "Study",
+    "again",
     "batch",
     "compare",
     "list_runs",
@@ -59,6 +71,7 @@ _HOMES: Final = {
         "Comparison",
         "Session",
         "Study",
+        "again",
         "batch",
         "compare",
         "load",

@@ -17,6 +17,7 @@ from dno.cli.help import OptimizeCommand
 from dno.cli.say import say
 
 if TYPE_CHECKING:
+    from dno.runs.carried import Carried
     from dno.runs.run_config import RunConfig
     from dno.runs.shorthands import Shorthand
 
@@ -88,6 +89,16 @@ def optimize(
         typer.Option("--quiet", help="No progress.", rich_help_panel="KEEP"),
     ] = False,
     config: ConfigFile = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Picture of a run, which is repeated; options go over what it carries.",
+            metavar="PNG",
+            show_default=False,
+            rich_help_panel="REST",
+        ),
+    ] = None,
     settings: Settings = None,
     **options: Any,
 ) -> None:
@@ -95,11 +106,18 @@ def optimize(
 
     Example: dno optimize "a black cat" --reward brightness
     """
-    values = start_values(config, quiet=quiet)
+    carried = _carried_by(picture, config)
+    values = start_values(config, quiet=quiet, over=carried.values if carried else None)
     if prompts:
         values["prompts"] = prompts
     _ask_for_what_is_missing(values, options)
-    run_config = _configure(values, options, settings, source=str(config or ""))
+    run_config = _configure(
+        values,
+        options,
+        settings,
+        source=carried.source if carried else str(config or ""),
+        local=carried.local if carried else None,
+    )
 
     from dno.paths import current_folder, user_path
     from dno.runs.folders import default_folder
@@ -114,6 +132,20 @@ def optimize(
         return
     with default_folder(run_config.prompts[0]) as folder:
         _run(run_config, compare, folder)
+
+
+def _carried_by(picture: Path | None, config: Path | None) -> Carried | None:
+    """What a picture tells of its making, where one was named."""
+    if picture is None:
+        return None
+    from dno.errors import ConfigError
+    from dno.runs.carried import read_carried
+
+    if config is not None:
+        raise ConfigError(
+            "a run repeats a picture or a file, not both; leave out --config", source="--from"
+        )
+    return read_carried(picture)
 
 
 def _run(run_config: RunConfig, compare: str | None, folder: Path) -> None:
@@ -167,7 +199,7 @@ def table_parameters() -> Iterator[inspect.Parameter]:
     for name, option in known_options(command_line=True).items():
         # A switch by its name alone: Typer would add its opposite.
         is_switch = bool in get_args(option.type)
-        names = [option.spelled(command_line=True)] if is_switch else []
+        names = [_switch(option)] if is_switch else []
         about = typer.Option(
             *names,
             help=option.help,
@@ -181,6 +213,13 @@ def table_parameters() -> Iterator[inspect.Parameter]:
             default=None,
             annotation=Annotated[_type_on_the_command_line(option), about],
         )
+
+
+def _switch(option: Shorthand) -> str:
+    spelled = option.spelled(command_line=True)
+    if option.has_opposite:
+        return f"{spelled}/{spelled.replace('--', '--no-', 1)}"
+    return spelled
 
 
 def _type_on_the_command_line(option: Shorthand) -> Any:
@@ -216,12 +255,13 @@ def _configure(
     settings: list[str] | None,
     *,
     source: str,
+    local: Mapping[str, str] | None,
 ) -> RunConfig:
     from dno.runs.shorthands import assemble
     from dno.runs.spellings import parse_settings
 
     placed = parse_settings(settings or [])
-    return assemble(values, options, placed, source=source, command_line=True)
+    return assemble(values, options, placed, source=source, command_line=True, local=local)
 
 
 def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:

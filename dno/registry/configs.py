@@ -76,6 +76,10 @@ class PluginConfig(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    personal: ClassVar[frozenset[str]] = frozenset()
+    """Options that are nobody else's business, or nobody else's to decide: a server's address, the
+    name of a key. Pictures do not carry them, and none that was sent sets them."""
+
     def check(self) -> None:
         """Raise `ConfigError` for what is certain to fail in `build` (a missing folder, say).
 

@@ -100,6 +100,10 @@ class Draft:
         (registry,) = (registry for registry in REGISTRIES if registry.kind == kind)
         return registry.load(name).model_fields
 
+    def was_put(self, place: str) -> bool:
+        """Whether what is at a place was put over the values, itself or within what it is in."""
+        return any(given and f"{place}.".startswith(f"{given}.") for given in self.sources)
+
     def parse(self) -> RunConfig:
         """The configuration.
 

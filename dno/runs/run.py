@@ -20,6 +20,7 @@ from dno.paths import current_folder, user_path
 from dno.runs.again import configuration_of
 from dno.runs.folders import free_folder
 from dno.runs.load import Loaded, find_device, load
+from dno.runs.making import Making
 from dno.runs.pose import Posed, pose
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
@@ -159,11 +160,12 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         checkpoint=checkpoint,
     )
     draws = posed.problem.sample.draws
+    making = Making(config) if config.metadata else None
     try:
         if folder is not None:
             if latest is not None:
                 folder.save_state(latest, config)
-            folder.save_outcome(outcome, draws)
+            folder.save_outcome(outcome, draws, making)
             if latest is not None and outcome.status in (Status.PARTIAL, Status.FAILED):
                 # The run has ended with its failures: whoever goes on with it has mended what they
                 # came from, or wants to see. One that was killed goes on as if it had not been.
@@ -177,7 +179,7 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         if folder is not None:
             # What the folder says of the run is what the caller is told of it.
             with contextlib.suppress(RunError):
-                folder.save_outcome(outcome, draws)
+                folder.save_outcome(outcome, draws, making)
     return outcome
 
 

@@ -306,6 +306,9 @@ class RunConfig(BaseModel):
         _default(("curve",))
     )
     """What looks on: progress, image dumps, trackers."""
+    metadata: bool = True
+    """Whether PNG pictures carry how they were made: prompt and settings as other programs read
+    them, the item's configuration, which `--from` repeats, and that a model drew them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -479,7 +482,7 @@ def located(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
         # What cannot be a path is told by `parse` and `located`, with its place.
         with contextlib.suppress(ConfigError):
             found["start"] = str(Origin(base, _from_file).path(found["start"]))
-    for field, registry in _REGISTRIES.items():
+    for field, registry in PART_REGISTRIES.items():
         parts = found.get(field)
         if isinstance(parts, list):
             found[field] = [_located_table(registry, part, base) for part in parts]
@@ -488,7 +491,7 @@ def located(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
     return found
 
 
-_REGISTRIES: Final[Mapping[str, Registry[Any]]] = {
+PART_REGISTRIES: Final[Mapping[str, Registry[Any]]] = {
     "sampler": SAMPLERS,
     "rewards": REWARDS,
     "monitors": REWARDS,
