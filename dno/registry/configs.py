@@ -204,6 +204,10 @@ class OptimizerConfig(PluginConfig):
 class ObserverConfig(PluginConfig):
     """Base of observer options."""
 
+    essential: bool = False
+    """Whether the run fails where this observer does; if not, that is told once, and the run goes
+    on without it."""
+
     @abstractmethod
     def build(self, ctx: BuildContext) -> object:
         """An object with methods marked by `dno.plugin.hookimpl`; events: `dno.core.events`."""

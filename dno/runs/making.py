@@ -10,6 +10,7 @@ Nothing of it is of the moment or the machine: equal runs write equal bytes.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,6 @@ from typing import Any, Final
 
 import tomli_w
 
-from dno import __version__
 from dno.runs.portable import portable
 from dno.runs.run_config import RunConfig
 from dno.wording import clean
@@ -112,13 +112,17 @@ class Making:
             "DNO rewards": _weighted(self._values["rewards"]),
             "DNO optimizer": self._values["optimizer"]["use"],
             "DNO iterations": self._values["iterations"],
-            "Version": f"dno {__version__}",
+            "Version": f"dno {_version()}",
         }
         return {key: str(value) for key, value in known.items() if value not in (None, "")}
 
     def _model(self, sampler: Mapping[str, Any]) -> str:
         named = str(sampler.get("model") or self._local.get("sampler.model", ""))
         return named.removesuffix(".safetensors") if PurePath(named).name == named else named
+
+
+def _version() -> str:
+    return importlib.metadata.version("dno")
 
 
 def _weighted(rewards: Sequence[Mapping[str, Any]]) -> str:
@@ -139,7 +143,7 @@ def _quoted(value: str) -> str:
 
 def _toml(values: Mapping[str, Any], local: Mapping[str, str]) -> str:
     return tomli_w.dumps(
-        {"format": FORMAT, "dno": __version__, "local": dict(local), "run": dict(values)}
+        {"format": FORMAT, "dno": _version(), "local": dict(local), "run": dict(values)}
     )
 
 

@@ -150,7 +150,12 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         # Observers share it, and none may change what another reads.
         config=MappingProxyType(config.dump()),
     )
-    bus = Bus(info, [*posed.observers.values()], [*posed.observers])
+    bus = Bus(
+        info,
+        [*posed.observers.values()],
+        [*posed.observers],
+        [observer.essential for observer in config.observers],
+    )
     outcome = optimize(
         posed.problem,
         posed.phases,
