@@ -26,7 +26,7 @@ from dno.runs.shorthands import (
     known_options,
 )
 
-NO_PLACE = {"prompts", "compare", "out", "quiet", "config", "settings"}
+NO_PLACE = {"prompts", "compare", "out", "quiet", "config", "picture", "settings"}
 """Parameters of the command that are not shorthands for a place in the configuration."""
 
 
