@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -102,6 +102,8 @@ def test_settings_are_read_by_the_rules_of_others() -> None:
     negative=st.text(max_size=60),
     model=st.text(min_size=1, max_size=20),
 )
+@example(prompt="(a cat:1.2), b", negative='b, c: "d"\nSteps: 3', model='an, "odd": name')
+@example(prompt="Steps: 1, Seed: 2, Size: 3x4", negative=" ", model='"quoted"')
 def test_any_text_is_read_back(prompt: str, negative: str, model: str) -> None:
     sampler = {"use": "ddim", "negative_prompt": negative, "model": model}
     made = config(prompts=prompt, sampler=sampler)
