@@ -65,6 +65,12 @@ def batch(
         bool,
         typer.Option("--quiet", help="No line for each item.", rich_help_panel="KEEP"),
     ] = False,
+    no_report: Annotated[
+        bool,
+        typer.Option(
+            "--no-report", help="No report.html, and no frames for it.", rich_help_panel="KEEP"
+        ),
+    ] = False,
     config: ConfigFile = None,
     settings: Settings = None,
     **options: Any,
@@ -85,7 +91,7 @@ def batch(
     numbers = parse_seeds(seeds, "--seeds")
     part = parse_part(shard, "--shard")
     rows = read_rows(prompts)
-    values = start_values(config, quiet=True)
+    values = start_values(config, quiet=True, no_report=no_report)
     ask_for_a_reward(values, options)
     configure = _configurer(values, options, parse_settings(settings or []), str(config or ""))
 

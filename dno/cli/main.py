@@ -69,6 +69,7 @@ def make_app() -> typer.Typer:
     optimize.add_to(app)
     batch.add_to(app)
     app.command()(runs.resume)
+    app.command()(runs.report)
     app.command()(compare.compare)
     app.command()(compare.leaderboard)
     app.add_typer(plugins.plugins, name="plugins")

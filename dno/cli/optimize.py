@@ -88,6 +88,12 @@ def optimize(
         bool,
         typer.Option("--quiet", help="No progress.", rich_help_panel="KEEP"),
     ] = False,
+    no_report: Annotated[
+        bool,
+        typer.Option(
+            "--no-report", help="No report.html, and no frames for it.", rich_help_panel="KEEP"
+        ),
+    ] = False,
     config: ConfigFile = None,
     picture: Annotated[
         Path | None,
@@ -107,7 +113,8 @@ def optimize(
     Example: dno optimize "a black cat" --reward brightness
     """
     carried = _carried_by(picture, config)
-    values = start_values(config, quiet=quiet, over=carried.values if carried else None)
+    over = carried.values if carried else None
+    values = start_values(config, quiet=quiet, no_report=no_report, over=over)
     if prompts:
         values["prompts"] = prompts
     _ask_for_what_is_missing(values, options)

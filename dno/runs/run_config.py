@@ -305,9 +305,9 @@ class RunConfig(BaseModel):
     """How to climb; where no reward has a gradient and neither this nor `gradient` is given,
     `local-search` with a `beta` of 0.6."""
     observers: FirstWrong[Annotated[ObserverConfig, _parser(OBSERVERS), _dumper(OBSERVERS)]] = (
-        _default(("curve",))
+        _default(("curve", "frames", "report"))
     )
-    """What looks on: progress, image dumps, trackers."""
+    """What looks on: progress, image dumps, the report, trackers."""
     metadata: bool = True
     """Whether PNG pictures carry how they were made: prompt and settings as other programs read
     them, the item's configuration, which `--from` repeats, and that a model drew them."""

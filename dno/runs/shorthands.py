@@ -47,8 +47,10 @@ if TYPE_CHECKING:
 
 ARGUMENTS: Final = ("reward", "monitor", "regularizer", "constraint", "sampler", "optimizer")
 """Parts that are arguments of `dno.optimize`, for those who misspell them there."""
-COMMAND_LINE_OBSERVERS: Final = ("progress", "curve")
+COMMAND_LINE_OBSERVERS: Final = ("progress", "curve", "frames", "report")
 """What looks on at a run of the command line. In Python it is what `RunConfig` has."""
+REPORTING: Final = ("frames", "report")
+"""Those of them that a run without a report goes without."""
 
 
 class Group(StrEnum):

@@ -9,6 +9,8 @@ result.json         how it ended, what it reached and what it cost
 noise.safetensors   `initial` and `best`, B x N float32; metadata `dno` (JSON) holds each
                     draw's shape
 state.safetensors   where to go on from
+frames/ report.html curve.png
+                    what observers add
 
 Whoever opens a folder may have been sent it: no link in it is followed by what writes, and nothing
 in it is believed that was not checked.
@@ -42,6 +44,7 @@ from dno.runs.making import Making
 from dno.runs.run_config import RunConfig, located
 from dno.runs.states import about_of, misfit, read_about, state_of, tensors_of
 from dno.runs.tensor_files import UnknownFormatError, pack, unpack
+from dno.runs.versions import versions
 from dno.wording import named, reason
 
 _STATE: Final = "state.safetensors"
@@ -335,6 +338,7 @@ def _as_json(outcome: Outcome) -> bytes:
         "climbed": list(outcome.climbed),
         "kept": list(outcome.kept),
         "medium": outcome.medium.kind,
+        "versions": dict(versions()),
         "initial": reached(outcome.initial),
         "best": reached(outcome.best),
         "last": reached(outcome.last),

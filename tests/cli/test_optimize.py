@@ -39,7 +39,7 @@ def test_a_run_says_where_the_pictures_are_and_how_it_went(dno, tiny_folder, tmp
     *paths, change, ending, cost = out.splitlines()
     (folder,) = (tmp_path / "runs").iterdir()
     assert [(tmp_path / p).resolve() for p in paths] == [
-        folder / n for n in ("initial.png", "best.png", "curve.png")
+        folder / n for n in ("initial.png", "best.png", "curve.png", "report.html")
     ]
     assert all((tmp_path / p).is_file() for p in paths)
     assert change.startswith("brightness 0.")
@@ -129,7 +129,7 @@ def test_observers_and_weighted_regularizers_by_name(dno, tiny_folder, tmp_path)
         ("norm", 0.5),
         ("whiteness", 0.0),
     ]
-    assert [o["use"] for o in saved["observers"]] == ["curve", "images"]
+    assert [o["use"] for o in saved["observers"]] == ["curve", "frames", "report", "images"]
     assert (tmp_path / "here" / "steps" / "0-0.png").is_file()
     assert (tmp_path / "here" / "curve.png").is_file()
 

@@ -26,7 +26,9 @@ from dno.runs.shorthands import (
     known_options,
 )
 
-NO_PLACE = {"prompts", "compare", "out", "quiet", "config", "picture", "settings"}
+NO_PLACE = {
+    "prompts", "compare", "out", "quiet", "no_report", "config", "picture", "settings",
+}  # fmt: skip
 """Parameters of the command that are not shorthands for a place in the configuration."""
 
 

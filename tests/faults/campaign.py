@@ -105,6 +105,12 @@ use = "images"
 every = 1
 essential = true
 
+[[observers]]
+use = "frames"
+
+[[observers]]
+use = "report"
+
 [optimizer]
 use = "adam"
 lr = 0.01
@@ -307,7 +313,8 @@ def hostile(field: Field) -> Failures:
     def folder_link(at: Path) -> None:
         at.symlink_to(victim)
 
-    yield attempt(Path("steps"), folder_link)
+    for name in ("steps", "frames"):
+        yield attempt(Path(name), folder_link)
 
 
 def plugins(field: Field) -> Failures:

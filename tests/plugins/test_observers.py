@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dno_builtin.observers.animation import Animation
+from dno_builtin.observers.frames import Frames
 from dno_builtin.observers.images import Images
 from dno_builtin.observers.progress import Progress
 from PIL import Image
@@ -349,3 +351,61 @@ def test_a_process_without_standard_error_has_no_progress(monkeypatch: pytest.Mo
 def test_every_is_at_least_one() -> None:
     with pytest.raises(ValidationError, match="every"):
         Images(every=0)
+
+
+def kept_frames(folder: Path) -> list[str]:
+    return sorted(file.name for file in (folder / "frames").iterdir())
+
+
+def test_frames_are_kept_of_all_samples(tmp_path: Path) -> None:
+    run = replace(TWO, folder=tmp_path)
+    assert not any(watch(run, Frames(), [record(i) for i in range(3)]))
+    assert kept_frames(tmp_path) == ["000000.webp", "000001.webp", "000002.webp"]
+    with Image.open(tmp_path / "frames" / "000002.webp") as shown:
+        pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
+    side_by_side = torch.cat(list(SAMPLES), dim=2)
+    assert torch.equal(pixels, (side_by_side * 255).round().byte())
+
+
+def test_frames_of_a_resumed_run_go_on_where_it_does(tmp_path: Path) -> None:
+    watch(replace(ONE, folder=tmp_path), Frames(), [record(i) for i in range(5)])
+    watch(replace(ONE, folder=tmp_path, start=3), Frames(), [record(3)])
+    assert kept_frames(tmp_path) == [f"00000{i}.webp" for i in range(4)]
+
+
+def test_without_a_folder_or_pictures_there_are_no_frames(tmp_path: Path) -> None:
+    watch(ONE, Frames(), [record(0)])
+    watch(replace(ONE, folder=tmp_path), Frames(), [record(0)], samples=torch.zeros(1, 40))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_that_cannot_be_written_are_told_once_and_end_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    watch(replace(ONE, folder=tmp_path), Frames(), [record(i) for i in range(3)])
+    (told,) = caplog.messages
+    assert "000000.webp cannot be written: No space left on device; the run goes on" in told
+
+
+@pytest.mark.parametrize("with_frames", [True, False], ids=["with frames", "alone"])
+def test_an_animation_is_made_of_the_frames(tmp_path: Path, *, with_frames: bool) -> None:
+    names = ["frames", "animation"] if with_frames else ["animation"]
+    run = replace(ONE, folder=tmp_path, config={"observers": [{"use": name} for name in names]})
+    keeper = Frames().build(CPU) if with_frames else None
+    bus = Bus(run, [one for one in (keeper, Animation().build(CPU)) if one is not None])
+    bus.started()
+    for i in range(4):
+        bus.step(record(i), SAMPLES[:1].roll(i, dims=3))
+    bus.finished(outcome(run))
+    assert len(kept_frames(tmp_path)) == 4
+    with Image.open(tmp_path / "animation.webp") as moving:
+        assert moving.n_frames == 4  # type: ignore[attr-defined]
+
+
+def test_a_run_of_one_iteration_has_no_animation(tmp_path: Path) -> None:
+    watch(replace(ONE, folder=tmp_path), Animation(), [record(0)])
+    assert not (tmp_path / "animation.webp").exists()
