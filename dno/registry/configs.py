@@ -129,6 +129,10 @@ def _each_located(value: Any, origin: Origin) -> Any:
 class SamplerConfig(PluginConfig):
     """Base of sampler options."""
 
+    def resumed(self) -> Self:
+        """The options for a run that goes on, whose noise is known; the same unless overridden."""
+        return self
+
     @abstractmethod
     def build(self, ctx: BuildContext) -> Sampler:
         """The sampler, its weights frozen and on `ctx.device`."""

@@ -16,6 +16,7 @@ OTHER_NAMES: Final = {
     "num_inference_steps": "steps",
     "num_images_per_prompt": "batch",
     "generator": "seed",
+    "latents": "start",
 }
 """Names that diffusers' pipelines have for options."""
 
@@ -28,6 +29,8 @@ class PythonOptions(Options, total=False):
     generator: Any
     """A `torch.Generator`, of which its seed counts: noise is drawn from it as diffusers would draw
     it from one on the CPU."""
+    latents: Any
+    """Noise of the first latent, `B x C x h x w`; the draws after it stay the seeds' own."""
 
 
 def own_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -153,11 +152,11 @@ class Options(TypedDict, total=False):
         ),
     ]
     start: Annotated[
-        str | Path | None,
+        Any,
         Shorthand(
             "start",
             Group.DRAW,
-            "Run folder or noise file whose best noise to start from, not the seeds' own.",
+            "Run folder, file of noise, or picture to start from, not the seeds' own noise.",
             metavar="PATH",
         ),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import Field
 
@@ -71,6 +71,10 @@ class DDIM(InputsConfig):
                 f"must be at most {self.steps}, the number of steps, got {self.last_steps}",
                 at="last_steps",
             )
+
+    def resumed(self) -> Self:
+        """The same without a picture to start from: the noise that was found is saved."""
+        return self.model_copy(update={"start_image": None})
 
     def build(self, ctx: BuildContext) -> DDIMSampler:
         """Load the model and put DDIM on it.
