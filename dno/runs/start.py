@@ -72,14 +72,10 @@ def start_of(value: Any) -> Start | None:
     Raises:
         ConfigError: it is none of these, or noise that cannot be any.
     """
-    from dno.runs.saved import SavedRun
-
     if value is None or isinstance(value, (GivenNoise, GivenPicture)):
         return value
     if isinstance(value, (str, os.PathLike)):
-        return Path(value)
-    if isinstance(value, SavedRun):
-        return value.path
+        return Path(os.fspath(value))
     if isinstance(value, Outcome):
         return _given_noise(value.best.noise_BN)
     if isinstance(value, Snapshot):

@@ -123,6 +123,13 @@ class _Enduring:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    def __eq__(self, other: object) -> bool:
+        # So that tqdm knows which bars to take aside for who writes on the stream itself.
+        return other is self or other is self._stream
+
+    def __hash__(self) -> int:
+        return id(self)
+
     def isatty(self) -> bool:
         """Whether somebody may be watching."""
         # A stream that is closed says so with a ValueError.
