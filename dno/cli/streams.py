@@ -71,9 +71,11 @@ def lost_output() -> OSError | None:
 def apart() -> Iterator[None]:
     """What is printed meanwhile goes to standard error: it is a plugin's, and no result."""
     lines = Lines(sys.stderr)
-    with contextlib.redirect_stdout(lines):  # type: ignore[type-var]
-        yield
-    lines.flush()
+    try:
+        with contextlib.redirect_stdout(lines):  # type: ignore[type-var]
+            yield
+    finally:
+        lines.flush()
 
 
 class Lines:

@@ -482,7 +482,7 @@ def assemble(
         if option.preset is not None:
             # In Python the values are arguments that stand beside the switch, and not a file below.
             kept = () if command_line else tuple(values)
-            _put_preset(draft, option, kept, switched_on=bool(options[option.name]))
+            put_preset(draft, option, kept, switched_on=bool(options[option.name]))
         else:
             put_option(draft, option, options[option.name], command_line=command_line)
 
@@ -519,7 +519,7 @@ def put_option(draft: Draft, option: Shorthand, value: object, *, command_line: 
             draft.put(place, read, source)
 
 
-def _put_preset(draft: Draft, option: Shorthand, kept: Sequence[str], *, switched_on: bool) -> None:
+def put_preset(draft: Draft, option: Shorthand, kept: Sequence[str], *, switched_on: bool) -> None:
     """Put what a switch stands for, but for the fields that were given beside it."""
     assert option.preset is not None
     for place, value in option.preset.items() if switched_on else ():

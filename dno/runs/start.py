@@ -145,7 +145,25 @@ def check_start(config: RunConfig) -> None:
         file = noise_file(path)
         if not file.is_file():
             raise ConfigError(f"there is no file {named(file)}", at="start")
-        picture_at(path)
+        if picture_at(path) is None:
+            _check_noise_file(file)
+
+
+def _check_noise_file(file: Path) -> None:
+    """Raise `ConfigError` for a file that cannot hold tensors; safetensors begin with a length of
+    eight bytes and a table in JSON.
+    """
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(9)
+    except OSError as error:
+        raise ConfigError(f"{named(file)} cannot be read: {reason(error)}", at="start") from None
+    if head[8:] != b"{":
+        raise ConfigError(
+            f'{named(file)} holds no noise as a run saves it, a tensor "best", and is no picture '
+            "that can be read",
+            at="start",
+        )
 
 
 def _check_rows(noise: Tensor, samples: int) -> None:
