@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import Field
 
-from dno.plugin import BuildContext, ConfigError
+from dno.plugin import BuildContext, ConfigError, quiet
 
 from ._diffusers.folder import check_size, check_steps, read_levels, read_scale, read_scheduler
 from ._diffusers.inputs import InputsConfig
@@ -83,7 +83,9 @@ class DDIM(InputsConfig):
             ConfigError: the pipeline cannot be loaded, is not one that `ddim` samples, or an option
                 does not suit it.
         """
-        from ._ddim import DDIMSampler
+        # What libraries say while they are imported is no use to who runs this.
+        with quiet():
+            from ._ddim import DDIMSampler
 
         pipe = self.load(ctx)
         passed = {
