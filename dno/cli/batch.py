@@ -13,7 +13,7 @@ import typer
 from dno.cli.config import start_values
 from dno.cli.ending import FAILED, INTERRUPTED, plugins_at_work, told_of
 from dno.cli.help import OptimizeCommand
-from dno.cli.loading import tell_loading
+from dno.cli.loading import tell_that_it_loads
 from dno.cli.optimize import ConfigFile, Settings, ask_for_a_reward, table_parameters
 from dno.cli.say import say
 
@@ -99,7 +99,7 @@ def batch(
             first = configured(row, numbers[0], configure)
             check(first)
             if not quiet:
-                tell_loading(first)
+                tell_that_it_loads(first)
 
     # From here on torch is needed, which takes seconds to import: mistakes in the list are told
     # before.

@@ -121,8 +121,7 @@ def optimize(
         out = user_path(out, source="--out")
     _check(run_config, compare, out)
 
-    if not quiet:
-        tell_loading(run_config)
+    tell_loading(run_config)
     if out is not None:
         _run(run_config, compare, out)
         return
