@@ -107,7 +107,7 @@ LINES = [
     ),
     Line(
         "result = optimize(reward={'brightness': 2, 'darkness': 1})",
-        so="round(result.history[0].reward[0] - result.history[0].rewards['brightness'][0], 4) == 1",
+        so="round(weight(result) - 1 / result.history[0].rewards['brightness'][0], 3) == 1",
     ),
     Line(
         "result = optimize(reward=dno.pil_reward(by_size))", so="'by_size' in result.best.rewards"

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from dno.cli.say import say
-
 from dno.wording import named
 
 if TYPE_CHECKING:

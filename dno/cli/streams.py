@@ -72,7 +72,7 @@ def apart() -> Iterator[None]:
     """What is printed meanwhile goes to standard error: it is a plugin's, and no result."""
     lines = Lines(sys.stderr)
     try:
-        with contextlib.redirect_stdout(lines):  # type: ignore[type-var]
+        with contextlib.redirect_stdout(lines):
             yield
     finally:
         lines.flush()

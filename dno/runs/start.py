@@ -177,9 +177,8 @@ def _check_rows(noise: Tensor, samples: int) -> None:
 
 
 def _given_noise(noise: Any) -> GivenNoise:
-    torch = sys.modules.get("torch")
-    if torch is None:
-        import torch
+    import torch
+
     tensor = noise if torch.is_tensor(noise) else torch.tensor(noise)
     shape = " x ".join(map(str, tensor.shape)) or "nothing"
     if not tensor.is_floating_point() or not tensor.numel():

@@ -20,7 +20,7 @@ from dno.cli.main import main
 sys.argv = ["dno", *sys.argv[1:]]
 main()
 """
-RUN = "optimize a-cat --reward brightness --iterations 3 --steps 2 --coarse none".split()
+RUN = ["optimize", "a cat", "--reward", "loud", "--iterations", "3", "--steps", "2", "--out", "run"]
 
 
 def on_terminal(command: list[str], folder: Path, columns: int) -> str:
@@ -65,8 +65,7 @@ def test_a_terminal_has_a_bar_that_prints_of_plugins_do_not_break(tmp_path: Path
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1\n")
     (information / "entry_points.txt").write_text("[dno.v1.rewards]\nloud = loud:Loud\n")
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{SCRIPT}"
-    run = [word.replace("brightness", "loud") for word in RUN]
-    shown = on_terminal([sys.executable, "-c", script, *run, "--out", "run"], tmp_path, 100)
+    shown = on_terminal([sys.executable, "-c", script, *RUN], tmp_path, 100)
 
     lines = [line.rpartition("\r")[2] for line in shown.replace("\r\n", "\n").split("\n")]
     words = [line for line in lines if "a word" in line]

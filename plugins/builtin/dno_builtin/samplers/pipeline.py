@@ -97,6 +97,7 @@ class Pipeline(InputsConfig):
                 the options.
         """
         from ._diffusers.schedule import make_scheduler
+
         # What libraries say while they are imported is no use to who runs this.
         with quiet():
             from ._pipeline import PipelineSampler
