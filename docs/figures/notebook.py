@@ -1,12 +1,14 @@
 """Run docs/tutorials/first-run.ipynb and keep what it shows.
 
-python docs/figures/notebook.py
+python docs/figures/notebook.py [FILE]
 
-The bar of progress is left out of what is kept: it needs a running kernel to be shown.
+The bar of progress is left out of what is kept: it needs a running kernel to be shown. With a FILE,
+all that was shown goes there, and the notebook stays as it is.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -36,16 +38,15 @@ def kept(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if cell.cell_type != "code":
             continue
         cell.outputs = [
-            output for output in cell.outputs if not any("widget" in kind for kind in kinds(output))
+            output for output in cell.outputs if "widget" not in str(output.get("data"))
         ]
     return notebook
 
 
-def kinds(output: nbformat.NotebookNode) -> list[str]:
-    """What an output of a cell can be shown as."""
-    return list(output.get("data", {})) or [output.output_type]
-
-
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
-        nbformat.write(kept(executed(Path(name))), NOTEBOOK)
+        done = executed(Path(name))
+    if len(sys.argv) > 1:
+        nbformat.write(done, sys.argv[1])
+    else:
+        nbformat.write(kept(done), NOTEBOOK)
