@@ -14,6 +14,7 @@ import typer
 from dno.cli.config import start_values
 from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.help import OptimizeCommand
+from dno.cli.loading import tell_loading
 from dno.cli.say import say
 
 if TYPE_CHECKING:
@@ -66,6 +67,15 @@ def optimize(
         ),
     ] = None,
     *,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with a prompt a line, in place of PROMPT.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel="DRAW",
+        ),
+    ] = None,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -115,6 +125,8 @@ def optimize(
     carried = _carried_by(picture, config)
     over = carried.values if carried else None
     values = start_values(config, quiet=quiet, no_report=no_report, over=over)
+    if prompts_file is not None:
+        prompts = _listed(prompts_file, prompts)
     if prompts:
         values["prompts"] = prompts
     _ask_for_what_is_missing(values, options)
@@ -134,11 +146,26 @@ def optimize(
         out = user_path(out, source="--out")
     _check(run_config, compare, out)
 
+    tell_loading(run_config)
     if out is not None:
         _run(run_config, compare, out)
         return
     with default_folder(run_config.prompts[0]) as folder:
         _run(run_config, compare, folder)
+
+
+def _listed(file: Path, prompts: list[str] | None) -> list[str]:
+    """The prompts of a file."""
+    from dno.errors import ConfigError
+    from dno.paths import user_path
+    from dno.runs.lists import read_prompts
+
+    if prompts:
+        raise ConfigError(
+            "is given beside prompts; put them into the file, or leave it out",
+            source="--prompts-file",
+        )
+    return read_prompts(user_path(file, source="--prompts-file"))
 
 
 def _carried_by(picture: Path | None, config: Path | None) -> Carried | None:

@@ -6,6 +6,8 @@ initial.png best.png last.png
                     pictures of the samples side by side; of several also each alone, in
                     best-0.png and so on; videos and sounds as .webp and .wav beside them
 result.json         how it ended, what it reached and what it cost
+start.safetensors start.png
+                    what a run started from that Python held in memory: noise, or a picture
 noise.safetensors   `initial` and `best`, B x N float32; metadata `dno` (JSON) holds each
                     draw's shape
 state.safetensors   where to go on from
@@ -36,12 +38,12 @@ from dno.core.stages import LoopState, Phase
 from dno.errors import ConfigError, RunError, RunFolderError
 from dno.files import PART, write_file
 from dno.media import Medium, encoded, png, side_by_side, thumbnails
-from dno.runs.check import noise_file
 from dno.runs.folders import holds_nothing
 from dno.runs.history import HistoryFile, read_history
 from dno.runs.lock import HeldError, hold
 from dno.runs.making import Making
 from dno.runs.run_config import RunConfig, located
+from dno.runs.start import noise_file
 from dno.runs.states import about_of, misfit, read_about, state_of, tensors_of
 from dno.runs.tensor_files import UnknownFormatError, pack, unpack
 from dno.runs.versions import versions
