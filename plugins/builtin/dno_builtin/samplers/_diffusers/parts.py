@@ -231,6 +231,38 @@ def _private_network(
     return view
 
 
+def remedy(pipe: Any) -> str:
+    """What to do where a private pipeline's samples, or their gradients, are not finite."""
+    found: dict[Any, list[str]] = {}
+    for member in family(pipe):
+        for name, part in vars(member).items():
+            if _role(part) in ("network", "decoder"):
+                found.setdefault((_role(part), computes_in(part)), []).append(name)
+
+    overflowing = found.get(("network", torch.float16), ())
+    if overflowing:
+        return (
+            f"the model computes {' and '.join(overflowing)} in float16, which ends at 65504; "
+            "choose dtype=bfloat16, which does not, or dtype=float32"
+        )
+    overflowing = found.get(("decoder", torch.float16), ())
+    if overflowing:
+        return (
+            f"the model computes {' and '.join(overflowing)} in float16, which ends at 65504; "
+            "leave sampler.vae_dtype out, for float32"
+        )
+    coarse = found.get(("network", torch.bfloat16), ())
+    if coarse:
+        return (
+            f"try a smaller learning rate, or dtype=float32: the model computes "
+            f"{' and '.join(coarse)} in bfloat16, with 3 digits"
+        )
+    return (
+        "try a smaller learning rate; the model computes in float32 already, so that another dtype "
+        "does not help"
+    )
+
+
 # A pipeline for one set of prompts.
 
 
