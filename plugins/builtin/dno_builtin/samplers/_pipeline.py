@@ -42,7 +42,7 @@ class PipelineSampler:
         dtype: what the denoising networks and the text encoders compute in; None: each in its own,
             on the pipeline's own weights.
         vae_dtype: what decoders compute in; None: float32 (float64 where the networks do), since
-            their gradients are off by a tenth or more in half precision, or overflow.
+            pictures have few levels in bfloat16, and some decoders overflow in float16.
 
     Raises:
         ConfigError: it is not such a pipeline, or it does not take one of the options.

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dno_builtin._lift import Lift
+
 from .hooks import bare, kept_elsewhere, own_hooks, uncompiled, widened
-from .lift import Lift
 from .nests import cast, each, tensors
 from .packed import is_packed, keep_gradients, scratch_tensors, shared_copy
 from .sight import GradientWatch, aside, check_gradient
@@ -26,7 +27,8 @@ _HALVES = (torch.float16, torch.bfloat16)
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """What decoders, latents and schedulers compute in where the networks compute in `dtype`.
 
-    float32, since half precision overflows in decoders; float64 where that is asked for.
+    float32, since half precision has few levels and decoders may overflow in it; float64 where
+    that is asked for.
     """
     if dtype == torch.float64:
         return torch.float64

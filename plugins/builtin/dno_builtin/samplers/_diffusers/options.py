@@ -101,9 +101,8 @@ class DiffusersConfig(SamplerConfig):
     width: Annotated[int | None, Field(ge=8)] = None
     """Width of the images in pixels; the model's own if not given."""
     vae_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """What the decoder computes in; if not given, float32 (float64 where `dtype` is that): in half
-    precision its gradients lose a tenth or more, and some overflow. bfloat16 saves half of its
-    memory."""
+    """What the decoder computes in; if not given, float32 (float64 where `dtype` is that). bfloat16
+    takes half of its memory, and gives pictures levels of 1/256; some overflow in float16."""
     memory: Memory = "keep"
     """What the backward pass finds in memory: `keep` keeps all that network and decoder computed;
     `recompute` keeps each step's input and computes the step once more, and the decoder block by

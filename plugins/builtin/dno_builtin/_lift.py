@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .nests import each, tensors
+from .samplers._diffusers.nests import each, tensors
 
 _LEAST_EXPONENT = -100
 """Gradients below 2 to that power are left as small as they are."""
 
 
 class Lift:
-    """One call of a network, and the scale that its gradients have while they are inside."""
+    """One call of a network, and the scale that its gradients have while they are inside.
+
+    What is given to `enter` and `leave` is in float32 or better; the network is in between.
+    """
 
     def __init__(self) -> None:
         self._rows: int | None = None
