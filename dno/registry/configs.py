@@ -28,11 +28,11 @@ class BuildContext:
     """Where models and noise live."""
     dtype: torch.dtype
     """What large networks compute in; noise, rewards and penalties stay float32."""
-    dtype_chosen: bool = True
-    """Whether somebody chose that; where not, what is loaded already computes in its own."""
     draws: Sequence[tuple[int, ...]] = ()
     """Shape of each moving draw in a row of noise, in order; empty while the sampler itself is
     built."""
+    dtype_chosen: bool = True
+    """Whether somebody chose that; where not, what is loaded already computes in its own."""
 
 
 @dataclass(frozen=True)
