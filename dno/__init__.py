@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dno.core.result import Outcome, Snapshot, Status, StepRecord
     from dno.errors import ConfigError, DNOError, RunError
     from dno.report.result import Result
+    from dno.runs.leaderboard import leaderboard
+    from dno.runs.pairs import compare_runs
     from dno.runs.run_config import RunConfig
     from dno.runs.saved import SavedRun, list_runs, open_run
 
@@ -45,6 +47,8 @@ __all__ = [
     "Study",
     "batch",
     "compare",
+    "compare_runs",
+    "leaderboard",
     "list_runs",
     "load",
     "open_run",
@@ -71,6 +75,8 @@ _HOMES: Final = {
     "core.result": ("Outcome", "Snapshot", "Status", "StepRecord"),
     "errors": ("ConfigError", "DNOError", "RunError"),
     "report.result": ("Result",),
+    "runs.leaderboard": ("leaderboard",),
+    "runs.pairs": ("compare_runs",),
     "runs.run_config": ("RunConfig",),
     "runs.saved": ("SavedRun", "list_runs", "open_run"),
 }

@@ -146,7 +146,9 @@ def _refuse_live(options: Mapping[str, Any]) -> None:
 def _dump(registry: Registry[C], config: C) -> dict[str, Any]:
     use = registry.name_of(config)
     if use is None:
-        return {"use": f"python:{registry.label(config)}"}
+        # What was set beside the object, such as its weight, is no object.
+        options = config.model_dump(mode="json", exclude={"part"}, exclude_defaults=True)
+        return {"use": f"python:{registry.label(config)}", **options}
     try:
         options = config.model_dump(mode="json", exclude_none=True)
         _check_plain(options)

@@ -351,7 +351,8 @@ def test_a_live_object_is_a_config_and_is_only_named_when_saved():
         {"prompts": "x", "rewards": [{"use": lambda images, prompts: 0, "weight": 2}]}
     )
     assert config.rewards[0].weight == 2
-    assert config.dump()["rewards"] == [{"use": "python:lambda"}]
+    # What is set beside it is no object, and tells two runs apart.
+    assert config.dump()["rewards"] == [{"use": "python:lambda", "weight": 2.0}]
 
 
 @pytest.mark.parametrize(
