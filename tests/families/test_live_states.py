@@ -288,7 +288,8 @@ def facts(pipe: Any) -> dict[str, Any]:
         for place, module in part.named_modules():
             found[f"{name}.{place}"] = (module.training, set(vars(module)), len(module._modules))
         for place, weight in (*part.named_parameters(), *part.named_buffers()):
-            form = weight.dtype, weight.device, weight.requires_grad, sorted(vars(weight))
+            left = {key for key, value in vars(weight).items() if value is not None}
+            form = weight.dtype, weight.device, weight.requires_grad, left
             found[f"{name}.{place}="] = form, weight.data_ptr() if plain_weight(weight) else 0
     return found
 
@@ -401,6 +402,11 @@ def rounded_activations(pipe: Any) -> None:
     quietly(quantize_, pipe.unet, Int8DynamicActivationInt8WeightConfig())
 
 
+def quantised_and_offloaded(pipe: Any) -> None:
+    torchao(pipe)
+    sequential_offload(pipe)
+
+
 def four_bits_for_the_cpu(pipe: Any) -> None:
     four_bits(pipe)
     weight = next(w for w in pipe.unet.parameters() if hasattr(w, "quant_state"))
@@ -439,6 +445,9 @@ REFUSED = (
     Refused("a forward hook", forward_hook, r"has a forward hook \(on mid_block\), .* remove it"),
     Refused("a cache", first_block_cache, "transformer has hooks of diffusers .* without", "flux"),
     Refused("rounded activations", rounded_activations, "rounds .* alone", needs="torchao"),
+    Refused(
+        "quantised and sequential", quantised_and_offloaded, "sequential .* with", needs="torchao"
+    ),
     Refused("weights for inference", four_bits_for_the_cpu, "anew", needs="bitsandbytes"),
     Refused("weights on meta", on_meta, "vae has weights on the meta device"),
     Refused("float8", float8, "unet is in float8_e4m3fn, in which .* dtype=bfloat16"),

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from dno.plugin import ConfigError
 
+from .hooks import kept_elsewhere
+
 _CPU_FORM = "support_avx512bf16_for_cpu"
 """Attribute of bitsandbytes' layers of four bits: whether this CPU has a faster form for them."""
 _ACTIVATIONS = ("act_quant_kwargs", "activation_quantization", "input_quant_func")
@@ -68,6 +70,15 @@ def check_packed(name: str, module: nn.Module) -> None:
         name: what the pipeline calls the module.
         module: one of its parts.
     """
+    kept = [tensor for _, tensor in kept_elsewhere(module)]
+    away = [weight for weight in module.parameters() if weight.is_meta]
+    if any(is_packed(weight) for weight in (*kept, *away)):
+        raise ConfigError(
+            f"the pipeline's {name} has quantised weights that sequential offloading keeps "
+            "elsewhere; load it without offloading",
+            at="model",
+        )
+
     for weight in module.parameters():
         state = getattr(weight, "quant_state", None)
         if getattr(state, "packing_format_for_cpu", False):
@@ -100,10 +111,11 @@ def check_placed(
         if not is_packed(weight):
             continue
         kind = type(weight).__name__
-        if weight.device.type != device.type:
+        own_place = weight.device
+        if own_place.type != device.type or device.index not in (None, own_place.index):
             raise ConfigError(
-                f"the pipeline's {name} has quantised weights ({kind}) on {weight.device}, which "
-                f"stay where they are; load it on {device}, or choose device={weight.device}",
+                f"the pipeline's {name} has quantised weights ({kind}) on {own_place}, which "
+                f"stay where they are; load it on {device}, or choose device={own_place}",
                 at="device",
             )
         own = getattr(module, "dtype", dtype)
