@@ -8,7 +8,7 @@ steps, unlike the growing and shrinking scales that training uses (Micikevicius 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class Lift:
         self._rows = _common_rows(inputs)
         if not inputs:
             return value
-        return _replaced(value, inputs, _Enter.apply(self, *inputs))
+        return _replaced(value, inputs, _enter(self, *inputs))
 
     def leave(self, value: Any) -> Any:
         """The same nest of answers, whose gradients are scaled up."""
@@ -45,7 +45,7 @@ class Lift:
             self._rows = None
         if not answers:
             return value
-        return _replaced(value, answers, _Leave.apply(self, *answers))
+        return _replaced(value, answers, _leave(self, *answers))
 
     def up(self, grads: Sequence[Tensor]) -> list[Tensor]:
         """Gradients of the answers, the largest entry of each row from one to two."""
@@ -89,6 +89,10 @@ class _Leave(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         return None, *ctx.lift.up(grads)
+
+
+_enter: Callable[..., tuple[Tensor, ...]] = _Enter.apply
+_leave: Callable[..., tuple[Tensor, ...]] = _Leave.apply
 
 
 def _common_rows(given: Sequence[Tensor]) -> int | None:

@@ -162,7 +162,7 @@ def _is_its_own(part: nn.Module, name: str) -> bool:
 
     if any(hooks in vars(part) for hooks in _KEPT_IN):
         while isinstance(method, functools.partial) and method.func.__name__ == "new_forward":
-            method = method.__wrapped__
+            method = vars(method)["__wrapped__"]
     method = getattr(method, _COMPILED, method)
     return getattr(method, "__func__", method) is getattr(type(part), name, None)
 

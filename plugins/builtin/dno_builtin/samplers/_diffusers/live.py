@@ -54,10 +54,8 @@ def check_live(pipe: Any) -> None:
 
 def computes_on(pipe: Any) -> torch.device:
     """Where a pipeline computes, whatever keeps its weights elsewhere meanwhile."""
-    if _offloaded(pipe):
-        device: torch.device = pipe._execution_device
-        return device
-    return pipe.device
+    device: torch.device = pipe._execution_device if _offloaded(pipe) else pipe.device
+    return device
 
 
 def tell_set_aside(pipe: Any, device: torch.device) -> None:
