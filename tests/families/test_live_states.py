@@ -172,6 +172,19 @@ def torchao(pipe: Any) -> None:
     quietly(quantize_, pipe.text_encoder, Int8WeightOnlyConfig())
 
 
+def adapted(pipe: Any) -> None:
+    from peft import LoraConfig
+
+    # `init_lora_weights`: random ones, not zeros.
+    config = LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    quietly(network(pipe).add_adapter, config)
+
+
+def adapted_and_cast(pipe: Any) -> None:
+    adapted(pipe)
+    layerwise(pipe, torch.float8_e4m3fn)
+
+
 def eight_bits(pipe: Any) -> None:
     import bitsandbytes as bnb
 
@@ -210,7 +223,12 @@ def pack(root: nn.Module, made: Callable[..., Any], multiple: int) -> None:
 WORKING = (
     State("plain", lambda pipe: None),
     State("model offload", model_offload, told="its offloading is set aside"),
-    State("model offload, after a call", offload_after_a_call, told="offloading is set aside"),
+    State(
+        "model offload, after a call",
+        offload_after_a_call,
+        ("sd1", "sdxl"),
+        told="offloading is set aside",
+    ),
     State("sequential offload", sequential_offload, told="offloading is set aside"),
     State("group offload, leaves", functools.partial(group_offload, kind="leaf_level"), told="off"),
     State("group offload, blocks", functools.partial(group_offload, kind="block_level"), told="o"),
@@ -218,6 +236,7 @@ WORKING = (
     State(
         "layerwise casting, bfloat16",
         functools.partial(layerwise, storage=torch.bfloat16),
+        ("sd1",),
         near=0.1,
         told="its layerwise casting is set aside",
     ),
@@ -228,18 +247,27 @@ WORKING = (
         told="its layerwise casting is set aside",
     ),
     State("torch.compile of a network", compiled_wrapper, told="does without torch.compile"),
-    State("torch.compile in place", compiled_in_place, told="does without torch.compile"),
-    State("torch.compile of a block", compiled_block, ("sd1", "sdxl"), told="without torch.comp"),
-    State("torch.compile and offload", compiled_and_offloaded, told="set aside"),
+    State("torch.compile in place", compiled_in_place, ("sd1",), told="does without torch.compile"),
+    State("torch.compile of a block", compiled_block, ("sd1",), told="without torch.comp"),
+    State("torch.compile and offload", compiled_and_offloaded, ("sd1",), told="set aside"),
     State("fused projections", fused),
-    State("attention slicing", sliced_attention, ("sd1", "sdxl")),
-    State("VAE slicing", sliced_vae),
-    State("VAE tiling", tiled_vae, same=False),
+    State("attention slicing", sliced_attention, ("sd1",)),
+    State("VAE slicing", sliced_vae, ("sd1",)),
+    State("VAE tiling", tiled_vae, ("sd1",), same=False),
     State("FreeU", free_u, ("sd1", "sdxl"), same=False),
-    State("perturbed attention", perturbed_attention, ("sd1", "sdxl"), same=False),
+    State("perturbed attention", perturbed_attention, ("sd1",), same=False),
     State("gradient checkpointing", checkpointed),
-    State("weights with gradients", trained),
-    State("weights without gradients", without_gradients),
+    State("weights with gradients", trained, ("sd1",)),
+    State("weights without gradients", without_gradients, ("sd1",)),
+    State("LoRA, not fused", adapted, same=False, needs="peft"),
+    State(
+        "LoRA and layerwise casting",
+        adapted_and_cast,
+        ("sd1",),
+        same=False,
+        told="casting is set aside",
+        needs="peft",
+    ),
     State("torchao int8 weights", torchao, same=False, needs="torchao"),
     # It rounds what goes into its layers, too; the gradient is that of what is not rounded.
     State(
@@ -422,6 +450,10 @@ def float8(pipe: Any) -> None:
     pipe.unet.to(torch.float8_e4m3fn)
 
 
+def float8_encoder(pipe: Any) -> None:
+    pipe.text_encoder.to(torch.float8_e4m3fn)
+
+
 @dataclass(frozen=True)
 class Refused:
     """A state in which a pipeline cannot be sampled, and what is said of it."""
@@ -450,6 +482,7 @@ REFUSED = (
     ),
     Refused("weights for inference", four_bits_for_the_cpu, "anew", needs="bitsandbytes"),
     Refused("weights on meta", on_meta, "vae has weights on the meta device"),
+    Refused("float8 encoder", float8_encoder, "text_encoder is in float8_e4m3fn"),
     Refused("float8", float8, "unet is in float8_e4m3fn, in which .* dtype=bfloat16"),
 )
 
@@ -468,6 +501,16 @@ def test_a_state_without_a_right_gradient_is_named(case: Refused) -> None:
     drawn = bound(pipe, case.model)
     with pytest.raises(ConfigError, match=told):
         gradient(drawn)
+
+
+def test_stored_in_eight_bits_it_computes_in_what_is_chosen() -> None:
+    pipe = tiny_pipeline("sd1")
+    float8(pipe)
+    float8_encoder(pipe)
+    drawn = PipelineSampler(pipe, steps=2, dtype=torch.bfloat16).bind(["a cat"], [0])
+    _, slope_BN = gradient(drawn)
+    assert slope_BN.isfinite().all()
+    assert slope_BN.abs().max() > 0
 
 
 def test_weights_that_were_moved_to_files_are_named(tmp_path: Path) -> None:

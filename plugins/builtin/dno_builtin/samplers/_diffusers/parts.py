@@ -67,15 +67,24 @@ def own_dtype(pipe: Any) -> torch.dtype:
             part = uncompiled(part)
             if _role(part) != "network":
                 continue
-            dtype = computes_in(part)
-            if dtype not in _ARITHMETIC:
-                raise ConfigError(
-                    f"the pipeline's {name} is in {str(dtype).removeprefix('torch.')}, in which "
-                    "nothing can be computed; choose what it computes in, dtype=bfloat16 say",
-                    at="dtype",
-                )
-            return dtype
+            return arithmetic_of(name, part)
     return torch.float32
+
+
+def arithmetic_of(name: str, part: nn.Module) -> torch.dtype:
+    """What a part of a pipeline computes in as it stands.
+
+    Raises:
+        ConfigError: it is stored in a type that is nothing to compute in.
+    """
+    dtype = computes_in(part)
+    if dtype not in _ARITHMETIC:
+        raise ConfigError(
+            f"the pipeline's {name} is in {str(dtype).removeprefix('torch.')}, in which nothing "
+            "can be computed; choose what it computes in, dtype=bfloat16 say",
+            at="dtype",
+        )
+    return dtype
 
 
 def _rebuilt(pipe: Any, change: Callable[[str, Any], Any]) -> Any:
@@ -142,8 +151,7 @@ def private_pipeline(
             case "network":
                 return _private_network(name, part, device, dtype, wide, memory)
             case _:
-                check_placed(name, part, device, dtype)
-                return frozen_view(part, device, None if is_quantised(part) else dtype)
+                return _private_encoder(name, part, device, dtype)
 
     own = _rebuilt(pipe, change)
     for member in family(own):
@@ -155,6 +163,15 @@ def private_pipeline(
         member._all_hooks = []
         member.hf_device_map = None
     return own
+
+
+def _private_encoder(name: str, part: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    check_placed(name, part, device, dtype)
+    if is_quantised(part):
+        return frozen_view(part, device, None)
+    if dtype is None:
+        arithmetic_of(name, part)
+    return frozen_view(part, device, dtype)
 
 
 def _private_decoder(
@@ -219,7 +236,7 @@ def _private_network(
 ) -> Any:
     check_placed(name, part, device, dtype)
     packed = is_quantised(part)
-    inside = computes_in(part) if packed or dtype is None else dtype
+    inside = arithmetic_of(name, part) if packed or dtype is None else dtype
     view = frozen_view(part, device, None if packed else dtype)
     is_flat = all(weight.ndim < 5 for weight in view.parameters())
     if device.type == "cpu" and inside == wide and is_flat and not packed:
