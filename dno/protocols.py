@@ -26,11 +26,12 @@ class NoiseMap(Protocol):
 
     Called once per objective evaluation. It has no randomness of its own and nothing that one call
     leaves changes another's answer; the weights behind it are frozen; sample i depends on row i of
-    the noise alone. Three attributes are optional: `network_evaluations`, the evaluations of its
-    network that a call makes per sample, by which it is metered (1 a call without it); and
+    the noise alone. Four attributes are optional: `network_evaluations`, the evaluations of its
+    network that a call makes per sample, by which it is metered (1 a call without it);
     `medium`, what its samples are (`dno.plugin.IMAGE` and its like; without it, told from their
-    shape); and `coarser(steps)`, a `CoarseMap` of so many steps, or a `ConfigError` that says why
-    there is none.
+    shape); `coarser(steps)`, a `CoarseMap` of so many steps, or a `ConfigError` that says why
+    there is none; and `remedy`, what to do where a sample or its gradient is not finite, the end of
+    a sentence.
     """
 
     @property

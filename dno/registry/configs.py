@@ -32,6 +32,8 @@ class BuildContext:
     draws: Sequence[tuple[int, ...]] = ()
     """Shape of each moving draw in a row of noise, in order; empty while the sampler itself is
     built."""
+    dtype_chosen: bool = True
+    """Whether somebody chose that; where not, what is loaded already computes in its own."""
 
 
 @dataclass(frozen=True)

@@ -348,7 +348,7 @@ class Options(TypedDict, total=False):
         Shorthand(
             "dtype",
             Group.KEEP,
-            "What the denoising network computes in: float32, bfloat16 or float16.",
+            "What the denoising network computes in: float32, bfloat16, float16; auto: float32.",
             metavar="DTYPE",
         ),
     ]

@@ -42,7 +42,7 @@ CONFIGS = st.fixed_dictionaries(
         "iterations": st.integers(0, 10**6),
         "max_grad_norm": st.floats(1e-6, 1e6),
         "log_p_floor": st.floats(max_value=0, allow_nan=False),
-        "dtype": st.sampled_from(["float32", "bfloat16", "float16", "float64"]),
+        "dtype": st.sampled_from(["auto", "float32", "bfloat16", "float16", "float64"]),
         "sampler": st.fixed_dictionaries(
             {"use": st.just("ddim")},
             optional={

@@ -39,7 +39,7 @@ class DDIMSampler:
         steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps,
             long_prompts, start_image: see `DDIM`.
         inputs: see `PipelineSampler`.
-        device, dtype: see `PipelineSampler`.
+        device, dtype, vae_dtype: see `PipelineSampler`.
 
     Raises:
         ConfigError: the pipeline cannot be sampled by DDIM, or a size or number of steps does not
@@ -63,6 +63,7 @@ class DDIMSampler:
         inputs: Mapping[str, Any] | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        vae_dtype: torch.dtype | None = None,
     ) -> None:
         _check_pipeline(pipe)
         with quiet():
@@ -87,6 +88,7 @@ class DDIMSampler:
             scheduler=scheduler,
             device=device,
             dtype=dtype,
+            vae_dtype=vae_dtype,
         )
         self.device: torch.device = self._sampler.device
         self._inputs = dict(inputs or {})

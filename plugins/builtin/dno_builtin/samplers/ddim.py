@@ -104,7 +104,7 @@ class DDIM(InputsConfig):
             pipe,
             inputs=self.inputs(),
             device=ctx.device,
-            dtype=ctx.dtype,
+            **self.dtypes(ctx),
             **self.model_dump(include=passed),
         )
 
