@@ -17,7 +17,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from dno.api import Comparison, Session, Study, batch, compare, load, optimize, resume, run
+    from dno.api import (
+        Comparison,
+        Session,
+        Study,
+        again,
+        batch,
+        compare,
+        load,
+        optimize,
+        resume,
+        run,
+    )
     from dno.core.function import FunctionSampler
     from dno.core.pil import pil_reward
     from dno.core.result import Outcome, Snapshot, Status, StepRecord
@@ -45,6 +56,7 @@ __all__ = [
     "Status",
     "StepRecord",
     "Study",
+    "again",
     "batch",
     "compare",
     "compare_runs",
@@ -63,6 +75,7 @@ _HOMES: Final = {
         "Comparison",
         "Session",
         "Study",
+        "again",
         "batch",
         "compare",
         "load",

@@ -97,8 +97,12 @@ def _no_models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test may reach for a hub."""
+    """No test may reach for a hub, or log a run to one."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for tracker in ("WANDB", "SWANLAB"):
+        monkeypatch.setenv(f"{tracker}_MODE", "offline")
+    for variable in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import typer
 from dno.cli.config import start_values
 from dno.cli.ending import FAILED, INTERRUPTED, plugins_at_work, told_of
 from dno.cli.help import OptimizeCommand
+from dno.cli.loading import tell_that_it_loads
 from dno.cli.optimize import ConfigFile, Settings, ask_for_a_reward, table_parameters
 from dno.cli.say import say
 
@@ -101,7 +102,10 @@ def batch(
     with plugins_at_work():
         # What is wrong with the first is most often wrong with all.
         for row in rows[:1]:
-            check(configured(row, numbers[0], configure))
+            first = configured(row, numbers[0], configure)
+            check(first)
+            if not quiet:
+                tell_that_it_loads(first)
 
     # From here on torch is needed, which takes seconds to import: mistakes in the list are told
     # before.

@@ -15,7 +15,7 @@ from dno.runs.saved import SavedRun
 from dno.wording import named
 
 _ITEMS: Final = "items"
-_NOT_SETTINGS: Final = ("prompts", "seeds", "observers", "device")
+_NOT_SETTINGS: Final = ("prompts", "seeds", "observers", "device", "metadata")
 """What differs between items that were run in one way."""
 _UNLIKELY: Final = 0.01
 

@@ -103,6 +103,7 @@ weight = 0.01
 [[observers]]
 use = "images"
 every = 1
+essential = true
 
 [[observers]]
 use = "frames"
