@@ -70,6 +70,7 @@ def loop_state(iteration=3):
         coarse_best=replace(snapshot, score_B=torch.randn(1)),
         fine_BN=torch.randn(1, 8),
         repair_B=torch.tensor([True]),
+        last=replace(snapshot, score_B=torch.randn(1)),
         initial=snapshot,
         best=snapshot,
         history=[replace(record, iteration=i) for i in range(iteration)],
@@ -92,7 +93,7 @@ def test_a_state_comes_back_bit_for_bit(folder):
     assert torch.equal(loaded.noise_BN, state.noise_BN)
     assert loaded.optimizer.keys() == state.optimizer.keys()
     assert all(torch.equal(loaded.optimizer[k], v) for k, v in state.optimizer.items())
-    for name in ("initial", "best", "coarse_best"):
+    for name in ("initial", "best", "coarse_best", "last"):
         ours, theirs = getattr(loaded, name).tensors(), getattr(state, name).tensors()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
