@@ -15,6 +15,7 @@ from dno.cli.ending import FAILED, INTERRUPTED, plugins_at_work, told_of
 from dno.cli.help import OptimizeCommand
 from dno.cli.optimize import ConfigFile, Settings, ask_for_a_reward, table_parameters
 from dno.cli.say import say
+from dno.guard import collecting_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,8 @@ def batch(
 
     # From here on torch is needed, which takes seconds to import: mistakes in the list are told
     # before.
-    from dno.runs.batch import items_of
+    with collecting_later():
+        from dno.runs.batch import items_of
 
     items = items_of(rows, numbers, configure)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dno.cli.ending import finish, plugins_at_work, tell
+from dno.guard import collecting_later
 
 
 def resume(
@@ -38,7 +39,8 @@ def resume(
         check(configuration_of(folder, iterations=iterations, settings=changes), fresh=False)
 
     # After what was given has been read: this imports torch, which takes seconds.
-    from dno.api import resume as go_on
+    with collecting_later():
+        from dno.api import resume as go_on
 
     with plugins_at_work():
         result = go_on(folder, iterations=iterations, settings=changes)

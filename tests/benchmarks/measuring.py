@@ -43,14 +43,14 @@ class Size:
 
 FULL = Size(
     steps=50,
-    rounds=9,
+    rounds=7,
     memory_steps=(10, 20, 50),
     batches=(1, 2, 4, 8),
     entries=835_584,
     iterations=24,
     checkpoints=4000,
     starts=5,
-    prompts=12,
+    prompts=8,
     block=4,
     climb=1.0,
 )

@@ -1,6 +1,6 @@
 """Benchmarks of what a run costs, on the embedded model.
 
-    python tests/benchmarks/suite.py                       all of it, and what moved: 15 minutes
+    python tests/benchmarks/suite.py                       all of it, and what moved: half an hour
     python tests/benchmarks/suite.py --quick               fewer turns: a few minutes
     python tests/benchmarks/suite.py --only engine batch   some parts
     python tests/benchmarks/suite.py --write               and put it into docs/explanation/cost.md

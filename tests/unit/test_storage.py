@@ -19,6 +19,7 @@ from dno.core.result import Snapshot, StepRecord
 from dno.core.stages import LoopState
 from dno.errors import RunError, RunFolderError
 from dno.media import pictures
+from dno.runs import storage
 from dno.runs.folders import default_folder, free_folder, slug
 from dno.runs.run_config import RunConfig
 from dno.runs.storage import RunFolder
@@ -247,3 +248,10 @@ def test_a_new_folder_that_another_process_filled_meanwhile_is_left_alone(tmp_pa
     with pytest.raises(RunFolderError, match="run is in use"):
         RunFolder(tmp_path / "run", new=True)
     assert (tmp_path / "run" / "best.png").read_text() == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("took", "waits"), [(0.0, 0.0), (0.05, 10.0), (0.6, 120.0), (2.0, 120.0), (10.0, 200.0)]
+)
+def test_saving_waits_until_it_takes_little_of_the_time(took, waits):
+    assert storage._wait_after(took) == pytest.approx(waits)

@@ -13,11 +13,14 @@ from typing import Any
 from unittest import mock
 
 import torch
+from dno_builtin.optimizers._ascent import SphereAscent
 from measuring import Figure, Size, average
 
 from dno import RunConfig
+from dno.core import engine
 from dno.core.asking import Asking
 from dno.core.events import StepDone
+from dno.core.problem import Problem
 from dno.plugin import hookimpl
 from dno.runs.load import load
 from dno.runs.run import run
@@ -28,34 +31,45 @@ PARTS = {
     "gradient": "the way back through it",
     "reward": "the reward",
     "laws": "log P and other laws of the noise",
+    "rule": "the optimizer and the shell",
+    "asking": "asking, checking and adding up",
     "saving": "writing the state",
 }
 """What is watched; what is left is the loop's own."""
-ENGINE = ("laws", "saving", "loop")
+ENGINE = ("asking", "saving", "loop")
+REST = ("laws", "rule", *ENGINE)
 
 
 class Watch:
-    """CPU seconds of each part so far; of nested parts the outer one has them."""
+    """CPU seconds of each part so far, less those of parts inside of it."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._inside = False
+        self._inside: list[str] = []
+        self._since = 0.0
 
     def of(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, its time counted to a part."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            if self._inside:
-                return function(*args, **kwargs)
-            self._inside = True
-            began = time.process_time()
+            self._turn(name)
             try:
                 return function(*args, **kwargs)
             finally:
-                self._inside = False
-                self.seconds[name] += time.process_time() - began
+                self._turn(None)
 
         return watched
+
+    def _turn(self, name: str | None) -> None:
+        """From here on, time is another part's: a new one's, or the one's around this."""
+        now = time.process_time()
+        if self._inside:
+            self.seconds[self._inside[-1]] += now - self._since
+        if name is None:
+            self._inside.pop()
+        else:
+            self._inside.append(name)
+        self._since = now
 
 
 class WatchedSampler:
@@ -126,6 +140,9 @@ def measure(size: Size) -> Iterator[Figure]:
         folder = Path(patches.enter_context(tempfile.TemporaryDirectory()))
         for owner, name, part in (
             (torch.autograd, "grad", "gradient"),
+            (Problem, "evaluate", "asking"),
+            (engine, "put_back", "rule"),
+            (SphereAscent, "step", "rule"),
             (Asking, "ask_regularizer", "laws"),
             (Asking, "ask_report", "laws"),
             (RunFolder, "save_state", "saving"),
@@ -140,5 +157,6 @@ def measure(size: Size) -> Iterator[Figure]:
     for name, text in PARTS.items():
         yield average(f"engine.{name}", text, shares(name), "%")
     yield average("engine.loop", "the loop itself", shares("loop"), "%")
+    yield average("engine.share", "engine: asking, writing, loop", shares(*ENGINE), "%")
     text = "all but sampler, way back and reward"
-    yield average("engine.share", text, shares(*ENGINE), "%")
+    yield average("engine.rest", text, shares(*REST), "%")
