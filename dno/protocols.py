@@ -73,7 +73,11 @@ class CoarseMap(Protocol):
 
 
 class Sampler(Protocol):
-    """A pretrained model with a fixed sampling procedure."""
+    """A pretrained model with a fixed sampling procedure.
+
+    One that can find noise from which it draws a given picture also has a method
+    `noise_of(picture, sample) -> B x N`, of a picture of Pillow in RGB and its own bound map.
+    """
 
     def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> NoiseMap:
         """Encode the prompts once and draw the starting noise; sample i is `prompts[i]` from

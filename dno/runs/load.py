@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,7 +77,10 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     check(config, fresh=fresh)
 
     parts = Parts.of(config)
-    sampler: Sampler = build(parts.sampler, context)
+    sampling = parts.sampler
+    if not fresh:
+        sampling = replace(sampling, config=sampling.config.resumed())
+    sampler: Sampler = build(sampling, context)
     rewards: dict[str, Reward] = {}
     for part in (*parts.rewards, *parts.monitors):
         rewards[part.name] = on_frames(build(part, context), part.config)

@@ -43,15 +43,15 @@ class Size:
 
 FULL = Size(
     steps=50,
-    rounds=7,
-    memory_steps=(10, 20, 50),
-    batches=(1, 2, 4, 8),
+    rounds=5,
+    memory_steps=(10, 50),
+    batches=(1, 4, 8),
     entries=835_584,
-    iterations=24,
-    checkpoints=4000,
-    starts=5,
-    prompts=8,
-    block=4,
+    iterations=12,
+    checkpoints=2000,
+    starts=3,
+    prompts=6,
+    block=3,
     climb=1.0,
 )
 QUICK = Size(

@@ -17,7 +17,7 @@ import importlib.metadata
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures, facts = read_figures(args.given)
     else:
         facts = about(args.size)
-        figures = _measured(args.only or list(PARTS), args.size)
+        figures = _measured(args.only or list(PARTS), args.size, facts, args.out)
     print(as_tables(figures))
     print(told(figures, facts["size"], args.against))
 
-    if args.out is not None:
-        write_figures(args.out, figures, facts)
     if args.write:
         if not args.only:
             kept = figures
@@ -110,7 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         PAGE.write_text(in_page(PAGE.read_text("utf-8"), as_tables(kept)), "utf-8")
 
 
-def _measured(parts: Sequence[str], size: str) -> list[Figure]:
+def _measured(
+    parts: Sequence[str], size: str, facts: Mapping[str, Any], out: Path | None
+) -> list[Figure]:
     import torch
 
     torch.set_num_threads(1)
@@ -118,6 +118,9 @@ def _measured(parts: Sequence[str], size: str) -> list[Figure]:
     for part in parts:
         began = time.perf_counter()
         figures += measure(part, SIZES[size])
+        if out is not None:
+            # After each part, so that whoever stops it has what was measured.
+            write_figures(out, figures, facts)
         print(f"{part}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     return figures
 

@@ -112,7 +112,7 @@ class DiffusersConfig(SamplerConfig):
     def located(cls, options: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
         """See `PluginConfig.located`; what is put over the model may be in files too."""
         found = super().located(options, origin)
-        for name in ("vae", "config"):
+        for name in ("vae", "config", "controlnet"):
             if isinstance(found.get(name), str):
                 found[name] = origin.name(found[name])
         for name in ("loras", "embeddings"):
