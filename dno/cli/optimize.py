@@ -16,6 +16,7 @@ from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.help import OptimizeCommand
 from dno.cli.loading import tell_loading
 from dno.cli.say import say
+from dno.guard import collecting_later
 
 if TYPE_CHECKING:
     from dno.runs.carried import Carried
@@ -185,7 +186,8 @@ def _carried_by(picture: Path | None, config: Path | None) -> Carried | None:
 def _run(run_config: RunConfig, compare: str | None, folder: Path) -> None:
     """Run, and end with how it went."""
     # From here on torch is needed, which takes seconds to import: a mistake is told before.
-    from dno.api import run
+    with collecting_later():
+        from dno.api import run
 
     if compare is not None:
         _run_and_compare(run_config, compare, folder)
@@ -300,7 +302,8 @@ def _configure(
 
 def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
     """Run, then spend the same seconds on another optimizer, in a folder beside."""
-    from dno.api import compare
+    with collecting_later():
+        from dno.api import compare
 
     with plugins_at_work():
         both = compare(run_config, name, folder)

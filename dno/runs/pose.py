@@ -69,6 +69,14 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         prompts, seeds = zip(*items * copies, strict=True)
         return loaded.sampler.bind(prompts, seeds)
 
+    # Of the few sets that a repair goes through, each is asked many times.
+    @functools.lru_cache(maxsize=4)
+    @alone()
+    def bind_rows(rows: tuple[int, ...]) -> NoiseMap:
+        """The sampler, bound to the items at these places."""
+        prompts, seeds = zip(*(items[row] for row in rows), strict=True)
+        return loaded.sampler.bind(prompts, seeds)
+
     sample = at("sampler", partial(bind, 1))
     parts = Parts.of(config)
     medium = getattr(sample, "medium", None)
@@ -100,7 +108,7 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         return problem, context
 
     problem, context = problem_on(sample, bind)
-    problem = replace(problem, start_BN=start_BN)
+    problem = replace(problem, start_BN=start_BN, rows=lambda rows: bind_rows(tuple(rows)))
     # Found once: a run that is resumed must climb on the same grids.
     coarse_grids = coarse_steps(config, sample)
     config = config.model_copy(update={"coarse": coarse_grids})
