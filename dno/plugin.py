@@ -6,6 +6,15 @@ A plugin is a config class (`RewardConfig` or another base below) that an entry 
 
 from __future__ import annotations
 
+from dno.core.costs import Beside as Beside
+from dno.core.costs import Cost as Cost
+from dno.core.costs import Room as Room
+from dno.core.costs import gib as gib
+from dno.core.costs import is_shape as is_shape
+from dno.core.costs import kept_by as kept_by
+from dno.core.costs import outlined as outlined
+from dno.core.costs import traced as traced
+from dno.core.costs import without_weights as without_weights
 from dno.core.events import RunFinished as RunFinished
 from dno.core.events import RunInfo as RunInfo
 from dno.core.events import RunStarted as RunStarted
@@ -24,6 +33,7 @@ from dno.media import pictures as pictures
 from dno.media import thumbnails as thumbnails
 from dno.protocols import CoarseMap as CoarseMap
 from dno.protocols import Constraint as Constraint
+from dno.protocols import Footprint as Footprint
 from dno.protocols import Look as Look
 from dno.protocols import NoiseMap as NoiseMap
 from dno.protocols import Objective as Objective

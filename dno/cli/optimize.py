@@ -95,16 +95,11 @@ def optimize(
 
     Example: dno optimize "a black cat" --reward brightness
     """
-    values = start_values(config, quiet=quiet)
-    if prompts:
-        values["prompts"] = prompts
-    _ask_for_what_is_missing(values, options)
-    run_config = _configure(values, options, settings, source=str(config or ""))
+    run_config = run_asked_for(prompts, quiet=quiet, config=config, settings=settings, **options)
 
-    from dno.paths import current_folder, user_path
+    from dno.paths import user_path
     from dno.runs.folders import default_folder
 
-    run_config = run_config.located(current_folder())
     if out is not None:
         out = user_path(out, source="--out")
     _check(run_config, compare, out)
@@ -114,6 +109,30 @@ def optimize(
         return
     with default_folder(run_config.prompts[0]) as folder:
         _run(run_config, compare, folder)
+
+
+def run_asked_for(
+    prompts: list[str] | None,
+    *,
+    quiet: bool,
+    config: Path | None,
+    settings: list[str] | None,
+    **options: Any,
+) -> RunConfig:
+    """The configuration that the arguments of `optimize` stand for.
+
+    Raises:
+        ConfigError: it is wrong, or lacks a prompt or a reward.
+    """
+    values = start_values(config, quiet=quiet)
+    if prompts:
+        values["prompts"] = prompts
+    _ask_for_what_is_missing(values, options)
+    run_config = _configure(values, options, settings, source=str(config or ""))
+
+    from dno.paths import current_folder
+
+    return run_config.located(current_folder())
 
 
 def _run(run_config: RunConfig, compare: str | None, folder: Path) -> None:
@@ -151,6 +170,11 @@ def add_to(app: typer.Typer) -> None:
     def command(**given: Any) -> None:
         optimize(**given)
 
+    made_command(app, command)
+
+
+def made_command(app: typer.Typer, command: Callable[..., None]) -> None:
+    """Make a function a command of the app, with the arguments of `optimize`."""
     # Typer reads a command's parameters from its signature.
     signature = inspect.signature(optimize, eval_str=True)
     prompts, *few, _options = signature.parameters.values()

@@ -17,8 +17,14 @@ def noise_file(path: Path) -> Path:
     return path / "noise.safetensors" if path.is_dir() else path
 
 
-def check(config: RunConfig, *, fresh: bool = True) -> None:
-    """Raise `ConfigError` for what is certain to fail, with its place; loads nothing."""
+def check(config: RunConfig, *, fresh: bool = True, weights: bool = True) -> None:
+    """Raise `ConfigError` for what is certain to fail, with its place; loads nothing.
+
+    Args:
+        config: what to run.
+        fresh: whether the run is at its start, and so needs the noise to start from.
+        weights: whether weights must be there; a plan does without them.
+    """
     if fresh and config.start is not None:
         file = noise_file(user_path(config.start, at="start"))
         if not file.is_file():
@@ -41,4 +47,5 @@ def check(config: RunConfig, *, fresh: bool = True) -> None:
                 at=reward.place,
             )
     for part in parts:
-        at(part.place, part.config.check)
+        if weights or not getattr(part.config, "weightless", False):
+            at(part.place, part.config.check)

@@ -26,6 +26,7 @@ from dno.runs.coarse import coarse_steps, coarser
 from dno.runs.frames import check_medium
 from dno.runs.load import Loaded
 from dno.runs.parts import Part, Parts, at, build
+from dno.runs.room import Surroundings
 from dno.runs.run_config import RunConfig, build_plugin_config
 from dno.runs.storage import read_noise
 
@@ -65,6 +66,10 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         check(config, fresh=fresh)
 
     items = config.items()
+    make_room = getattr(loaded.sampler, "make_room", None)
+    if make_room is not None:
+        around = Surroundings(config, loaded.context, [*loaded.rewards.values()])
+        make_room(around.room(loaded.context.device, must_fit=True))
 
     @functools.cache
     def bind(copies: int) -> NoiseMap:

@@ -47,9 +47,11 @@ class ProgressLine:
 
     @hookimpl
     def run_started(self, event: RunStarted) -> None:
-        """Forget what a run before this one left."""
+        """Forget what a run before this one left, and say what this one takes of memory."""
         self._first = self._shown = self._last = None
         self._width = 0
+        if event.run.memory:
+            self._write(f"{clean(event.run.memory)}\n")
 
     @hookimpl
     def step_done(self, event: StepDone) -> None:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dno.plugin import is_shape
+
 from .nests import cast, each, tensors
 
 M = TypeVar("M", bound=nn.Module)
@@ -53,8 +55,12 @@ def frozen_view(module: M, device: torch.device, dtype: torch.dtype) -> M:
     delicate = {
         name: weight.data
         for name, weight in view.named_parameters()
-        if _is_delicate(module, name, dtype)
+        if is_delicate(module, name, dtype)
     }
+
+    # Shapes were made in the right type, and are on no device.
+    if any(is_shape(weight) for weight in view.parameters()):
+        return view
 
     # The base class's `to`: libraries override it with checks and logs that a private view has no
     # use for.
@@ -69,7 +75,7 @@ def _recordable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _is_delicate(module: nn.Module, weight: str, dtype: torch.dtype) -> bool:
+def is_delicate(module: nn.Module, weight: str, dtype: torch.dtype) -> bool:
     """Whether the module's class wants this weight in float32 where others are halved."""
     if dtype not in _HALVES:
         return False

@@ -12,7 +12,9 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import nn
 from transformers import PreTrainedModel
 
-from .memory import Memory, spare_blocks, with_memory
+from dno.plugin import is_shape
+
+from .memory import chooses, spare_blocks, spare_inner_blocks, with_memory
 from .modules import Function, frozen_view, heavy, remember, wide_dtype
 from .nests import cast
 from .schedule import unclipped
@@ -90,7 +92,7 @@ def private_pipeline(
     scheduler: Any,
     device: torch.device,
     dtype: torch.dtype,
-    memory: Memory,
+    memory: str,
 ) -> Any:
     """The pipeline as the sampler calls it: it shares weights, and nothing else that can change.
 
@@ -130,7 +132,7 @@ def private_pipeline(
     return own
 
 
-def _private_decoder(part: Any, device: torch.device, dtype: torch.dtype, memory: Memory) -> Any:
+def _private_decoder(part: Any, device: torch.device, dtype: torch.dtype, memory: str) -> Any:
     wide = wide_dtype(dtype)
     view = frozen_view(part, device, wide)
     decode = view.decode
@@ -145,19 +147,23 @@ def _private_decoder(part: Any, device: torch.device, dtype: torch.dtype, memory
     return view
 
 
-def _private_vocoder(part: Any, device: torch.device, dtype: torch.dtype, memory: Memory) -> Any:
+def _private_vocoder(part: Any, device: torch.device, dtype: torch.dtype, memory: str) -> Any:
     wide = wide_dtype(dtype)
     view = frozen_view(part, device, wide)
     view.forward = heavy(with_memory(memory, view.forward), inside=wide, outside=wide)
     return view
 
 
-def _private_network(part: Any, device: torch.device, dtype: torch.dtype, memory: Memory) -> Any:
+def _private_network(part: Any, device: torch.device, dtype: torch.dtype, memory: str) -> Any:
     view = frozen_view(part, device, dtype)
-    if device.type == "cpu" and all(weight.ndim < 5 for weight in view.parameters()):
+    weights = list(view.parameters())
+    is_there = not any(is_shape(weight) for weight in weights)
+    if device.type == "cpu" and is_there and all(weight.ndim < 5 for weight in weights):
         # oneDNN convolves a tenth faster this way: it need not reorder the weights at each call.
         nn.Module.to(view, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    if chooses(memory):
+        spare_inner_blocks(view)
     forward = with_memory(memory, view.forward)
     view.forward = heavy(forward, inside=dtype, outside=wide_dtype(dtype))
     return view
