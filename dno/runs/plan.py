@@ -72,7 +72,7 @@ class Plan:
         for steps, other in self.coarse.items():
             yield f"on {steps} steps", f"{self._work(other)}; peak {gib(other.peak)}"
         if self.unknown:
-            yield "not counted", f"weights of {', '.join(self.unknown)}, whose shapes are not told"
+            yield "not known", f"{', '.join(self.unknown)}: 0.5 GiB each are counted for the graph"
 
     def _verdict(self) -> str:
         room = self.footprint.room
@@ -86,8 +86,8 @@ class Plan:
         flop = self.flop(footprint)
         seconds = flop / self.rate
         return (
-            f"{flop / 1e12:.3g} TFLOP, {footprint.passes:.3g} network passes for each of a plain "
-            f"sample, at least {seconds:.2g} s on this {self.device.type}"
+            f"{_tera(flop)} TFLOP, the network's of {footprint.passes:.3g} plain samples; "
+            f"{_tera(seconds * 1e12)} s at the speed of a matrix product on this {self.device.type}"
         )
 
     def remedies(self) -> Iterator[tuple[str, str]]:
@@ -125,6 +125,11 @@ def _sum(parts: Mapping[str, int]) -> str:
     largest_first = sorted(parts.items(), key=lambda part: -part[1])
     each = ", ".join(f"{name} {gib(size)}" for name, size in largest_first if size)
     return f"{gib(sum(parts.values()))}: {each}" if each else gib(0)
+
+
+def _tera(count: float) -> str:
+    """A count in units of a million millions, to three digits."""
+    return f"{count / 1e12:,.0f}" if count >= 1e14 else f"{count / 1e12:.3g}"
 
 
 def _about(size: float) -> str:

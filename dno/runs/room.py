@@ -121,10 +121,13 @@ class Surroundings:
             return 0, _UNKNOWN
         reward = self._built(part)
         exact = climbed and part.config.differentiable
+        if not part.config.differentiable and not bytes_of(reward):
+            # It reads the pictures' numbers, and has no graph.
+            return 0, 0
         # One number, seen from everywhere: only the shape is asked for.
         samples = torch.zeros(()).expand(tuple(shape)).requires_grad_(exact)
         try:
-            cost, _ = traced(reward, (samples,), {"prompts": prompts})
+            cost, _ = traced(reward, (samples, prompts))
         except Exception:
             # It reads numbers, which a shape has none of.
             self.unknown.append(part.name)

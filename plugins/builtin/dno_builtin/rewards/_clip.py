@@ -31,7 +31,7 @@ def load_network(
     revision: str | None,
     dtype: torch.dtype,
     *,
-    device: torch.device,
+    device: torch.device | None = None,
     weightless: bool = False,
 ) -> Any:
     """A folder's or hub id's `CLIPModel` or `SiglipModel`, frozen.
@@ -41,7 +41,7 @@ def load_network(
         kind: which of the two.
         revision: of a hub id.
         dtype: of its weights.
-        device: where they go.
+        device: where they go; None: they stay on the CPU.
         weightless: whether its weights are to be shapes, and none need be there.
 
     Raises:
@@ -86,7 +86,9 @@ def load_network(
             f'"{model}" lacks {len(missing)} of a {kind} model\'s weights, such as {missing[0]}',
             at="model",
         )
-    return network.to(device).eval().requires_grad_(False)
+    if device is not None:
+        network.to(device)
+    return network.eval().requires_grad_(False)
 
 
 def load_processor(model: str, kind: Kind, revision: str | None, at: str) -> tuple[Any, Preprocess]:

@@ -1,7 +1,7 @@
 """What the backward pass finds in memory, and what it computes once more.
 
-A policy is what a user asks for; a level is what one call of a network or decoder keeps. `keep` and
-`recompute` are one level for all calls; `auto` and a size choose one for each call, see `choice.py`.
+A policy is what a user asks for; a level is what one call of a network or decoder keeps. `keep`
+and `recompute` are one level for all calls; `auto` and a size choose one for each, see `choice.py`.
 A further level is a name in `Level`, a case of `with_memory`, its price and its words in
 `choice.py`, and its cost in `ledger.py`.
 """

@@ -58,9 +58,9 @@ class Found:
 class Rehearsal:
     """Calls of the pipeline with cheap stand-ins for its networks, to see which noise goes where.
 
-    The ledger knows the form of each network's answer. It answers fixed numbers that have the gradient of a weighted sum of its inputs, so that
-    everything that reaches an input goes on to every entry of the answer, and gradients show what
-    reaches the image.
+    The ledger knows the form of each network's answer. In its place come fixed numbers that have
+    the gradient of a weighted sum of its inputs, so that everything that reaches an input goes on
+    to every entry of the answer, and gradients show what reaches the image.
 
     Args:
         pipe: a private pipeline; left as it is.
