@@ -25,8 +25,9 @@ _CPU: Final = "DefaultCPUAllocator"
 """What torch calls the part of it that could not have more of a machine's memory."""
 
 MEMORY: Final = (
-    "recompute the sampler's steps instead of keeping them (sampler.memory=recompute), or optimise "
-    "fewer samples side by side"
+    "`dno plan` with the same arguments says what would free how much; recompute the sampler's "
+    "steps instead of keeping them (sampler.memory=recompute), or optimise fewer samples side by "
+    "side"
 )
 """What to do where memory runs out."""
 

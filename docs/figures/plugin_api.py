@@ -44,6 +44,18 @@ PARTS = {
         "Slopes",
         "Look",
     ],
+    "What a plan is made of": [
+        "Footprint",
+        "Room",
+        "Beside",
+        "Cost",
+        "traced",
+        "kept_by",
+        "outlined",
+        "without_weights",
+        "is_shape",
+        "gib",
+    ],
     "What an observer sees": [
         "hookimpl",
         "Events",
