@@ -75,11 +75,11 @@ def _zeros(tensor: Tensor) -> Tensor:
     return torch.zeros(tuple(tensor.shape), dtype=tensor.dtype)
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the storages that operations made and that are still there."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self.flop = 0.0
@@ -134,22 +134,26 @@ def kept(
     seen: dict[int, StorageWeakRef] = {}
     total = 0
 
-    def drop(tensor: Tensor) -> None:
+    def drop(tensor: Tensor) -> Any:
         nonlocal total
         storage = tensor.untyped_storage()
         if storage.data_ptr() in weights:
-            return
+            return None
         # Held weakly: its place in memory may be another's next, but not its handle.
-        reference = StorageWeakRef(storage)
+        reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
         if reference.cdata not in seen:
             seen[reference.cdata] = reference
             total += storage.nbytes()
+        return None
+
+    def never(_: Any) -> Any:
+        raise AssertionError("there is no backward pass")
 
     args, kwargs = _nest((args, kwargs), _leaf)
     with (
         torch._C.DisableTorchFunction(),
         torch.enable_grad(),
-        torch.autograd.graph.saved_tensors_hooks(drop, lambda _: None),
+        torch.autograd.graph.saved_tensors_hooks(drop, never),
     ):
         answer = call(*args, **kwargs)
     return total, _nest(answer, Tensor.detach)

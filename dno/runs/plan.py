@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -171,7 +171,7 @@ def plan(config: RunConfig) -> Plan:
     context = BuildContext(device=torch.device("cpu"), dtype=dtype, weightless=True)
     around = Surroundings(config, context)
     sampler = build(parts.sampler, context)
-    sampler.make_room(around.room(device, must_fit=False))
+    sampler.make_room(replace(around.room(device), must_fit=False))
 
     prompts, seeds = zip(*config.items(), strict=True)
     sample = at("sampler", lambda: sampler.bind(prompts, seeds))

@@ -67,9 +67,9 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
 
     items = config.items()
     make_room = getattr(loaded.sampler, "make_room", None)
+    around = Surroundings(config, loaded.context, [*loaded.rewards.values()])
     if make_room is not None:
-        around = Surroundings(config, loaded.context, [*loaded.rewards.values()])
-        make_room(around.room(loaded.context.device, must_fit=True))
+        make_room(around.room(loaded.context.device))
 
     @functools.cache
     def bind(copies: int) -> NoiseMap:
@@ -78,6 +78,9 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         return loaded.sampler.bind(prompts, seeds)
 
     sample = at("sampler", partial(bind, 1))
+    if make_room is not None:
+        # Copies are drawn without a gradient, and need no room for one.
+        make_room(replace(around.room(loaded.context.device), must_fit=False))
     parts = Parts.of(config)
     medium = getattr(sample, "medium", None)
     for part in (*parts.rewards, *parts.monitors):

@@ -47,7 +47,9 @@ def free_bytes(device: torch.device) -> int | None:
             return None
 
 
-def _free_ram(system: Path = Path("/proc/meminfo"), groups: Path = Path("/sys/fs/cgroup")) -> Any:
+def _free_ram(
+    system: Path = Path("/proc/meminfo"), groups: Path = Path("/sys/fs/cgroup")
+) -> int | None:
     """Bytes of memory that are available, by Linux's own account and its control groups'."""
     found: list[int] = []
     try:
@@ -86,9 +88,9 @@ class Surroundings:
         """Floating-point operations of the rewards that were traced last."""
         self._known: dict[str, Any] = {}
 
-    def room(self, device: torch.device, *, must_fit: bool) -> Room:
+    def room(self, device: torch.device) -> Room:
         """The room that a sampler has on a device."""
-        return Room(free_bytes(device), self.beside, must_fit)
+        return Room(free_bytes(device), self.beside)
 
     def beside(self, shape: Sequence[int], entries: int) -> Beside:
         """What rewards, noise and optimizer need, in bytes; see `dno.plugin.Room`."""

@@ -108,6 +108,7 @@ HOMES = (
     "media",
     "protocols",
     "wording",
+    "core.costs",
     "core.events",
     "core.noise",
     "core.result",

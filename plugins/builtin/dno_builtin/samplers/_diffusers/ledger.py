@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dno.plugin import Cost, is_shape, kept_by, outlined, traced
+from dno.plugin import Cost, is_shape, kept_by, out_of_memory, outlined, traced
 
 from .memory import Level, at_level
 from .modules import Function, without_gradient
@@ -62,7 +62,14 @@ class Ledger:
         # Not the numbers, which may be large: only their shapes are asked for again.
         self._calls[form] = function, each(args, outlined), each(kwargs, outlined)
         if not self.weightless:
-            self._kept[form], self._answers[form] = kept_by(function, args, kwargs, self._places)
+            try:
+                found = kept_by(function, args, kwargs, self._places)
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                # A search needs no gradient of a network that has none.
+                found = 0, without_gradient(function, args, kwargs)
+            self._kept[form], self._answers[form] = found
             return
         cost, self._answers[form] = traced(function, args, kwargs)
         self._costs[form, "keep"] = cost

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from dno.plugin import Beside, ConfigError, Footprint, Room, gib
+from dno.plugin import Beside, ConfigError, Footprint, Room, first_line, gib, out_of_memory
 
 from .choice import Call, Choice, at_levels, choose, keep_all, uniform
 from .ledger import Ledger
@@ -61,16 +61,38 @@ class Chosen:
         self._spare = spare
         self._found = found
         self._limit = limit_of(spare.memory)
+        self._is_known = True
         self.levels: Sequence[Level | None] = ()
         """Of each call, in the order made; empty where the policy is one level for all."""
         if spare.memory == "auto" and self._has_plenty():
             return
         if spare.memory in ("keep", "recompute"):
             return
-        self.levels = self.choice.levels
+        try:
+            self.levels = self.choice.levels
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            self._do_without(error)
+            return
         missing = self._traced_footprint().missing
         if missing and self._must_fit():
             raise ConfigError(self._too_little(missing), at="memory")
+
+    def _do_without(self, error: Exception) -> None:
+        """Compute each step once more, where nobody can tell what it costs.
+
+        Raises:
+            ConfigError: that was all that was asked for.
+        """
+        if self._limit is not None or self._spare.ledger.weightless:
+            raise ConfigError(
+                f"cannot be told, since the model cannot be followed by shapes alone "
+                f"({first_line(error)}); choose memory=recompute or memory=keep",
+                at="memory",
+            ) from error
+        self._is_known = False
+        self.levels = ["step"] * len(self._found.calls)
 
     def _must_fit(self) -> bool:
         room = self._spare.room
@@ -153,6 +175,8 @@ class Chosen:
     def footprint(self) -> Footprint | None:
         """What an evaluation with gradient needs; None where that would take a while to find out
         and nothing depends on it."""
+        if not self._is_known:
+            return None
         if self.levels or self._spare.ledger.weightless:
             return self._traced_footprint()
         if self._spare.memory == "recompute":
