@@ -25,9 +25,8 @@ _CPU: Final = "DefaultCPUAllocator"
 """What torch calls the part of it that could not have more of a machine's memory."""
 
 MEMORY: Final = (
-    "`dno plan` with the same arguments says what would free how much; recompute the sampler's "
-    "steps instead of keeping them (sampler.memory=recompute), or optimise fewer samples side by "
-    "side"
+    "recompute the sampler's steps instead of keeping them (sampler.memory=recompute), or optimise "
+    "fewer samples side by side; `dno plan` says what would free how much"
 )
 """What to do where memory runs out."""
 

@@ -10,11 +10,6 @@ from dno.core.costs import Beside as Beside
 from dno.core.costs import Cost as Cost
 from dno.core.costs import Room as Room
 from dno.core.costs import gib as gib
-from dno.core.costs import is_shape as is_shape
-from dno.core.costs import kept_by as kept_by
-from dno.core.costs import outlined as outlined
-from dno.core.costs import traced as traced
-from dno.core.costs import without_weights as without_weights
 from dno.core.events import RunFinished as RunFinished
 from dno.core.events import RunInfo as RunInfo
 from dno.core.events import RunStarted as RunStarted
@@ -23,6 +18,11 @@ from dno.core.events import hookimpl as hookimpl
 from dno.core.noise import gaussian_noise as gaussian_noise
 from dno.core.result import Outcome as Outcome
 from dno.core.result import StepRecord as StepRecord
+from dno.core.shapes import is_shape as is_shape
+from dno.core.shapes import kept_by as kept_by
+from dno.core.shapes import outlined as outlined
+from dno.core.shapes import traced as traced
+from dno.core.shapes import without_weights as without_weights
 from dno.errors import ConfigError as ConfigError
 from dno.errors import RunError as RunError
 from dno.files import write_file as write_file

@@ -1,14 +1,10 @@
-"""What calls cost in memory and arithmetic, as plain numbers; `dno.core.tracing` finds them out."""
+"""What calls cost in memory and arithmetic, and what there is, as plain numbers."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from typing import Final, NamedTuple
 
 GIB: Final = 2**30
 
@@ -57,70 +53,3 @@ def gib(count: float) -> str:
     if abs(count) < GIB / 10:
         return f"{count / 2**20:.0f} MiB"
     return f"{count / GIB:.1f} GiB"
-
-
-@contextlib.contextmanager
-def without_weights() -> Iterator[None]:
-    """Inside, new tensors have a shape and no memory, and what is computed of them is a shape."""
-    from dno.core.tracing import shapes
-
-    with shapes():
-        yield
-
-
-def is_shape(tensor: Tensor) -> bool:
-    """Whether a tensor was made in `without_weights`, so that it holds no numbers."""
-    from dno.core.tracing import is_fake
-
-    return is_fake(tensor)
-
-
-def outlined(tensor: Tensor) -> Tensor:
-    """A tensor's shape, which requires a gradient if it does; a few whole numbers stay as they
-    are, since networks read sizes and times from them."""
-    from dno.core.tracing import outline
-
-    return outline(tensor)
-
-
-def traced(
-    call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None = None
-) -> tuple[Cost, Any]:
-    """The cost of a call and of its gradient in those arguments that require one, by shapes alone.
-
-    Nothing is computed and nothing large is allocated, whether the call's weights are there or were
-    made in `without_weights`.
-
-    Args:
-        call: differentiable, and the same whatever the numbers are.
-        args, kwargs: what to call it with; nests of tensors.
-
-    Returns:
-        The cost; and the answer, its tensors filled with zeros.
-    """
-    from dno.core.tracing import trace
-
-    return trace(call, args, kwargs or {})
-
-
-def kept_by(
-    call: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    weights: Collection[int],
-) -> tuple[int, Any]:
-    """What a call keeps for the backward pass, found by calling it; nothing is kept.
-
-    It takes the time and memory of a forward pass without a gradient.
-
-    Args:
-        call: differentiable.
-        args, kwargs: what to call it with.
-        weights: addresses of storages that are not the call's own (`untyped_storage().data_ptr()`).
-
-    Returns:
-        Bytes, and the answer without a graph.
-    """
-    from dno.core.tracing import kept
-
-    return kept(call, args, kwargs, weights)

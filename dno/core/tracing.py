@@ -32,7 +32,7 @@ def is_fake(tensor: Tensor) -> bool:
 def trace(
     call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Cost, Any]:
-    """See `dno.core.costs.traced`."""
+    """See `dno.core.shapes.traced`."""
     mode = shapes()
     args, kwargs = _nest((args, kwargs), outline)
     leaves = [leaf for leaf in _tensors((args, kwargs)) if leaf.requires_grad]
@@ -62,7 +62,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def outline(tensor: Tensor) -> Tensor:
-    """See `dno.core.costs.outlined`."""
+    """See `dno.core.shapes.outlined`."""
     if is_fake(tensor):
         return tensor.detach().requires_grad_(tensor.requires_grad)
     if not tensor.is_floating_point() and tensor.numel() < 64:
@@ -130,7 +130,7 @@ def kept(
     kwargs: Mapping[str, Any],
     weights: Collection[int],
 ) -> tuple[int, Any]:
-    """See `dno.core.costs.kept_by`."""
+    """See `dno.core.shapes.kept_by`."""
     seen: dict[int, StorageWeakRef] = {}
     total = 0
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from dno.core.costs import Beside, Room, traced
+from dno.core.costs import Beside, Room
+from dno.core.shapes import traced
 from dno.protocols import Reward
 from dno.registry.configs import BuildContext, RewardConfig
 from dno.runs.frames import on_frames

@@ -112,6 +112,7 @@ HOMES = (
     "core.events",
     "core.noise",
     "core.result",
+    "core.shapes",
 )
 """Where the names on the page are defined."""
 UNTOLD = ("model_config", "inside")
