@@ -53,11 +53,12 @@ class NoiseMap(Protocol):
 
     Called once per objective evaluation. It has no randomness of its own and nothing that one call
     leaves changes another's answer; the weights behind it are frozen; sample i depends on row i of
-    the noise alone. Four attributes are optional: `network_evaluations`, the evaluations of its
-    network that a call makes per sample, by which it is metered (1 a call without it); and
+    the noise alone. Five attributes are optional: `network_evaluations`, the evaluations of its
+    network that a call makes per sample, by which it is metered (1 a call without it);
     `medium`, what its samples are (`dno.plugin.IMAGE` and its like; without it, told from their
-    shape); and `coarser(steps)`, a `CoarseMap` of so many steps, or a `ConfigError` that says why
-    there is none; and `footprint`, a `Footprint` by which a run is planned, or None where it would
+    shape); `coarser(steps)`, a `CoarseMap` of so many steps, or a `ConfigError` that says why
+    there is none; `remedy`, what to do where a sample or its gradient is not finite, the end of
+    a sentence; and `footprint`, a `Footprint` by which a run is planned, or None where it would
     take a while to find out and nothing depends on it.
     """
 
@@ -102,6 +103,9 @@ class CoarseMap(Protocol):
 
 class Sampler(Protocol):
     """A pretrained model with a fixed sampling procedure.
+
+    One that can find noise from which it draws a given picture also has a method
+    `noise_of(picture, sample) -> B x N`, of a picture of Pillow in RGB and its own bound map.
 
     An optional method `make_room(room)` is called before `bind`, with the `dno.plugin.Room` that it
     has on its device, so that it can choose what to keep for the backward pass.

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dno import __version__
-from dno.cli import batch, ending, optimize, plan, plugins, runs
+from dno.cli import batch, compare, ending, optimize, plan, plugins, runs
 from dno.cli.quick import QUICK
 from dno.cli.say import say, say_mistake
 
@@ -70,6 +70,9 @@ def make_app() -> typer.Typer:
     plan.add_to(app)
     batch.add_to(app)
     app.command()(runs.resume)
+    app.command()(runs.report)
+    app.command()(compare.compare)
+    app.command()(compare.leaderboard)
     app.add_typer(plugins.plugins, name="plugins")
     return app
 

@@ -46,6 +46,8 @@ class Room:
     entries of their noise together. It may take seconds to find out."""
     must_fit: bool = True
     """Whether too little room is an error; a plan tells of it instead."""
+    waste: float = 0.0
+    """The part of a room that is left to what an allocator holds and nobody uses."""
 
 
 def gib(count: float) -> str:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from dno.errors import ConfigError
-from dno.paths import user_path
 from dno.runs.parts import Parts, at
 from dno.runs.run_config import RunConfig
-from dno.wording import named
-
-
-def noise_file(path: Path) -> Path:
-    """The file with the noise of a run folder; a file is itself."""
-    return path / "noise.safetensors" if path.is_dir() else path
+from dno.runs.start import check_start
 
 
 def check(config: RunConfig, *, fresh: bool = True, weights: bool = True) -> None:
@@ -25,10 +18,8 @@ def check(config: RunConfig, *, fresh: bool = True, weights: bool = True) -> Non
         fresh: whether the run is at its start, and so needs the noise to start from.
         weights: whether weights must be there; a plan does without them.
     """
-    if fresh and config.start is not None:
-        file = noise_file(user_path(config.start, at="start"))
-        if not file.is_file():
-            raise ConfigError(f"there is no file {named(file)}", at="start")
+    if fresh:
+        check_start(config)
     if config.spread == 1:
         raise ConfigError("should be 0, or at least 2: one sample has no spread", at="spread")
 

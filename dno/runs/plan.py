@@ -17,7 +17,7 @@ from dno.protocols import Footprint
 from dno.registry.configs import BuildContext
 from dno.runs.check import check
 from dno.runs.coarse import coarse_steps, coarser
-from dno.runs.load import find_device
+from dno.runs.load import dtype_of, find_device
 from dno.runs.parts import Parts, at, build
 from dno.runs.room import Surroundings
 from dno.runs.run_config import RunConfig
@@ -167,7 +167,7 @@ def plan(config: RunConfig) -> Plan:
             "weights",
             at="sampler",
         )
-    dtype = getattr(torch, config.dtype)
+    dtype = dtype_of(config)
     context = BuildContext(device=torch.device("cpu"), dtype=dtype, weightless=True)
     around = Surroundings(config, context)
     sampler = build(parts.sampler, context)
@@ -187,7 +187,7 @@ def plan(config: RunConfig) -> Plan:
         footprint=footprint,
         coarse=coarse,
         device=device,
-        dtype=config.dtype,
+        dtype=str(dtype).removeprefix("torch."),
         samples=len(prompts),
         rate=_rate(device, dtype),
         rewards_flop=rewards_flop,

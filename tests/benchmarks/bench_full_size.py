@@ -22,6 +22,7 @@ from dno_builtin.samplers._ddim import DDIMSampler
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dno.core.costs import Beside, Room
+from dno.runs.room import CPU_WASTE
 from dno.testing.models import tiny_tokenizer
 
 SHAPE = Path(__file__).parents[2] / "docs" / "figures" / "models" / "sd-1.5"
@@ -84,7 +85,7 @@ def main() -> None:
     sampler = DDIMSampler(pipe, steps=2, memory=size, height=512, width=512, dtype=torch.bfloat16)
     # It has weights of its own in another order now.
     del pipe
-    sampler.make_room(Room(None, lambda _, entries: Beside(held=12 * 4 * entries)))
+    sampler.make_room(Room(None, lambda _, entries: Beside(held=12 * 4 * entries), waste=CPU_WASTE))
     started = time.process_time()
     bound = sampler.bind(["a black cat"], [0])
     footprint = bound.footprint

@@ -18,7 +18,7 @@ from .made import as_samples
 from .memory import at_level
 from .modules import Function, without_gradient
 from .nests import each
-from .parts import Answer, for_one_call
+from .parts import Answer, for_one_call, remedy
 from .rehearsal import Found, Rehearsal
 from .spare import Spare
 from .tape import NoiseTape
@@ -58,6 +58,9 @@ class PipelineNoiseMap:
 
         self.spare = spare
         """What its networks cost, and what memory they may take."""
+
+        self.remedy: str = remedy(pipe)
+        """What to do where a sample or its gradient is not finite."""
 
         rehearsal = Rehearsal(pipe, options, len(seeds), device, spare.ledger)
         found = rehearsal.rehearse()

@@ -1,7 +1,6 @@
 """A pipeline without its weights, built from the small files of its folder: shapes alone.
 
-Its networks answer nothing by themselves; the ledger traces them. What encodes prompts and pictures
-is traced as it is called, and answers zeros, so that the pipeline goes on.
+Its networks answer nothing by themselves; the ledger traces them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin
 from diffusers import pipelines as pipeline_modules
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from dno.plugin import ConfigError, first_line, is_shape, quiet, traced, without_weights
 
@@ -27,7 +26,8 @@ from .call import check_class, pipeline_class
 from .folder import INDEX, check_channels, check_index
 from .hub import snapshot
 from .load import LIBRARIES, check_parts, is_decoder
-from .modules import is_delicate, wide_dtype
+from .modules import delicate, wide_dtype
+from .parts import family, role_of
 from .reading import read_json
 from .where import Where
 
@@ -150,7 +150,7 @@ def _part(folder: Path, module: str, name: str, dtype: torch.dtype) -> Any:
             config = cls.config_class.from_pretrained(str(folder))
             made = cls(config)
         _as_shapes(made, dtype)
-    return _answering(made.eval())
+    return made.eval()
 
 
 def _class(module: str, name: str) -> Any:
@@ -164,22 +164,30 @@ def _class(module: str, name: str) -> Any:
 
 def _as_shapes(made: nn.Module, dtype: torch.dtype) -> None:
     """Give a module's weights their type, as `from_pretrained` would."""
+    in_float32 = delicate(made, dtype)
     for name, weight in list(made.named_parameters()):
         owner, _, last = name.rpartition(".")
         kind = weight.dtype
         if weight.is_floating_point():
-            kind = torch.float32 if is_delicate(made, name, dtype) else dtype
+            kind = torch.float32 if id(weight) in in_float32 else dtype
         shape = torch.empty(weight.shape, dtype=kind)
         made.get_submodule(owner)._parameters[last] = nn.Parameter(shape, requires_grad=False)
 
 
-def _answering(part: Any) -> Any:
-    """The part, with what encodes answering zeros of the right form."""
-    if isinstance(part, PreTrainedModel):
-        part.forward = _zeros_of(part.forward)
-    elif callable(getattr(part, "encode", None)):
-        part.encode = _zeros_of(part.encode)
-    return part
+def answer_by_zeros(pipe: Any) -> None:
+    """Have what encodes prompts and pictures in a private pipeline of shapes answer zeros of the
+    right form, so that the pipeline goes on."""
+    seen: set[int] = set()
+    for member in family(pipe):
+        for part in vars(member).values():
+            role = role_of(part)
+            if role is None or id(part) in seen:
+                continue
+            seen.add(id(part))
+            if role == "encoder":
+                part.forward = _zeros_of(part.forward)
+            elif role == "decoder" and callable(getattr(part, "encode", None)):
+                part.encode = _zeros_of(part.encode)
 
 
 def _zeros_of(function: Callable[..., Any]) -> Callable[..., Any]:

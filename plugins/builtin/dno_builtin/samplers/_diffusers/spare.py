@@ -165,8 +165,11 @@ class Chosen:
             assert found is not None
             return found
 
-        room = float("inf") if self._room is None else self._room - self._fixed() - _SLACK
-        return choose(calls, room, passing)
+        if self._room is None:
+            return choose(calls, float("inf"), passing)
+        waste = 0.0 if self._spare.room is None else self._spare.room.waste
+        usable = self._room * (1 - waste) - _SLACK
+        return choose(calls, usable - self._fixed(), passing)
 
     def _fixed(self) -> int:
         """Bytes that are there all the time."""
