@@ -137,15 +137,13 @@ def _configurer(
 
 def _tell(output: TextIO, told: Told) -> None:
     head = f"[{told.number}/{told.of}] {told.item.name}"
-    if told.outcome is None or told.error:
-        say(f"{head}: {told.error}", err=True)
+    attempt = told.attempt
+    if attempt.error:
+        say(f"{head}: {attempt.error}", err=True)
         return
-    rises = []
-    for name in told.outcome.climbed:
-        first = float(told.outcome.initial.rewards[name][0])
-        best = float(told.outcome.best.rewards[name][0])
-        rises.append(f"{name} {first:.4g} -> {best:.4g}")
-    say(f"{head}: {', '.join(rises)} ({told.seconds:.0f} s)", stream=output)
+    rises = [f"{name} {first:.4g} -> {best:.4g}" for name, (first, best) in attempt.rises.items()]
+    where = f", {told.where}" if told.where else ""
+    say(f"{head}: {', '.join(rises)} ({attempt.seconds:.0f} s{where})", stream=output)
 
 
 def add_to(app: typer.Typer) -> None:

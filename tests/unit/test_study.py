@@ -18,8 +18,9 @@ import dno
 from dno.core.function import FunctionSampler
 from dno.errors import ConfigError
 from dno.plugin import StepDone
-from dno.runs.batch import Standing, shard, standing
+from dno.runs.batch import shard
 from dno.runs.lock import hold
+from dno.runs.standing import Standing, standing
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
 
