@@ -61,6 +61,37 @@ def batch(
         int,
         typer.Option(help="How often an item that failed is tried again.", rich_help_panel="STOP"),
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Run items on a Ray cluster: auto, local, or its address.",
+            metavar="auto|local|ADDRESS",
+            show_default=False,
+            rich_help_panel="KEEP",
+        ),
+    ] = None,
+    ray_gpus: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs of each worker, as 1 or 0.5.", show_default=False, rich_help_panel="KEEP"
+        ),
+    ] = None,
+    ray_cpus: Annotated[
+        int | None,
+        typer.Option(
+            help="Cores of each worker, and its threads.",
+            show_default=False,
+            rich_help_panel="KEEP",
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(
+            help="How many workers, else as many as there is room for.",
+            show_default=False,
+            rich_help_panel="KEEP",
+        ),
+    ] = None,
     quiet: Annotated[
         bool,
         typer.Option("--quiet", help="No line for each item.", rich_help_panel="KEEP"),
@@ -77,6 +108,7 @@ def batch(
     Example: dno batch prompts.txt --seeds 0..7 --reward clip --out study
     """
     from dno.paths import user_path
+    from dno.runs.cluster import Cluster
     from dno.runs.lists import read_rows
     from dno.runs.spellings import parse_part, parse_seeds, parse_settings
 
@@ -84,6 +116,7 @@ def batch(
     out = user_path(out, source="--out")
     numbers = parse_seeds(seeds, "--seeds")
     part = parse_part(shard, "--shard")
+    cluster = Cluster.asked_for(ray, gpus=ray_gpus, cpus=ray_cpus, workers=ray_workers)
     rows = read_rows(prompts)
     values = start_values(config, quiet=True)
     ask_for_a_reward(values, options)
@@ -105,9 +138,15 @@ def batch(
 
     from dno.runs.study import run_study
 
-    telling = {} if quiet else {"tell": functools.partial(_tell, sys.stdout)}
+    telling: dict[str, Any] = {}
+    if not quiet:
+        output = sys.stdout
+        telling = {
+            "tell": functools.partial(_tell, output),
+            "say": functools.partial(say, stream=output),
+        }
     with plugins_at_work():
-        summary = run_study(items, out, part=part, retries=retries, **telling)
+        summary = run_study(items, out, part=part, retries=retries, cluster=cluster, **telling)
     told_of.append(out)
     say(summary.sentence(out))
     if summary.interrupted:

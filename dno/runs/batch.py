@@ -70,6 +70,11 @@ class Summary:
     """Names."""
     interrupted: bool = False
 
+    @property
+    def seen(self) -> int:
+        """Items of which it is known what became."""
+        return self.done + self.before + len(self.failed)
+
     def count(self, item: Item, attempt: Attempt) -> None:
         """Add what came of the last attempt at an item."""
         match attempt.end:

@@ -247,10 +247,11 @@ class RunFolder:
         about = {"draws": [list(shape) for shape in draws], "items": items}
         self.write("noise.safetensors", pack(noise, about))
 
-        self.write("result.json", _as_json(outcome))
         snapshots = {"initial": outcome.initial, "best": outcome.best, "last": outcome.last}
         for name, snapshot in snapshots.items():
             self._save_samples(name, outcome.medium, snapshot.samples)
+        # The last of all: where it is, the run has ended and nothing is missing.
+        self.write("result.json", _as_json(outcome))
 
     def _save_samples(self, name: str, medium: Medium, samples: Tensor) -> None:
         """Each sample as a file, and a picture of all of them side by side where they have one."""

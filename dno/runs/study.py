@@ -12,6 +12,7 @@ import tomli_w
 
 from dno.errors import RunFolderError
 from dno.files import write_file
+from dno.runs.actor import ABOUT
 from dno.runs.batch import (
     ITEMS,
     Item,
@@ -23,6 +24,7 @@ from dno.runs.batch import (
     table_of,
     write_table,
 )
+from dno.runs.cluster import Cluster
 
 
 def run_study(
@@ -31,7 +33,9 @@ def run_study(
     *,
     part: tuple[int, int] = (1, 1),
     retries: int = 1,
+    cluster: Cluster | None = None,
     tell: Callable[[Told], None] = lambda told: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Run what is left of a study, and write its table.
 
@@ -40,11 +44,17 @@ def run_study(
         folder: made if it is not there.
         part: i of n, counted from 1.
         retries: how often an item that failed is tried again.
+        cluster: of Ray, whose workers run the items; None runs them here.
         tell: hears of each item as it ends.
+        say: hears what there is to know of the whole.
 
     Raises:
+        ConfigError: Ray is not installed, or its machines cannot work on this study.
+        RunError: Ray cannot be reached.
         RunFolderError: the folder cannot be made or written.
     """
+    if cluster is not None:
+        cluster.check()
     try:
         (folder / ITEMS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -57,7 +67,15 @@ def run_study(
         ended.append(told)
         tell(told)
 
-    summary = carry_out(shard(items, part), folder, retries=retries, tell=listen)
+    ours = shard(items, part)
+    if cluster is None:
+        summary = carry_out(ours, folder, retries=retries, tell=listen)
+    else:
+        from dno.runs.spread import carry_out_on_ray
+
+        summary = carry_out_on_ray(
+            ours, folder, cluster=cluster, retries=retries, tell=listen, say=say
+        )
     write_table(table_of(items, folder), folder / "items.csv")
     _note_failures(ended, folder)
     return summary
@@ -67,7 +85,7 @@ def _note(items: Sequence[Item], folder: Path) -> None:
     """What the study consists of, for whoever finds the folder."""
     listed = [{"item": item.name, "place": item.place} for item in items]
     content = {"items": len(items), "asked": listed}
-    write_file(folder / "batch.toml", tomli_w.dumps(content).encode())
+    write_file(folder / ABOUT, tomli_w.dumps(content).encode())
 
 
 def _note_failures(ended: Sequence[Told], folder: Path) -> None:
