@@ -343,6 +343,7 @@ def batch(
     ray_gpus: float | None = None,
     ray_cpus: int | None = None,
     ray_workers: int | None = None,
+    keep: str = "all",
     sampler: AnySampler | None = None,
     monitor: AnyMonitor | None = None,
     regularizer: AnyRegularizer | None = None,
@@ -374,15 +375,18 @@ def batch(
         ray_gpus: GPUs of each worker, as 1 or 0.5.
         ray_cpus: cores of each worker, and its threads.
         ray_workers: how many workers; None for as many as there is room for.
+        keep: of an item that is done, "all", or "best": neither its state nor its last pictures.
 
     Raises:
         ConfigError: the request is wrong, with the prompt's place; nothing was run.
     """
     from dno.runs.batch import items_of, table_of
     from dno.runs.cluster import Cluster
+    from dno.runs.keep import parse_keep
     from dno.runs.lists import rows_from
     from dno.runs.study import run_study
 
+    kept = parse_keep(keep)
     cluster = Cluster.asked_for(ray, gpus=ray_gpus, cpus=ray_cpus, workers=ray_workers)
     values = _values(
         sampler=sampler,
@@ -402,7 +406,7 @@ def batch(
 
     items = items_of(rows_from(prompts), seeds, configure)
     folder = Path(out).expanduser()
-    summary = run_study(items, folder, part=part, retries=retries, cluster=cluster)
+    summary = run_study(items, folder, part=part, retries=retries, cluster=cluster, keep=kept)
     return Study(folder, table_of(items, folder), summary.failed, summary.interrupted)
 
 

@@ -61,6 +61,14 @@ def batch(
         int,
         typer.Option(help="How often an item that failed is tried again.", rich_help_panel="STOP"),
     ] = 1,
+    keep: Annotated[
+        str,
+        typer.Option(
+            help="Of an item that is done: all, or best (no state, no last pictures).",
+            metavar="all|best",
+            rich_help_panel="KEEP",
+        ),
+    ] = "all",
     ray: Annotated[
         str | None,
         typer.Option(
@@ -109,6 +117,7 @@ def batch(
     """
     from dno.paths import user_path
     from dno.runs.cluster import Cluster
+    from dno.runs.keep import parse_keep
     from dno.runs.lists import read_rows
     from dno.runs.spellings import parse_part, parse_seeds, parse_settings
 
@@ -117,6 +126,7 @@ def batch(
     numbers = parse_seeds(seeds, "--seeds")
     part = parse_part(shard, "--shard")
     cluster = Cluster.asked_for(ray, gpus=ray_gpus, cpus=ray_cpus, workers=ray_workers)
+    kept = parse_keep(keep)
     rows = read_rows(prompts)
     values = start_values(config, quiet=True)
     ask_for_a_reward(values, options)
@@ -146,7 +156,9 @@ def batch(
             "say": functools.partial(say, stream=output),
         }
     with plugins_at_work():
-        summary = run_study(items, out, part=part, retries=retries, cluster=cluster, **telling)
+        summary = run_study(
+            items, out, part=part, retries=retries, cluster=cluster, keep=kept, **telling
+        )
     told_of.append(out)
     say(summary.sentence(out))
     if summary.interrupted:

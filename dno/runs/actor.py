@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 from dno.runs.attempt import Attempt, Attempts
+from dno.runs.keep import Keep
 from dno.runs.run_config import RunConfig
 
 ABOUT = "batch.toml"
@@ -25,6 +27,11 @@ class Place:
     """Of dno."""
     study: str
     """Digest of what the study consists of, as it is read there; empty where it is not."""
+
+
+def version() -> str:
+    """Of the dno that is installed."""
+    return importlib.metadata.version("dno")
 
 
 def digest(folder: Path) -> str:
@@ -44,19 +51,18 @@ class Worker:
     Args:
         threads: of torch, as many as the process has that started the study: their number decides
             the bits of a run on a CPU.
+        keep: what is kept of an item that is done.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, keep: Keep = Keep.ALL) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._attempts = Attempts()
+        self._attempts = Attempts(keep)
 
     def place(self, folder: str) -> Place:
         """Where this is, and what it sees of the study."""
-        from dno import __version__
-
-        return Place(platform.node(), os.getpid(), __version__, digest(Path(folder)))
+        return Place(platform.node(), os.getpid(), version(), digest(Path(folder)))
 
     def attempt(self, config: RunConfig, path: str) -> Attempt:
         """Run an item, or go on with it."""

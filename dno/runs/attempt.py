@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dno.core.result import Outcome, Status
 from dno.errors import ConfigError, DNOError, RunFolderError
+from dno.runs.keep import Keep, thin
 from dno.runs.load import Loaded, load
 from dno.runs.run import go_on, run
 from dno.runs.run_config import RunConfig
@@ -47,9 +48,14 @@ class Attempt:
 
 
 class Attempts:
-    """Makes attempts one after the other; models of one stay for the next, where they fit it."""
+    """Makes attempts one after the other; models of one stay for the next, where they fit it.
 
-    def __init__(self) -> None:
+    Args:
+        keep: what is kept of an item that is done.
+    """
+
+    def __init__(self, keep: Keep = Keep.ALL) -> None:
+        self._keep = keep
         self._loaded: Loaded | None = None
 
     def make(self, config: RunConfig, path: Path) -> Attempt:
@@ -59,6 +65,12 @@ class Attempts:
             config: the item's.
             path: its run folder.
         """
+        attempt = self._make(config, path)
+        if self._keep is Keep.BEST and attempt.end in (End.DONE, End.BEFORE):
+            thin(path)
+        return attempt
+
+    def _make(self, config: RunConfig, path: Path) -> Attempt:
         began = time.perf_counter()
         try:
             match standing(path):

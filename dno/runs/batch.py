@@ -20,6 +20,7 @@ from dno.errors import ConfigError, RunFolderError
 from dno.files import write_file
 from dno.runs.attempt import Attempt, Attempts, End
 from dno.runs.folders import slug
+from dno.runs.keep import Keep
 from dno.runs.lists import Row, configured
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
@@ -147,7 +148,12 @@ def shard(items: Sequence[Item], part: tuple[int, int]) -> Sequence[Item]:
 
 
 def carry_out(
-    items: Sequence[Item], folder: Path, *, retries: int, tell: Callable[[Told], None]
+    items: Sequence[Item],
+    folder: Path,
+    *,
+    retries: int,
+    keep: Keep = Keep.ALL,
+    tell: Callable[[Told], None],
 ) -> Summary:
     """Run what is neither done nor held by another process.
 
@@ -157,10 +163,11 @@ def carry_out(
         items: what to run, in this order.
         folder: the study's.
         retries: how often an item that failed is tried again.
+        keep: what is kept of an item that is done.
         tell: hears of each item as it ends.
     """
     summary = Summary()
-    attempts = Attempts()
+    attempts = Attempts(keep)
     left = [*enumerate(items, start=1)]
     while left:
         held: list[tuple[int, Item]] = []

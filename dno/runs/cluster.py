@@ -119,13 +119,24 @@ def connected(cluster: Cluster) -> Iterator[ModuleType]:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        raise RunError(
-            f"--ray {short(cluster.address)}: Ray cannot be reached: {short(str(error))}"
-        ) from error
+        raise RunError(f"Ray at {cluster.address} cannot be reached: {_why(error)}") from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _why(error: BaseException) -> str:
+    """The reason, which Ray may tell in what it made its error from."""
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    if any("InvalidAuthToken" in str(one) for one in chain):
+        return (
+            "it asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH to what the cluster was started with"
+        )
+    return short(str(error))
 
 
 @dataclass(frozen=True)

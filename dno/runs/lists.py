@@ -242,7 +242,7 @@ def _parquet(path: Path) -> Records:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise ConfigError(
-            "needs pyarrow to be read: pip install pyarrow", source=str(path)
+            'needs pyarrow to be read; try: pip install "dno[parquet]"', source=str(path)
         ) from None
     try:
         rows = parquet.read_table(path).to_pylist()

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from dno.errors import ConfigError, RunError
 from dno.paths import current_folder
-from dno.runs.actor import Place, Worker, digest
+from dno.runs.actor import Place, Worker, digest, version
 from dno.runs.attempt import Attempt, End
 from dno.runs.batch import ITEMS, Item, Summary, Told
 from dno.runs.cluster import Cluster, Share, connected, nodes_of
+from dno.runs.keep import Keep
 from dno.runs.pool import DEATHS, Order, Pool
 from dno.runs.run_config import RunConfig
 from dno.runs.standing import Standing, standing
@@ -36,8 +37,10 @@ def carry_out_on_ray(
     *,
     cluster: Cluster,
     retries: int,
+    keep: Keep = Keep.ALL,
     tell: Callable[[Told], None],
     say: Callable[[str], None],
+    worker: type = Worker,
 ) -> Summary:
     """Run what is neither done nor held by another process, on a cluster.
 
@@ -46,8 +49,10 @@ def carry_out_on_ray(
         folder: the study's, which every machine must see.
         cluster: where.
         retries: how often an item that failed is tried again, on another worker where there is one.
+        keep: what is kept of an item that is done.
         tell: hears of each item as it ends.
         say: hears how many workers there are.
+        worker: the class of actors, which has the methods of `Worker`.
 
     Raises:
         ConfigError: items cannot be sent, or the cluster cannot work on this study.
@@ -65,7 +70,7 @@ def carry_out_on_ray(
     with connected(cluster) as ray:
         device = items[study.left[0]].config.device
         share = Share.of(cluster, nodes_of(ray), device=device, threads=threads)
-        pool = _pool(ray, cluster, share, study.folder)
+        pool = _pool(ray, cluster, share, study.folder, worker, keep)
         say(_heading(ray, cluster, share, len(study.left)))
         try:
             study.work(pool)
@@ -98,16 +103,16 @@ def _check_sendable(config: RunConfig) -> None:
         )
 
 
-def _pool(ray: ModuleType, cluster: Cluster, share: Share, folder: Path) -> Pool:
+def _pool(
+    ray: ModuleType, cluster: Cluster, share: Share, folder: Path, worker: type, keep: Keep
+) -> Pool:
     options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_restarts": 0}
-    actor = ray.remote(Worker).options(**options)
+    actor = ray.remote(worker).options(**options)
     ours = digest(folder)
 
     def refused(place: Place) -> str:
-        from dno import __version__
-
-        if place.version != __version__:
-            return f"{place.machine} has dno {place.version}, and this is {__version__}"
+        if place.version != version():
+            return f"{place.machine} has dno {place.version}, and this is {version()}"
         if place.study != ours:
             return (
                 f"{place.machine} does not see the study in {named(folder)}; its folder must be "
@@ -117,7 +122,7 @@ def _pool(ray: ModuleType, cluster: Cluster, share: Share, folder: Path) -> Pool
 
     return Pool(
         ray,
-        make=lambda: actor.remote(share.threads),
+        make=lambda: actor.remote(share.threads, keep),
         asks=(str(folder),),
         room=lambda: cluster.workers or share.places(nodes_of(ray)),
         refused=refused,

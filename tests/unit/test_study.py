@@ -216,3 +216,43 @@ def test_observers_of_a_study_see_each_item(tmp_path: Path) -> None:
 
     study(tmp_path / "study", observer=look, seeds=[0], iterations=0)
     assert seen == ["a cat", "a dog"]
+
+
+def test_the_table_is_written_as_parquet_too(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    prompts = [{"prompt": "a cat", "Category": "pets"}, {"prompt": "a dog"}]
+    found = study(tmp_path / "study", prompts, seeds=[2**64 - 1], iterations=0)
+    rows = parquet.read_table(tmp_path / "study" / "items.parquet").to_pylist()
+    assert [row["seed"] for row in rows] == [2**64 - 1] * 2
+    assert [row["label.Category"] for row in rows] == ["pets", None]
+    for row, expected in zip(rows, found.rows, strict=True):
+        assert row["rewards.bright.best"] == expected["rewards.bright.best"]
+
+
+def test_of_an_item_that_is_done_the_best_alone_is_kept(tmp_path: Path) -> None:
+    study(tmp_path / "all", ["a cat"], seeds=[0])
+    study(tmp_path / "best", ["a cat"], seeds=[0], keep="best")
+    (everything,) = folders(tmp_path / "all")
+    (thin,) = folders(tmp_path / "best")
+    gone = {path.name for path in everything.iterdir()} - {path.name for path in thin.iterdir()}
+    assert gone == {"state.safetensors", "last.png"}
+    assert bits(tmp_path / "all") == bits(tmp_path / "best")
+
+    # Asked again, it is done; and what was kept in full can be made thin.
+    assert study(tmp_path / "best", ["a cat"], seeds=[0], keep="best").failed == []
+    study(tmp_path / "all", ["a cat"], seeds=[0], keep="best")
+    assert not (everything / "state.safetensors").exists()
+
+
+def test_what_is_held_while_the_others_run_is_looked_at_again(tmp_path: Path) -> None:
+    study(tmp_path / "study", iterations=0)
+    first = folders(tmp_path / "study")[0]
+    (first / "result.json").unlink()
+    release = hold(first)
+
+    def let_go(event: StepDone) -> None:
+        release()
+
+    found = study(tmp_path / "study", ["a cat", "a dog", "a fox"], iterations=0, observer=let_go)
+    assert [row["standing"] for row in found.rows] == ["done"] * 6
