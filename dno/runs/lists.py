@@ -15,6 +15,7 @@ from dno.errors import ConfigError
 from dno.runs.run_config import RunConfig
 from dno.runs.shorthands import known_options
 from dno.runs.spellings import parse_value
+from dno.wording import reason
 
 PROMPT: Final = ("prompt", "prompts", "text", "caption")
 """What columns of prompts are called, in any case: the second in DrawBench, the last in COCO."""
@@ -62,11 +63,25 @@ def read_rows(path: Path) -> list[Row]:
 
     if ending == ".parquet":
         return rows_of(_parquet(path), path.name)
+    return rows_of(_RECORDS[ending](_text(path), str(path)), path.name)
+
+
+def _text(path: Path) -> str:
+    """The text of a file as any editor saves it: UTF-8, whatever its lines end with."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", source=str(path)) from None
-    return rows_of(_RECORDS[ending](text, str(path)), path.name)
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {reason(error)}", source=str(path)) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"line {line} is no UTF-8 text, its byte 0x{data[error.start]:02x} is none of it; save "
+            "the list as UTF-8",
+            source=str(path),
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def rows_from(prompts: Any) -> list[Row]:
@@ -110,11 +125,14 @@ def configured(row: Row, seed: int, configure: Callable[[Row, int], RunConfig]) 
     """The configuration of one row and seed.
 
     Raises:
-        ConfigError: it cannot be; with the row's place, where the row sets anything by itself.
+        ConfigError: it cannot be; with the row's place, where the row's prompt is no prompt, or the
+            row sets anything by itself.
     """
     try:
         return configure(row, seed)
     except ConfigError as error:
+        if error.at.split(".")[0] == "prompts":
+            raise ConfigError(error.problem, source=row.place) from None
         if not row.options and not row.settings:
             raise
         where = ": ".join(part for part in (error.source, error.at) if part)

@@ -105,7 +105,7 @@ WRONG = {
         "list.csv", "prompt,optimzer.step\nx,1\n", r"row 1: the column 'optimzer.step' leads to no "
         r"option; did you mean optimizer\?"
     ),
-    "not text": Wrong("list.txt", "\udcff", "cannot be read"),
+    "not text": Wrong("list.txt", "a\nb\r\n\udcff\n", r"line 3 is no UTF-8 text, its byte 0xff"),
 }  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -164,6 +166,10 @@ WRONG = {
     ),
     "a value": ([{"prompt": "x", "iterations": -1}], "prompts, entry 1: iterations: .*got -1"),
     "a place": ([{"prompt": "x", "optimizer.stp": 1}], "prompts, entry 1: .*unknown option"),
+    "one bad line": (
+        [*[f"animal {n}" for n in range(300)], "a\x00cat", "a dog"],
+        "^prompts, entry 301: the prompt has the control character U[+]0000 in it, as character 2",
+    ),
     "text alone": ("a cat", "prompts: should be a list of prompts"),
 }
 
@@ -256,3 +262,21 @@ def test_what_is_held_while_the_others_run_is_looked_at_again(tmp_path: Path) ->
 
     found = study(tmp_path / "study", ["a cat", "a dog", "a fox"], iterations=0, observer=let_go)
     assert [row["standing"] for row in found.rows] == ["done"] * 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+def test_a_process_does_not_grow_with_the_runs_that_it_made(tmp_path: Path) -> None:
+    looks: list[tuple[int, int]] = []
+
+    def look(event: StepDone) -> None:
+        gc.collect()
+        looks.append((len(os.listdir("/proc/self/fd")), len(gc.get_objects())))
+
+    prompts = [f"animal {number}" for number in range(14)]
+    study(tmp_path / "study", prompts, seeds=[0], iterations=0, observer=look)
+    # The first few fill caches.
+    files, objects = zip(*looks[4:], strict=True)
+    assert len(set(files)) == 1
+    # A row each stays, of what became of it.
+    assert objects[-1] - objects[0] < 20 * len(objects)
