@@ -27,6 +27,8 @@ _STARTS: Final = 3
 _LOOK: Final = 5.0
 """Seconds between two looks at how large the cluster is."""
 _LONGEST_PAUSE: Final = 300.0
+_LOST: Final = 60.0
+"""Seconds that a cluster may have no room for a single actor."""
 
 
 @dataclass
@@ -77,6 +79,7 @@ class Pool:
     _made: int = 0
     _bad_starts: int = 0
     _looked: float = 0.0
+    _roomy: float = field(default_factory=time.monotonic)
     _pause: float = _LOOK
     _began: bool = False
 
@@ -105,7 +108,7 @@ class Pool:
             lost: is told of an order at which too many actors died, and how the last one did.
 
         Raises:
-            RunError: no actor can begin.
+            RunError: no actor can begin, or the cluster has lost all its machines.
         """
         self.queue.extend(orders)
         while self.queue or self.busy:
@@ -126,7 +129,12 @@ class Pool:
         if now - self._looked < self._pause and self._looked:
             return
         self._looked = now
-        wanted = min(self.room(), len(self.queue) + self.busy)
+        room = self.room()
+        if room or self.busy or self.idle:
+            self._roomy = now
+        elif now - self._roomy > _LOST:
+            raise RunError("the cluster has lost all machines with room for a worker")
+        wanted = min(room, len(self.queue) + self.busy)
         for _ in range(len(self), wanted):
             self._made += 1
             seat = Seat(self._made, self.make())

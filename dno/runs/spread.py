@@ -78,6 +78,8 @@ def carry_out_on_ray(
             study.summary.interrupted = True
         except ray.exceptions.RayError as error:
             raise RunError(f"Ray ended: {short(str(error))}; the same command goes on") from error
+        except RunError as error:
+            raise RunError(f"{error}; once that is mended, the same command goes on") from error
         finally:
             pool.end()
     return study.summary
@@ -88,7 +90,7 @@ def _check_sendable(config: RunConfig) -> None:
     from ray import cloudpickle
 
     try:
-        size = len(cloudpickle.dumps(config))
+        size = len(cloudpickle.dumps(config))  # type: ignore[no-untyped-call]
     except Exception as error:
         raise ConfigError(
             f"a part is an object that cannot be sent to workers ({short(str(error))}); name a "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gc
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -271,7 +270,7 @@ def test_a_process_does_not_grow_with_the_runs_that_it_made(tmp_path: Path) -> N
 
     def look(event: StepDone) -> None:
         gc.collect()
-        looks.append((len(os.listdir("/proc/self/fd")), len(gc.get_objects())))
+        looks.append((len([*Path("/proc/self/fd").iterdir()]), len(gc.get_objects())))
 
     prompts = [f"animal {number}" for number in range(14)]
     study(tmp_path / "study", prompts, seeds=[0], iterations=0, observer=look)
