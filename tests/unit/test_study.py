@@ -22,6 +22,7 @@ from dno.plugin import StepDone
 from dno.runs.batch import shard
 from dno.runs.lock import hold
 from dno.runs.standing import Standing, standing
+from dno.runs.storage import RunFolder
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
 
@@ -261,6 +262,23 @@ def test_what_is_held_while_the_others_run_is_looked_at_again(tmp_path: Path) ->
 
     found = study(tmp_path / "study", ["a cat", "a dog", "a fox"], iterations=0, observer=let_go)
     assert [row["standing"] for row in found.rows] == ["done"] * 6
+
+
+def test_where_the_result_is_nothing_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write = RunFolder.write
+
+    def note(folder: RunFolder, name: str, data: bytes) -> None:
+        written.append(name)
+        write(folder, name, data)
+
+    monkeypatch.setattr(RunFolder, "write", note)
+    study(tmp_path / "study", ["a cat"], seeds=[0])
+    before, _, after = " ".join(written).partition("result.json")
+    assert {"best.png", "last.png", "noise.safetensors", "state.safetensors"} <= {*before.split()}
+    assert after == ""
 
 
 @pytest.mark.slow
