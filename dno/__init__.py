@@ -17,12 +17,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from dno.api import Comparison, Session, Study, batch, compare, load, optimize, resume, run
+    from dno.api import (
+        Comparison,
+        Session,
+        Study,
+        again,
+        batch,
+        compare,
+        load,
+        optimize,
+        resume,
+        run,
+    )
     from dno.core.function import FunctionSampler
     from dno.core.pil import pil_reward
     from dno.core.result import Outcome, Snapshot, Status, StepRecord
     from dno.errors import ConfigError, DNOError, RunError
     from dno.report.result import Result
+    from dno.runs.leaderboard import leaderboard
+    from dno.runs.pairs import compare_runs
     from dno.runs.run_config import RunConfig
     from dno.runs.saved import SavedRun, list_runs, open_run
 
@@ -43,8 +56,11 @@ __all__ = [
     "Status",
     "StepRecord",
     "Study",
+    "again",
     "batch",
     "compare",
+    "compare_runs",
+    "leaderboard",
     "list_runs",
     "load",
     "open_run",
@@ -59,6 +75,7 @@ _HOMES: Final = {
         "Comparison",
         "Session",
         "Study",
+        "again",
         "batch",
         "compare",
         "load",
@@ -71,6 +88,8 @@ _HOMES: Final = {
     "core.result": ("Outcome", "Snapshot", "Status", "StepRecord"),
     "errors": ("ConfigError", "DNOError", "RunError"),
     "report.result": ("Result",),
+    "runs.leaderboard": ("leaderboard",),
+    "runs.pairs": ("compare_runs",),
     "runs.run_config": ("RunConfig",),
     "runs.saved": ("SavedRun", "list_runs", "open_run"),
 }

@@ -23,6 +23,7 @@ from dno.report.result import Result
 from dno.runs import compare as comparing
 from dno.runs import run as running
 from dno.runs.aliases import PythonOptions, own_options
+from dno.runs.carried import read_carried
 from dno.runs.draft import PARTS
 from dno.runs.lists import Row
 from dno.runs.load import Loaded
@@ -121,6 +122,55 @@ def run(config: RunConfig, out: str | Path | None = None) -> Result:
         RunError: the run failed before its first evaluation. Later failures are in `Result.status`.
     """
     return Result.of(running.run(config, _path(out)))
+
+
+def again(
+    picture: str | Path,
+    *,
+    prompt: str | Sequence[str] | None = None,
+    reward: AnyReward | None = None,
+    observer: AnyObserver | None = None,
+    progress: bool = False,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **options: Unpack[PythonOptions],
+) -> Result:
+    """Repeat the run that made a picture, from what the picture carries alone.
+
+        >>> result = dno.again("cat/best.png", seed=4)  # doctest: +SKIP
+
+    On a CPU it makes the same picture to the bit, by the same versions. Whoever made the picture is
+    not trusted: plugins are those installed here, and files, folders and servers that it was made
+    with have to be named anew.
+
+    Args:
+        picture: a PNG file of a run.
+        prompt, reward, observer, progress, out, settings, options: what goes over it, as
+            `dno.optimize` takes it.
+
+    Raises:
+        ConfigError: it carries no configuration, or one that cannot be run here; nothing was run.
+        RunError: see `dno.optimize`.
+    """
+    carried = read_carried(picture)
+    values = _values(rewards=reward, observers=_observers(observer, None, progress=progress))
+    if prompt is not None:
+        values["prompts"] = prompt
+    config = assemble(
+        {**carried.values, **values},
+        own_options(options),
+        _placed(settings),
+        source=carried.source,
+        local=_unless_given(carried.local, values),
+    )
+    return run(config, out)
+
+
+def _unless_given(local: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, str]:
+    """What has to be named, but for what is in parts that were given anew."""
+    return {
+        place: called for place, called in local.items() if place.partition(".")[0] not in given
+    }
 
 
 def resume(

@@ -6,6 +6,7 @@ A sampler says once what it makes; everything that looks at samples asks here.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -105,13 +106,26 @@ def thumbnails(medium: Medium, samples: Tensor) -> list[Image]:
     return []
 
 
-def encoded(medium: Medium, samples: Tensor) -> list[tuple[str, bytes]]:
+def encoded(
+    medium: Medium,
+    samples: Tensor,
+    texts: Callable[[int, tuple[int, int]], Mapping[str, str]] | None = None,
+) -> list[tuple[str, bytes]]:
     """Each sample as a file that people can open: its ending and its bytes; none for `other`.
 
     Images become PNG, videos animated WebP, sounds 16-bit WAV.
+
+    Args:
+        medium: what they are.
+        samples: the samples.
+        texts: what the picture of a sample, by its row and its size, carries; see `png`.
     """
     if medium.kind == "image":
-        return [(".png", png(picture)) for picture in pictures(samples)]
+        files = []
+        for row, picture in enumerate(pictures(samples)):
+            about = texts(row, picture.size) if texts is not None else {}
+            files.append((".png", png(picture, about)))
+        return files
     if medium.kind == "video":
         rate = medium.rate or _FRAMES_A_SECOND
         return [(".webp", _webp(pictures(frames), rate)) for frames in samples]
@@ -121,10 +135,24 @@ def encoded(medium: Medium, samples: Tensor) -> list[tuple[str, bytes]]:
     return []
 
 
-def png(picture: Image) -> bytes:
-    """A picture as a PNG file."""
+def png(picture: Image, texts: Mapping[str, str] | None = None) -> bytes:
+    """A picture as a PNG file.
+
+    Args:
+        picture: the picture.
+        texts: what it carries, by keyword (1 to 79 characters of Latin-1).
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    about = PngInfo()
+    for keyword, text in (texts or {}).items():
+        if keyword == "parameters":
+            # In the plainer kind of chunk where that can hold it: some readers know no other.
+            about.add_text(keyword, text)
+        else:
+            about.add_itxt(keyword, text)
     data = io.BytesIO()
-    picture.save(data, "PNG")
+    picture.save(data, "PNG", pnginfo=about)
     return data.getvalue()
 
 

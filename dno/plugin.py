@@ -17,6 +17,8 @@ from dno.core.result import StepRecord as StepRecord
 from dno.errors import ConfigError as ConfigError
 from dno.errors import RunError as RunError
 from dno.files import write_file as write_file
+from dno.film import Film as Film
+from dno.film import animation_of as animation_of
 from dno.guard import out_of_memory as out_of_memory
 from dno.media import IMAGE as IMAGE
 from dno.media import Medium as Medium
@@ -50,5 +52,6 @@ from dno.registry.loading import hub_is_offline as hub_is_offline
 from dno.registry.loading import quiet as quiet
 from dno.registry.models import find_model as find_model
 from dno.registry.models import installed_model as installed_model
+from dno.report.page import write_report as write_report
 from dno.wording import clean as clean
 from dno.wording import short as short

@@ -26,11 +26,12 @@ class NoiseMap(Protocol):
 
     Called once per objective evaluation. It has no randomness of its own and nothing that one call
     leaves changes another's answer; the weights behind it are frozen; sample i depends on row i of
-    the noise alone. Three attributes are optional: `network_evaluations`, the evaluations of its
-    network that a call makes per sample, by which it is metered (1 a call without it); and
+    the noise alone. Four attributes are optional: `network_evaluations`, the evaluations of its
+    network that a call makes per sample, by which it is metered (1 a call without it);
     `medium`, what its samples are (`dno.plugin.IMAGE` and its like; without it, told from their
-    shape); and `coarser(steps)`, a `CoarseMap` of so many steps, or a `ConfigError` that says why
-    there is none.
+    shape); `coarser(steps)`, a `CoarseMap` of so many steps, or a `ConfigError` that says why
+    there is none; and `remedy`, what to do where a sample or its gradient is not finite, the end of
+    a sentence.
     """
 
     @property
@@ -73,7 +74,11 @@ class CoarseMap(Protocol):
 
 
 class Sampler(Protocol):
-    """A pretrained model with a fixed sampling procedure."""
+    """A pretrained model with a fixed sampling procedure.
+
+    One that can find noise from which it draws a given picture also has a method
+    `noise_of(picture, sample) -> B x N`, of a picture of Pillow in RGB and its own bound map.
+    """
 
     def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> NoiseMap:
         """Encode the prompts once and draw the starting noise; sample i is `prompts[i]` from

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,8 +34,17 @@ settings.register_profile("ci", max_examples=20, deadline=None, derandomize=True
 settings.register_profile("nightly", max_examples=500, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NO_BROWSER = "there is no Chromium here; tests/browser/install.sh installs one on Debian"
+BROWSER_FIXTURE = "chromium"
 MODEL_FIXTURES = {"pipeline_folders", "tiny_folder", "models"}
 SLOW_FILE = re.compile(r"^pytestmark = pytest\.mark\.slow$", re.MULTILINE)
+
+
+def browser() -> str:
+    """The Chromium that tests drive: what DNO_BROWSER names, or one on the path; else nothing."""
+    named = os.environ.get("DNO_BROWSER", "")
+    return named or next((path for name in BROWSERS if (path := shutil.which(name))), "")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -49,12 +59,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that ask for a model are slow; those for a GPU are skipped where there is none."""
+    """Tests that ask for a model are slow; those for a GPU or a browser are skipped where there is
+    none.
+    """
     for item in items:
         if MODEL_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+        if BROWSER_FIXTURE in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+        # In CI a browser that could not be installed must not pass for one that was tried.
+        if item.get_closest_marker("browser") and not browser() and not os.environ.get("CI"):
+            item.add_marker(pytest.mark.skip(reason=NO_BROWSER))
 
 
 class _NoModels(ModuleType):
@@ -80,8 +97,12 @@ def _no_models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test may reach for a hub."""
+    """No test may reach for a hub, or log a run to one."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for tracker in ("WANDB", "SWANLAB"):
+        monkeypatch.setenv(f"{tracker}_MODE", "offline")
+    for variable in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import typer
 from dno.cli.config import start_values
 from dno.cli.ending import FAILED, INTERRUPTED, plugins_at_work, told_of
 from dno.cli.help import OptimizeCommand
+from dno.cli.loading import tell_that_it_loads
 from dno.cli.optimize import ConfigFile, Settings, ask_for_a_reward, table_parameters
 from dno.cli.say import say
 
@@ -104,6 +105,12 @@ def batch(
         bool,
         typer.Option("--quiet", help="No line for each item.", rich_help_panel="KEEP"),
     ] = False,
+    no_report: Annotated[
+        bool,
+        typer.Option(
+            "--no-report", help="No report.html, and no frames for it.", rich_help_panel="KEEP"
+        ),
+    ] = False,
     config: ConfigFile = None,
     settings: Settings = None,
     **options: Any,
@@ -128,7 +135,7 @@ def batch(
     cluster = Cluster.asked_for(ray, gpus=ray_gpus, cpus=ray_cpus, workers=ray_workers)
     kept = parse_keep(keep)
     rows = read_rows(prompts)
-    values = start_values(config, quiet=True)
+    values = start_values(config, quiet=True, no_report=no_report)
     ask_for_a_reward(values, options)
     configure = _configurer(values, options, parse_settings(settings or []), str(config or ""))
 
@@ -138,7 +145,10 @@ def batch(
     with plugins_at_work():
         # What is wrong with the first is most often wrong with all.
         for row in rows[:1]:
-            check(configured(row, numbers[0], configure))
+            first = configured(row, numbers[0], configure)
+            check(first)
+            if not quiet:
+                tell_that_it_loads(first)
 
     # From here on torch is needed, which takes seconds to import: mistakes in the list are told
     # before.

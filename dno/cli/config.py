@@ -7,22 +7,31 @@ from pathlib import Path
 from typing import Any
 
 
-def start_values(file: Path | None, *, quiet: bool = False) -> dict[str, Any]:
+def start_values(
+    file: Path | None,
+    *,
+    quiet: bool = False,
+    no_report: bool = False,
+    over: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The values of the configuration file, if there is one, with what looks on at a run.
 
     Args:
         file: the file.
         quiet: whether progress is not to be shown.
+        no_report: whether no report is wanted, nor the frames that it shows.
+        over: values in place of a file's.
 
     Raises:
         ConfigError: the file cannot be read.
     """
-    from dno.runs.shorthands import COMMAND_LINE_OBSERVERS
+    from dno.runs.shorthands import COMMAND_LINE_OBSERVERS, REPORTING
 
-    values = {} if file is None else _read(file)
+    values = dict(over or {}) if file is None else _read(file)
     watching = values.setdefault("observers", list(COMMAND_LINE_OBSERVERS))
-    if quiet and isinstance(watching, list):
-        values["observers"] = [part for part in watching if _name(part) != "progress"]
+    unwanted = [*(("progress",) if quiet else ()), *(REPORTING if no_report else ())]
+    if unwanted and isinstance(watching, list):
+        values["observers"] = [part for part in watching if _name(part) not in unwanted]
     return values
 
 

@@ -36,7 +36,8 @@ CODES: Final = {
 told_of: Final[list[Path]] = []
 """Folders of the runs that this command told of."""
 
-PICTURES: Final = ("initial.png", "best.png", "curve.png")
+SHOWN: Final = ("initial.png", "best.png", "curve.png", "report.html")
+"""Files of a run folder that people are pointed to."""
 
 _LIBRARIES: Final = ("torch", "diffusers", "transformers", "pluggy", "pydantic", "importlib")
 
@@ -69,7 +70,7 @@ def tell(result: Result) -> None:
     """Say how a run that has a folder went, and what kept it from going well, if anything."""
     assert result.folder is not None
     told_of.append(result.folder)
-    for name in PICTURES:
+    for name in SHOWN:
         if (result.folder / name).exists():
             say(result.folder / name)
     say(result.verdict())

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dno import __version__
-from dno.cli import batch, ending, optimize, plugins, runs
+from dno.cli import batch, compare, ending, optimize, plugins, runs
 from dno.cli.quick import QUICK
 from dno.cli.say import say, say_mistake
 
@@ -69,6 +69,9 @@ def make_app() -> typer.Typer:
     optimize.add_to(app)
     batch.add_to(app)
     app.command()(runs.resume)
+    app.command()(runs.report)
+    app.command()(compare.compare)
+    app.command()(compare.leaderboard)
     app.add_typer(plugins.plugins, name="plugins")
     return app
 

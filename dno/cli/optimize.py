@@ -14,9 +14,11 @@ import typer
 from dno.cli.config import start_values
 from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.help import OptimizeCommand
+from dno.cli.loading import tell_loading
 from dno.cli.say import say
 
 if TYPE_CHECKING:
+    from dno.runs.carried import Carried
     from dno.runs.run_config import RunConfig
     from dno.runs.shorthands import Shorthand
 
@@ -65,6 +67,15 @@ def optimize(
         ),
     ] = None,
     *,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with a prompt a line, in place of PROMPT.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel="DRAW",
+        ),
+    ] = None,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -87,7 +98,23 @@ def optimize(
         bool,
         typer.Option("--quiet", help="No progress.", rich_help_panel="KEEP"),
     ] = False,
+    no_report: Annotated[
+        bool,
+        typer.Option(
+            "--no-report", help="No report.html, and no frames for it.", rich_help_panel="KEEP"
+        ),
+    ] = False,
     config: ConfigFile = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Picture of a run, which is repeated; options go over what it carries.",
+            metavar="PNG",
+            show_default=False,
+            rich_help_panel="REST",
+        ),
+    ] = None,
     settings: Settings = None,
     **options: Any,
 ) -> None:
@@ -95,11 +122,21 @@ def optimize(
 
     Example: dno optimize "a black cat" --reward brightness
     """
-    values = start_values(config, quiet=quiet)
+    carried = _carried_by(picture, config)
+    over = carried.values if carried else None
+    values = start_values(config, quiet=quiet, no_report=no_report, over=over)
+    if prompts_file is not None:
+        prompts = _listed(prompts_file, prompts)
     if prompts:
         values["prompts"] = prompts
     _ask_for_what_is_missing(values, options)
-    run_config = _configure(values, options, settings, source=str(config or ""))
+    run_config = _configure(
+        values,
+        options,
+        settings,
+        source=carried.source if carried else str(config or ""),
+        local=carried.local if carried else None,
+    )
 
     from dno.paths import current_folder, user_path
     from dno.runs.folders import default_folder
@@ -109,11 +146,40 @@ def optimize(
         out = user_path(out, source="--out")
     _check(run_config, compare, out)
 
+    tell_loading(run_config)
     if out is not None:
         _run(run_config, compare, out)
         return
     with default_folder(run_config.prompts[0]) as folder:
         _run(run_config, compare, folder)
+
+
+def _listed(file: Path, prompts: list[str] | None) -> list[str]:
+    """The prompts of a file."""
+    from dno.errors import ConfigError
+    from dno.paths import user_path
+    from dno.runs.lists import read_prompts
+
+    if prompts:
+        raise ConfigError(
+            "is given beside prompts; put them into the file, or leave it out",
+            source="--prompts-file",
+        )
+    return read_prompts(user_path(file, source="--prompts-file"))
+
+
+def _carried_by(picture: Path | None, config: Path | None) -> Carried | None:
+    """What a picture tells of its making, where one was named."""
+    if picture is None:
+        return None
+    from dno.errors import ConfigError
+    from dno.runs.carried import read_carried
+
+    if config is not None:
+        raise ConfigError(
+            "a run repeats a picture or a file, not both; leave out --config", source="--from"
+        )
+    return read_carried(picture)
 
 
 def _run(run_config: RunConfig, compare: str | None, folder: Path) -> None:
@@ -167,7 +233,7 @@ def table_parameters() -> Iterator[inspect.Parameter]:
     for name, option in known_options(command_line=True).items():
         # A switch by its name alone: Typer would add its opposite.
         is_switch = bool in get_args(option.type)
-        names = [option.spelled(command_line=True)] if is_switch else []
+        names = [_switch(option)] if is_switch else []
         about = typer.Option(
             *names,
             help=option.help,
@@ -181,6 +247,13 @@ def table_parameters() -> Iterator[inspect.Parameter]:
             default=None,
             annotation=Annotated[_type_on_the_command_line(option), about],
         )
+
+
+def _switch(option: Shorthand) -> str:
+    spelled = option.spelled(command_line=True)
+    if option.has_opposite:
+        return f"{spelled}/{spelled.replace('--', '--no-', 1)}"
+    return spelled
 
 
 def _type_on_the_command_line(option: Shorthand) -> Any:
@@ -216,12 +289,13 @@ def _configure(
     settings: list[str] | None,
     *,
     source: str,
+    local: Mapping[str, str] | None,
 ) -> RunConfig:
     from dno.runs.shorthands import assemble
     from dno.runs.spellings import parse_settings
 
     placed = parse_settings(settings or [])
-    return assemble(values, options, placed, source=source, command_line=True)
+    return assemble(values, options, placed, source=source, command_line=True, local=local)
 
 
 def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:

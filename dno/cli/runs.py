@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from dno.cli.ending import finish, plugins_at_work, tell
+from dno.cli.loading import tell_loading
+from dno.cli.say import say
 
 
 def resume(
@@ -35,7 +37,9 @@ def resume(
     from dno.runs.check import check
 
     with plugins_at_work():
-        check(configuration_of(folder, iterations=iterations, settings=changes), fresh=False)
+        config = configuration_of(folder, iterations=iterations, settings=changes)
+        check(config, fresh=False)
+    tell_loading(config)
 
     # After what was given has been read: this imports torch, which takes seconds.
     from dno.api import resume as go_on
@@ -44,3 +48,30 @@ def resume(
         result = go_on(folder, iterations=iterations, settings=changes)
     tell(result)
     finish(result)
+
+
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Run folders; several side by side.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write. [default: report.html in the run folder; of several, here]",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+) -> None:
+    """Write a page that shows runs, whether they ended, were killed or go on, for any browser."""
+    from dno.report.page import report as write
+
+    with plugins_at_work():
+        path = write(folders, out)
+    say(path)
+    if show:
+        import webbrowser
+
+        if not webbrowser.open(path.resolve().as_uri()):
+            say("dno: there is no browser to open it with", err=True)

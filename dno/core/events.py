@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from dno.errors import ConfigError
-from dno.guard import guarded, undisturbed
+from dno.guard import PluginError, as_error, guarded, undisturbed
 from dno.media import OTHER, Medium, medium_of
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dno.core.result import Outcome, StepRecord
+
+_log = logging.getLogger("dno")
 
 _PROJECT = "dno"
 _KNOWN = "there are run_started(event), step_done(event) and run_finished(event)"
@@ -103,6 +106,15 @@ class _Steps:
         return self.function(event) is True
 
 
+@dataclass(frozen=True, eq=False)
+class _Watching:
+    """An observer of a run."""
+
+    who: str
+    hook: Any
+    essential: bool
+
+
 class Bus:
     """Calls the observers of one run: objects with methods that `hookimpl` marks, and functions,
     which are told of each iteration.
@@ -113,20 +125,28 @@ class Bus:
         run: what they are told of it.
         observers: in the order in which they are called.
         names: what messages call them; unless given, by their classes.
+        essential: of each whether the run fails where it does; if not, that is told once, and it is
+            called no more. All are unless given. What one refuses at the start, with a
+            `ConfigError`, is the caller's mistake and always raised.
 
     Raises:
         ConfigError: an observer marks a method that is not an event.
-        RunError: from the methods, where an observer fails.
+        RunError: from the methods, where an essential observer fails.
     """
 
     def __init__(
-        self, run: RunInfo, observers: Sequence[object] = (), names: Sequence[str] = ()
+        self,
+        run: RunInfo,
+        observers: Sequence[object] = (),
+        names: Sequence[str] = (),
+        essential: Sequence[bool] = (),
     ) -> None:
         self.run = run
         called = names or [type(observer).__name__ for observer in observers]
-        self._hooks = [
-            (f'observer "{name}"', hook_of(observer))
-            for name, observer in zip(called, observers, strict=True)
+        needed = essential or [True] * len(observers)
+        self._watching = [
+            _Watching(f'observer "{name}"', hook_of(observer), is_needed)
+            for name, observer, is_needed in zip(called, observers, needed, strict=True)
         ]
 
     def started(self) -> None:
@@ -151,13 +171,29 @@ class Bus:
 
     def _tell(self, name: str, event: Callable[[], object]) -> list[object]:
         answers: list[object] = []
-        for who, hook in self._hooks:
-            call = getattr(hook, name)
+        for one in list(self._watching):
+            call = getattr(one.hook, name)
             # One that does not look at this event needs no copy of it.
-            if call.get_hookimpls():
+            if not call.get_hookimpls():
+                continue
+            try:
                 with undisturbed(randomness=True):
-                    answers += guarded(f"{who} at {name}", call, event=event())
+                    answers += guarded(f"{one.who} at {name}", call, event=event())
+            except Exception as error:
+                refused = name == "run_started" and isinstance(error, ConfigError)
+                if one.essential or refused:
+                    raise
+                self._drop(one, name, error)
         return answers
+
+    def _drop(self, one: _Watching, name: str, error: Exception) -> None:
+        """Go on without an observer, and say so."""
+        self._watching.remove(one)
+        told = as_error(error)
+        # Our own errors do not say who raised them.
+        who = "" if isinstance(error, PluginError) else f"{one.who} at {name}: "
+        _log.warning("%s%s; the run goes on without it", who, told)
+        _log.debug("observer dropped", exc_info=error)
 
 
 def hook_of(observer: object) -> Any:

@@ -28,7 +28,7 @@ from dno.runs.standing import standing
 
 ITEMS: Final = "items"
 """Where a study keeps its run folders."""
-_FREE: Final = ("observers", "device", "seeds")
+_FREE: Final = ("observers", "device", "metadata", "seeds")
 """What a digest does not tell: what may differ between two runs of one item, and what its name
 tells by itself."""
 

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from dno.errors import ConfigError
-from dno.paths import user_path
 from dno.runs.parts import Parts, at
 from dno.runs.run_config import RunConfig
-from dno.wording import named
-
-
-def noise_file(path: Path) -> Path:
-    """The file with the noise of a run folder; a file is itself."""
-    return path / "noise.safetensors" if path.is_dir() else path
+from dno.runs.start import check_start
 
 
 def check(config: RunConfig, *, fresh: bool = True) -> None:
     """Raise `ConfigError` for what is certain to fail, with its place; loads nothing."""
-    if fresh and config.start is not None:
-        file = noise_file(user_path(config.start, at="start"))
-        if not file.is_file():
-            raise ConfigError(f"there is no file {named(file)}", at="start")
+    if fresh:
+        check_start(config)
     if config.spread == 1:
         raise ConfigError("should be 0, or at least 2: one sample has no spread", at="spread")
 

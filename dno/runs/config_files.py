@@ -58,7 +58,7 @@ def read_values(path: Path) -> dict[str, Any]:
             source=source,
         )
     try:
-        _check_size(values)
+        check_size(values)
     except ValueError as error:
         raise ConfigError(str(error), source=source) from None
     return values
@@ -138,7 +138,7 @@ _KINDS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
 }
 
 
-def _check_size(values: dict[str, Any]) -> None:
+def check_size(values: dict[str, Any]) -> None:
     """Raise `ValueError` for values that are nested too deeply, or are too many, or have a key
     that is no text.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dno.errors import ConfigError
+from dno.runs.prompts import prompt_texts
 from dno.runs.run_config import RunConfig
 from dno.runs.shorthands import known_options
 from dno.runs.spellings import parse_value
@@ -56,18 +57,22 @@ def read_rows(path: Path) -> list[Row]:
             f"is no list of prompts; give a file of one of the kinds {', '.join(ENDINGS)}",
             source=str(path),
         )
+    if ending == ".parquet":
+        _check_file(path)
+        return rows_of(_parquet(path), path.name)
+    return rows_of(_RECORDS[ending](_text(path), str(path)), path.name)
+
+
+def _check_file(path: Path) -> None:
     if not path.is_file():
         raise ConfigError("there is no such file", source=str(path))
     if path.stat().st_size > _GREATEST:
         raise ConfigError("is too large for a list of prompts", source=str(path))
 
-    if ending == ".parquet":
-        return rows_of(_parquet(path), path.name)
-    return rows_of(_RECORDS[ending](_text(path), str(path)), path.name)
-
 
 def _text(path: Path) -> str:
     """The text of a file as any editor saves it: UTF-8, whatever its lines end with."""
+    _check_file(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -82,6 +87,35 @@ def _text(path: Path) -> str:
             source=str(path),
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file for one run, which has the same options for all of them.
+
+    Any ending that `read_rows` does not know means a prompt a line.
+
+    Raises:
+        ConfigError: there is no such file, a line of it is no prompt, or a row sets an option.
+    """
+    if path.suffix.lower() in ENDINGS:
+        rows = read_rows(path)
+    else:
+        rows = rows_of(_lines(_text(path), str(path)), path.name)
+
+    prompts: list[str] = []
+    for row in rows:
+        set_by_it = [*row.options, *row.settings]
+        if set_by_it:
+            raise ConfigError(
+                f"sets {', '.join(set_by_it)}, and a run has one value for all prompts; dno batch "
+                "takes such a list",
+                source=row.place,
+            )
+        try:
+            prompts.extend(prompt_texts([row.prompt]))
+        except ConfigError as error:
+            raise ConfigError(error.problem, source=row.place) from None
+    return prompts
 
 
 def rows_from(prompts: Any) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -71,15 +71,26 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     """
     config = config.located(current_folder())
     device = find_device(config.device)
-    context = BuildContext(device=device, dtype=getattr(torch, config.dtype))
+    context = BuildContext(device, _dtype(config), dtype_chosen=config.dtype != "auto")
     check(config, fresh=fresh)
 
     parts = Parts.of(config)
-    sampler: Sampler = build(parts.sampler, context)
+    sampling = parts.sampler
+    if not fresh:
+        sampling = replace(sampling, config=sampling.config.resumed())
+    sampler: Sampler = build(sampling, context)
     rewards: dict[str, Reward] = {}
     for part in (*parts.rewards, *parts.monitors):
         rewards[part.name] = on_frames(build(part, context), part.config)
     return Loaded(config, context, sampler, rewards)
+
+
+def _dtype(config: RunConfig) -> torch.dtype:
+    """What networks compute in that are loaded for a configuration."""
+    if config.dtype == "auto":
+        return torch.float32
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    return dtype
 
 
 def find_device(name: str) -> torch.device:

@@ -10,14 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from torch import Tensor
-
 from dno.core.problem import Problem
 from dno.core.stages import Coarse, Phase, Stay
 from dno.core.surroundings import alone, clean_room
 from dno.core.terms import ConstraintTerm, RegularizerTerm, RewardTerm, Term
 from dno.core.weights import scaled_by_spread
-from dno.paths import user_path
 from dno.protocols import Constraint, NoiseMap, Optimizer, Regularizer
 from dno.registry.configs import BuildContext, OptimizerConfig
 from dno.registry.registry import REGULARIZERS
@@ -27,7 +24,7 @@ from dno.runs.frames import check_medium
 from dno.runs.load import Loaded
 from dno.runs.parts import Part, Parts, at, build
 from dno.runs.run_config import RunConfig, build_plugin_config
-from dno.runs.storage import read_noise
+from dno.runs.start_noise import start_noise
 
 HEALTH: Final = "permutation"
 """The regularizer that reports log P where a configuration names none like it."""
@@ -79,7 +76,7 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         at(part.place, partial(check_medium, part.config, part.name, medium))
     rewards = _rewards(loaded, parts, config)
     monitors = [Term(part.name, loaded.rewards[part.name]) for part in parts.monitors]
-    start_BN = _start(config, sample) if fresh else None
+    start_BN = start_noise(config, loaded.sampler, sample) if fresh else None
 
     def problem_on(
         sample: NoiseMap, copies: Callable[[int], NoiseMap]
@@ -190,14 +187,6 @@ def _constraints(parts: Parts, context: BuildContext) -> Sequence[ConstraintTerm
         constraint: Constraint = build(part, context)
         terms.append(ConstraintTerm(part.name, constraint, part.config.every))
     return terms
-
-
-def _start(config: RunConfig, sample: NoiseMap) -> Tensor | None:
-    if config.start is None:
-        return None
-    path = user_path(config.start, at="start")
-    count = len(config.items())
-    return at("start", partial(read_noise, path, sample.draws, count))
 
 
 def _optimizer(

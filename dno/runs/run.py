@@ -20,9 +20,12 @@ from dno.paths import current_folder, user_path
 from dno.runs.again import configuration_of
 from dno.runs.folders import free_folder
 from dno.runs.load import Loaded, find_device, load
+from dno.runs.making import Making
 from dno.runs.pose import Posed, pose
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
+from dno.runs.start import GivenNoise, GivenPicture
+from dno.runs.start_noise import keep_start
 from dno.runs.storage import RunFolder
 
 SAVE_SECONDS: Final = 5.0
@@ -103,6 +106,10 @@ def go_on(config: RunConfig, path: Path, *, loaded: Loaded | None = None) -> Out
         found = SavedRun(path).values.get("coarse", ())
         config = config.model_copy(update={"coarse": tuple(found)})
 
+    if isinstance(config.start, GivenNoise | GivenPicture):
+        # It was kept there when the run began.
+        config = config.model_copy(update={"start": Path(SavedRun(path).values["start"])})
+
     with RunFolder(path) as folder:
         state = folder.load_state(config, find_device(config.device))
         done = state.iteration - _warm_up(config) if state else 0
@@ -139,6 +146,7 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
             folder.save_state(new, config, every=SAVE_SECONDS)
 
     if folder is not None:
+        config = keep_start(config, posed.problem, folder)
         folder.save_config(config)
     info = RunInfo(
         items=posed.problem.items,
@@ -149,7 +157,12 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         # Observers share it, and none may change what another reads.
         config=MappingProxyType(config.dump()),
     )
-    bus = Bus(info, [*posed.observers.values()], [*posed.observers])
+    bus = Bus(
+        info,
+        [*posed.observers.values()],
+        [*posed.observers],
+        [observer.essential for observer in config.observers],
+    )
     outcome = optimize(
         posed.problem,
         posed.phases,
@@ -159,11 +172,12 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         checkpoint=checkpoint,
     )
     draws = posed.problem.sample.draws
+    making = Making(config) if config.metadata else None
     try:
         if folder is not None:
             if latest is not None:
                 folder.save_state(latest, config)
-            folder.save_outcome(outcome, draws)
+            folder.save_outcome(outcome, draws, making)
             if latest is not None and outcome.status in (Status.PARTIAL, Status.FAILED):
                 # The run has ended with its failures: whoever goes on with it has mended what they
                 # came from, or wants to see. One that was killed goes on as if it had not been.
@@ -177,7 +191,7 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         if folder is not None:
             # What the folder says of the run is what the caller is told of it.
             with contextlib.suppress(RunError):
-                folder.save_outcome(outcome, draws)
+                folder.save_outcome(outcome, draws, making)
     return outcome
 
 

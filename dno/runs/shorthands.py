@@ -15,7 +15,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -39,6 +38,7 @@ from dno.runs.spellings import (
     weighted,
     weighted_or_none,
 )
+from dno.wording import named
 
 if TYPE_CHECKING:
     from dno.runs.draft import Draft
@@ -46,8 +46,10 @@ if TYPE_CHECKING:
 
 ARGUMENTS: Final = ("reward", "monitor", "regularizer", "constraint", "sampler", "optimizer")
 """Parts that are arguments of `dno.optimize`, for those who misspell them there."""
-COMMAND_LINE_OBSERVERS: Final = ("progress", "curve")
+COMMAND_LINE_OBSERVERS: Final = ("progress", "curve", "frames", "report")
 """What looks on at a run of the command line. In Python it is what `RunConfig` has."""
+REPORTING: Final = ("frames", "report")
+"""Those of them that a run without a report goes without."""
 
 
 class Group(StrEnum):
@@ -110,6 +112,8 @@ class Shorthand:
     """How what the configuration holds is told as a value of this option."""
     such_as: str = ""
     """A choice of plugin that this option is one of, for those who chose another or none."""
+    has_opposite: bool = False
+    """Of a switch: whether the command line also takes its `--no-NAME`."""
     preset: Mapping[str, Any] | None = None
     """Of a switch: what goes where, by dotted place, before all other options."""
     name: str = ""
@@ -153,11 +157,11 @@ class Options(TypedDict, total=False):
         ),
     ]
     start: Annotated[
-        str | Path | None,
+        Any,
         Shorthand(
             "start",
             Group.DRAW,
-            "Run folder or noise file whose best noise to start from, not the seeds' own.",
+            "Run folder, file of noise, or picture to start from, not the seeds' own noise.",
             metavar="PATH",
         ),
     ]
@@ -344,8 +348,17 @@ class Options(TypedDict, total=False):
         Shorthand(
             "dtype",
             Group.KEEP,
-            "What the denoising network computes in: float32, bfloat16 or float16.",
+            "What the denoising network computes in: float32, bfloat16, float16; auto: float32.",
             metavar="DTYPE",
+        ),
+    ]
+    metadata: Annotated[
+        bool | None,
+        Shorthand(
+            "metadata",
+            Group.KEEP,
+            "Whether PNG pictures carry prompt, settings and what repeats them.",
+            has_opposite=True,
         ),
     ]
 
@@ -453,6 +466,7 @@ def assemble(
     *,
     source: str = "",
     command_line: bool = False,
+    local: Mapping[str, str] | None = None,
 ) -> RunConfig:
     """A validated configuration from plain values, options over them, and settings over those.
 
@@ -462,6 +476,7 @@ def assemble(
         settings: (dotted place, value) pairs.
         source: where `values` came from, for messages.
         command_line: whether messages should call options `--lr` rather than `lr`.
+        local: what options are called elsewhere, by dotted place, that have to be given here.
 
     Raises:
         ConfigError: one sentence with the source and place of the first thing wrong.
@@ -483,13 +498,35 @@ def assemble(
         if option.preset is not None:
             # In Python the values are arguments that stand beside the switch, and not a file below.
             kept = () if command_line else tuple(values)
-            _put_preset(draft, option, kept, switched_on=bool(options[option.name]))
+            put_preset(draft, option, kept, switched_on=bool(options[option.name]))
         else:
             put_option(draft, option, options[option.name], command_line=command_line)
 
     for place, value in settings:
         draft.put(place, value, "--set" if command_line else "settings")
+    for place, called in (local or {}).items():
+        if not draft.was_put(place):
+            way = _way_to_give(place, known, command_line=command_line)
+            raise ConfigError(_to_be_named(called, way), source=source, at=named(place))
     return draft.parse()
+
+
+def _way_to_give(place: str, known: Mapping[str, Shorthand], *, command_line: bool) -> str:
+    """How to give what is at a place."""
+    for option in known.values():
+        if option.place == place:
+            spelled = option.spelled(command_line=command_line)
+            return f"{spelled} ..." if command_line else f"{spelled}=..."
+    shown = named(place)
+    return f"--set {shown}=..." if command_line else f'settings={{"{shown}": ...}}'
+
+
+def _to_be_named(called: str, way: str) -> str:
+    what = f'"{named(called)}"' if called else "something"
+    return (
+        f"was {what} where the picture was made, and nothing here is read or asked that you do not "
+        f"name; name yours: {way}"
+    )
 
 
 def put_option(draft: Draft, option: Shorthand, value: object, *, command_line: bool) -> None:
@@ -520,7 +557,7 @@ def put_option(draft: Draft, option: Shorthand, value: object, *, command_line: 
             draft.put(place, read, source)
 
 
-def _put_preset(draft: Draft, option: Shorthand, kept: Sequence[str], *, switched_on: bool) -> None:
+def put_preset(draft: Draft, option: Shorthand, kept: Sequence[str], *, switched_on: bool) -> None:
     """Put what a switch stands for, but for the fields that were given beside it."""
     assert option.preset is not None
     for place, value in option.preset.items() if switched_on else ():

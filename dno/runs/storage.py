@@ -6,9 +6,13 @@ initial.png best.png last.png
                     pictures of the samples side by side; of several also each alone, in
                     best-0.png and so on; videos and sounds as .webp and .wav beside them
 result.json         how it ended, what it reached and what it cost
+start.safetensors start.png
+                    what a run started from that Python held in memory: noise, or a picture
 noise.safetensors   `initial` and `best`, B x N float32; metadata `dno` (JSON) holds each
                     draw's shape
 state.safetensors   where to go on from
+frames/ report.html curve.png
+                    what observers add
 
 Whoever opens a folder may have been sent it: no link in it is followed by what writes, and nothing
 in it is believed that was not checked.
@@ -34,13 +38,15 @@ from dno.core.stages import LoopState, Phase
 from dno.errors import ConfigError, RunError, RunFolderError
 from dno.files import PART, write_file
 from dno.media import Medium, encoded, png, side_by_side, thumbnails
-from dno.runs.check import noise_file
 from dno.runs.folders import holds_nothing
 from dno.runs.history import HistoryFile, read_history
 from dno.runs.lock import HeldError, hold
+from dno.runs.making import Making
 from dno.runs.run_config import RunConfig, located
+from dno.runs.start import noise_file
 from dno.runs.states import about_of, misfit, read_about, state_of, tensors_of
 from dno.runs.tensor_files import UnknownFormatError, pack, unpack
+from dno.runs.versions import versions
 from dno.wording import named, reason
 
 _STATE: Final = "state.safetensors"
@@ -238,8 +244,19 @@ class RunFolder:
             f"afresh: dno optimize --config {named(self.path / 'run.toml')}"
         )
 
-    def save_outcome(self, outcome: Outcome, draws: Sequence[tuple[int, ...]]) -> None:
-        """Write the samples, the noise, the whole history, and how it ended."""
+    def save_outcome(
+        self,
+        outcome: Outcome,
+        draws: Sequence[tuple[int, ...]],
+        making: Making | None = None,
+    ) -> None:
+        """Write the samples, the noise, the whole history, and how it ended.
+
+        Args:
+            outcome: what was reached.
+            draws: shape of each draw in a row of noise.
+            making: what pictures say of how they were made; None: nothing.
+        """
         with self._told_how_to_go_on():
             self._history.extend(outcome.history)
         items = [{"prompt": prompt, "seed": seed} for prompt, seed in outcome.items]
@@ -249,13 +266,19 @@ class RunFolder:
 
         snapshots = {"initial": outcome.initial, "best": outcome.best, "last": outcome.last}
         for name, snapshot in snapshots.items():
-            self._save_samples(name, outcome.medium, snapshot.samples)
+            self._save_samples(name, outcome.medium, snapshot.samples, making)
         # The last of all: where it is, the run has ended and nothing is missing.
         self.write("result.json", _as_json(outcome))
 
-    def _save_samples(self, name: str, medium: Medium, samples: Tensor) -> None:
+    def _save_samples(
+        self, name: str, medium: Medium, samples: Tensor, making: Making | None
+    ) -> None:
         """Each sample as a file, and a picture of all of them side by side where they have one."""
-        files = encoded(medium, samples)
+
+        def texts(row: int | None, size: tuple[int, int]) -> Mapping[str, str]:
+            return {} if making is None else making.texts(row, size)
+
+        files = encoded(medium, samples, texts)
         alone = len(files) == 1
         for i, (ending, data) in enumerate(files):
             numbered = name if alone else f"{name}-{i}"
@@ -263,7 +286,8 @@ class RunFolder:
 
         row = thumbnails(medium, samples)
         if row and not (alone and files[0][0] == ".png"):
-            self.write(f"{name}.png", png(side_by_side(row)))
+            shown = 0 if alone else None
+            self.write(f"{name}.png", png(side_by_side(row), texts(shown, row[0].size)))
 
 
 def _tidy(folder: Path) -> None:
@@ -317,6 +341,7 @@ def _as_json(outcome: Outcome) -> bytes:
         "climbed": list(outcome.climbed),
         "kept": list(outcome.kept),
         "medium": outcome.medium.kind,
+        "versions": dict(versions()),
         "initial": reached(outcome.initial),
         "best": reached(outcome.best),
         "last": reached(outcome.last),
@@ -331,5 +356,5 @@ def _plain(values: Tensor) -> list[float | None]:
 
 def _decisive(config: RunConfig) -> dict[str, Any]:
     """What a run may not change midway."""
-    free = ("iterations", "budget", "observers", "device")
+    free = ("iterations", "budget", "observers", "device", "metadata")
     return {key: value for key, value in config.dump().items() if key not in free}

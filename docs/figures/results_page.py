@@ -76,6 +76,7 @@ def _rules(reward: str) -> list[Rule]:
         Rule("Langevin", f"{reward}-langevin", "#56B4E9"),
         Rule("best of n", f"{reward}-best-of-n", "#E69F00"),
         Rule("local search", f"{reward}-local-search", "#E69F00", "--"),
+        Rule("trust region", f"{reward}-trust-region", "#E69F00", ":"),
     ]
     return [rule for rule in rules if rule.case in known]
 
@@ -511,11 +512,15 @@ def draw_climb(axis: Axes, reward: str, curves: Curves) -> None:
 
 def climbs(curves: Curves) -> Figure:
     """A panel a reward."""
-    drawn = Figure(figsize=(9.2, 7.2), layout="constrained")
+    drawn = Figure(figsize=(9.2, 7.8), layout="constrained")
     axes = drawn.subplots(2, 2)
     for axis, reward in zip(axes.flat, REWARDS, strict=True):
         draw_climb(axis, reward, curves)
-    axes[0, 0].legend(fontsize=7, frameon=False)
+    # The first panel has every rule.
+    drawn.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center", ncols=4, fontsize=8, frameon=False,
+    )  # fmt: skip
     return drawn
 
 
@@ -604,7 +609,7 @@ def write_page(work: Path, *, partial: bool = False) -> None:
     Raises:
         SystemExit: runs are missing, and the page is not to be partial.
     """
-    found = {(case.name, seed): Run.read(case, seed, work) for case in CASES for seed in case.seeds}
+    found = {(case.name, seed): Run.read(case, seed, work) for case in CASES for seed in SEEDS}
     missing = [case for (case, _), run in found.items() if run is None]
     if missing and not partial:
         names = ", ".join(f"{case} ({missing.count(case)})" for case in dict.fromkeys(missing))

@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dno.runs.saved import open_run
+
 DNO = Path(sys.executable).parent / "dno"
 QUICK = ["--steps", "3", "--iterations", "3", "--quiet"]
 
@@ -39,7 +41,7 @@ def test_a_run_says_where_the_pictures_are_and_how_it_went(dno, tiny_folder, tmp
     *paths, change, ending, cost = out.splitlines()
     (folder,) = (tmp_path / "runs").iterdir()
     assert [(tmp_path / p).resolve() for p in paths] == [
-        folder / n for n in ("initial.png", "best.png", "curve.png")
+        folder / n for n in ("initial.png", "best.png", "curve.png", "report.html")
     ]
     assert all((tmp_path / p).is_file() for p in paths)
     assert change.startswith("brightness 0.")
@@ -109,6 +111,25 @@ def test_progress_goes_to_stderr(dno, tiny_folder):
     assert "log P" in err
 
 
+def test_what_loads_is_told_on_stderr_unless_it_should_be_quiet(dno, tiny_folder):
+    run = ["optimize", "x", "--model", tiny_folder, "--reward", "brightness", *QUICK[:-1]]
+    code, out, err = dno(*run, "--monitor", "clip", "--out", "loud")
+    assert code == 0
+    assert err.startswith("loading ")
+    assert err.splitlines()[0].endswith(f"{tiny_folder.name}, clip ...")
+    assert "loading" not in out
+    assert dno("resume", "loud")[2].startswith("loading ")
+    assert dno(*run, "--quiet", "--out", "quiet")[2] == ""
+    assert dno("resume", "quiet")[2] == ""
+
+
+def test_a_list_of_prompts_is_read_from_a_file(dno, tiny_folder, tmp_path):
+    (tmp_path / "list").write_text("a cat\na dog\n")
+    run = ["optimize", "--model", tiny_folder, "--reward", "brightness", *QUICK, "--iterations", 0]
+    assert dno(*run, "--prompts-file", "list", "--out", "run")[0] == 0
+    assert open_run(tmp_path / "run").items == [("a cat", 0), ("a dog", 0)]
+
+
 def test_observers_and_weighted_regularizers_by_name(dno, tiny_folder, tmp_path):
     options = [
         "--observer",
@@ -129,7 +150,7 @@ def test_observers_and_weighted_regularizers_by_name(dno, tiny_folder, tmp_path)
         ("norm", 0.5),
         ("whiteness", 0.0),
     ]
-    assert [o["use"] for o in saved["observers"]] == ["curve", "images"]
+    assert [o["use"] for o in saved["observers"]] == ["curve", "frames", "report", "images"]
     assert (tmp_path / "here" / "steps" / "0-0.png").is_file()
     assert (tmp_path / "here" / "curve.png").is_file()
 
@@ -321,9 +342,11 @@ def test_a_mistake_is_told_in_one_sentence_before_anything_is_made(dno, tmp_path
     code, out, err = dno("optimize", *args)
     assert code == 2
     assert out == ""
-    assert told in err
-    assert err.startswith("dno: ")
-    assert err.count("\n") == 1
+    # What can be seen without loading anything is told before that is begun.
+    *before, last, _ = err.split("\n")
+    assert told in last
+    assert last.startswith("dno: ")
+    assert not before or (before == ["loading emoji ..."] and "device" in last)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -45,7 +45,7 @@ def sent(
     site.install_toy()
     monkeypatch.chdir(tmp_path)
     if not kept.exists():
-        every = "observers.1.every=1"
+        every = "observers.3.every=1"
         args = ["optimize", "a cat", *TOY, "--iterations", 2, "--set", every, "--out", kept]
         code, _, err = dno(*args)
         assert (code, err) == (0, "")
@@ -64,7 +64,7 @@ def test_no_link_in_a_run_folder_is_written_through(
     mine = tmp_path / "mine"
     mine.mkdir()
     names = [str(path.relative_to(sent)) for path in sent.rglob("*") if path.is_file()]
-    assert {"run.toml", "history.jsonl", "curve.png", "steps/0-0.png"} <= set(names)
+    assert {"run.toml", "report.html", "steps/0-0.png", "frames/000000.webp"} <= set(names)
     # What versions before this one opened, and what they locked.
     more = [".lock", *(f".{name}.part" for name in names if "/" not in name)]
     # What this process will write beyond what is there.

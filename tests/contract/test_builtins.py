@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,6 @@ class TestObserver(ObserverContract):
     @pytest.fixture(autouse=True)
     def _config(self, name: str) -> None:
         self.config = config(OBSERVERS, name)
+        package = getattr(self.config, "package", None)
+        if package is not None and importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not among what the tests install")

@@ -170,7 +170,7 @@ def test_the_csv_has_a_row_for_each_case_prompt_and_seed(results):
     expected = [
         (case.name, prompt, seed)
         for case in results.CASES
-        for seed in case.seeds
+        for seed in results.SEEDS
         for prompt in case.prompts()
     ]
     assert found == expected

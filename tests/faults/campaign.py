@@ -103,6 +103,13 @@ weight = 0.01
 [[observers]]
 use = "images"
 every = 1
+essential = true
+
+[[observers]]
+use = "frames"
+
+[[observers]]
+use = "report"
 
 [optimizer]
 use = "adam"
@@ -306,7 +313,8 @@ def hostile(field: Field) -> Failures:
     def folder_link(at: Path) -> None:
         at.symlink_to(victim)
 
-    yield attempt(Path("steps"), folder_link)
+    for name in ("steps", "frames"):
+        yield attempt(Path(name), folder_link)
 
 
 def plugins(field: Field) -> Failures:

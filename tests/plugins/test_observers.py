@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dno_builtin.observers.animation import Animation
+from dno_builtin.observers.frames import Frames
 from dno_builtin.observers.images import Images
 from dno_builtin.observers.progress import Progress
 from PIL import Image
@@ -116,44 +118,27 @@ on_file = pytest.mark.parametrize("screen", [False], indirect=True, ids=["file"]
 
 
 @on_terminal
-def test_a_terminal_sees_one_line_rewritten(screen: Screen) -> None:
+def test_a_terminal_sees_one_bar_rewritten(screen: Screen) -> None:
     stops = show(screen, ONE, [record(i) for i in range(21)])
     assert stops == [False] * 21
     text = screen.getvalue()
     assert text.count("\n") == 1
     assert text.endswith("\n")
     states = text.removesuffix("\n").split("\r")[1:]
-    assert len(states) == 21
-    assert states[0].rstrip() == "iteration 0/20  brightness 0  best 0.25  log P -0.50"
-    assert (
-        states[5].rstrip() == "iteration 5/20  brightness 0.05  best 0.25  log P -0.50  30 s left"
-    )
-    assert (
-        states[20].rstrip() == "iteration 20/20  brightness 0.2  best 0.25  log P -0.50  0 s left"
-    )
+    first, middle, last = states[0], states[10], states[20]
+    assert re.fullmatch(r"iteration 0/20 \|\s+\| brightness 0  best 0.25  log P -0.50", first)
+    assert middle.startswith("iteration 10/20 |#####     |")
+    assert middle.endswith("| brightness 0.1  best 0.25  log P -0.50  20 s left")
+    assert last.startswith("iteration 20/20 |##########|")
 
 
 @on_terminal
-def test_a_shorter_line_leaves_nothing_of_a_longer_one(screen: Screen) -> None:
-    show(
-        screen,
-        ONE,
-        [
-            record(0, rewards={"brightness": (0.123456,)}),
-            record(1, rewards={"jpeg": (0.5,)}, log_p=None),
-        ],
-    )
-    first, second = screen.getvalue().removesuffix("\n").split("\r")[1:]
-    assert len(second.rstrip()) < len(first)
-    assert len(second) == len(first)
-
-
-@on_terminal
-def test_a_line_never_wraps(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    show(screen, ONE, [record(i) for i in range(3)])
-    states = screen.getvalue().removesuffix("\n").split("\r")[1:]
-    assert [len(state) for state in states] == [39, 39, 39]
+def test_the_grid_is_told_where_a_run_climbs_on_several(screen: Screen) -> None:
+    run = replace(ONE, config={"coarse": [10]})
+    show(screen, run, [replace(record(0), grid=10), record(1)])
+    first, second = screen.getvalue().split("\r")[1:3]
+    assert first.startswith("iteration 0/20 on 10 steps")
+    assert second.startswith("iteration 1/20 on all steps")
 
 
 @on_file
@@ -349,3 +334,61 @@ def test_a_process_without_standard_error_has_no_progress(monkeypatch: pytest.Mo
 def test_every_is_at_least_one() -> None:
     with pytest.raises(ValidationError, match="every"):
         Images(every=0)
+
+
+def kept_frames(folder: Path) -> list[str]:
+    return sorted(file.name for file in (folder / "frames").iterdir())
+
+
+def test_frames_are_kept_of_all_samples(tmp_path: Path) -> None:
+    run = replace(TWO, folder=tmp_path)
+    assert not any(watch(run, Frames(), [record(i) for i in range(3)]))
+    assert kept_frames(tmp_path) == ["000000.webp", "000001.webp", "000002.webp"]
+    with Image.open(tmp_path / "frames" / "000002.webp") as shown:
+        pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
+    side_by_side = torch.cat(list(SAMPLES), dim=2)
+    assert torch.equal(pixels, (side_by_side * 255).round().byte())
+
+
+def test_frames_of_a_resumed_run_go_on_where_it_does(tmp_path: Path) -> None:
+    watch(replace(ONE, folder=tmp_path), Frames(), [record(i) for i in range(5)])
+    watch(replace(ONE, folder=tmp_path, start=3), Frames(), [record(3)])
+    assert kept_frames(tmp_path) == [f"00000{i}.webp" for i in range(4)]
+
+
+def test_without_a_folder_or_pictures_there_are_no_frames(tmp_path: Path) -> None:
+    watch(ONE, Frames(), [record(0)])
+    watch(replace(ONE, folder=tmp_path), Frames(), [record(0)], samples=torch.zeros(1, 40))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_that_cannot_be_written_are_told_once_and_end_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    watch(replace(ONE, folder=tmp_path), Frames(), [record(i) for i in range(3)])
+    (told,) = caplog.messages
+    assert "000000.webp cannot be written: No space left on device; the run goes on" in told
+
+
+@pytest.mark.parametrize("with_frames", [True, False], ids=["with frames", "alone"])
+def test_an_animation_is_made_of_the_frames(tmp_path: Path, *, with_frames: bool) -> None:
+    names = ["frames", "animation"] if with_frames else ["animation"]
+    run = replace(ONE, folder=tmp_path, config={"observers": [{"use": name} for name in names]})
+    keeper = Frames().build(CPU) if with_frames else None
+    bus = Bus(run, [one for one in (keeper, Animation().build(CPU)) if one is not None])
+    bus.started()
+    for i in range(4):
+        bus.step(record(i), SAMPLES[:1].roll(i, dims=3))
+    bus.finished(outcome(run))
+    assert len(kept_frames(tmp_path)) == 4
+    with Image.open(tmp_path / "animation.webp") as moving:
+        assert moving.n_frames == 4  # type: ignore[attr-defined]
+
+
+def test_a_run_of_one_iteration_has_no_animation(tmp_path: Path) -> None:
+    watch(replace(ONE, folder=tmp_path), Animation(), [record(0)])
+    assert not (tmp_path / "animation.webp").exists()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dno.errors import ConfigError
 from dno.runs.config_files import read_values
 from dno.runs.load import load
-from dno.runs.run_config import RunConfig, put
+from dno.runs.run_config import RunConfig, located, put
 from dno.runs.shorthands import assemble
 from dno.runs.spellings import parse_value
 from dno.testing import strategies as dno_st
@@ -42,7 +42,7 @@ CONFIGS = st.fixed_dictionaries(
         "iterations": st.integers(0, 10**6),
         "max_grad_norm": st.floats(1e-6, 1e6),
         "log_p_floor": st.floats(max_value=0, allow_nan=False),
-        "dtype": st.sampled_from(["float32", "bfloat16", "float16", "float64"]),
+        "dtype": st.sampled_from(["auto", "float32", "bfloat16", "float16", "float64"]),
         "sampler": st.fixed_dictionaries(
             {"use": st.just("ddim")},
             optional={
@@ -351,7 +351,8 @@ def test_a_live_object_is_a_config_and_is_only_named_when_saved():
         {"prompts": "x", "rewards": [{"use": lambda images, prompts: 0, "weight": 2}]}
     )
     assert config.rewards[0].weight == 2
-    assert config.dump()["rewards"] == [{"use": "python:lambda"}]
+    # What is set beside it is no object, and tells two runs apart.
+    assert config.dump()["rewards"] == [{"use": "python:lambda", "weight": 2.0}]
 
 
 @pytest.mark.parametrize(
@@ -387,3 +388,16 @@ def test_a_bad_weight_of_a_live_object_is_one_sentence():
         assemble(
             {"prompts": "x", "rewards": "jpeg", "regularizers": [Permutation()]}, {"gamma": -5.0}
         )
+
+
+def test_pictures_and_controlnets_start_where_their_file_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = tmp_path / "configurations"
+    (base / "edges").mkdir(parents=True)
+    sampler = {"use": "ddim", "controlnet": "edges", "image": "a.png"}
+    sampler |= {"mask": {"path": "b.png", "sha256": "0"}, "control_image": "python:Image"}
+    found = located({"sampler": sampler}, base)["sampler"]
+    assert found["controlnet"] == str(base / "edges")
+    assert found["image"] == str(base / "a.png")
+    assert found["mask"] == {"path": str(base / "b.png"), "sha256": "0"}
+    assert found["control_image"] == "python:Image"

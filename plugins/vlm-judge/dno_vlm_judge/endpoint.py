@@ -36,6 +36,7 @@ class VLMJudgeHTTP(QuestionReward):
     # An address or a name that is refused may be a secret in the wrong place.
     model_config = ConfigDict(hide_input_in_errors=True)
     differentiable: ClassVar[bool] = False
+    personal: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env"})
 
     base_url: str = "http://localhost:8000/v1"
     """Where the server is: all before /chat/completions. The default is vLLM's. Redirects are not

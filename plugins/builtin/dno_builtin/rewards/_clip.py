@@ -15,7 +15,7 @@ from torch import Tensor
 from dno.plugin import ConfigError
 from dno_builtin.rewards._files import WEIGHTS, commit, fetch
 from dno_builtin.rewards._preprocess import Preprocess
-from dno_builtin.rewards._weights import full, loading, read_weights
+from dno_builtin.rewards._weights import full, loading, read_weights, seen_in
 
 _log = logging.getLogger("dno")
 
@@ -107,10 +107,13 @@ class CosineScore:
     def __call__(self, images: Tensor, prompts: Sequence[str], /) -> Tensor:
         """`B` scores for `B x 3 x H x W` images in [0, 1] and B prompts."""
         text_BF = torch.stack([self._text(prompt) for prompt in prompts])
-        pixels = self.preprocess(full(images.to(self.model.device))).to(self.model.dtype)
-        seen_BF = full(features(self.model.get_image_features(pixel_values=pixels)))
+        pixels = self.preprocess(full(images.to(self.model.device)))
+        seen_BF = seen_in(self.model.dtype, pixels, self._seen)
         scores_B = self.scale * F.cosine_similarity(seen_BF, text_BF, dim=1)
         return scores_B.clamp(min=0) if self.floor else scores_B
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        return features(self.model.get_image_features(pixel_values=pixels))
 
     def _text(self, prompt: str) -> Tensor:
         """The prompt's embedding."""

@@ -12,7 +12,7 @@ from ._diffusers.call import call_parameters, check_class, check_negative_prompt
 from ._diffusers.conditioning import arguments, fitted, prepare
 from ._diffusers.embeddings import tell_unused
 from ._diffusers.lengths import length_arguments
-from ._diffusers.live import check_live
+from ._diffusers.live import check_live, computes_on, tell_set_aside
 from ._diffusers.memory import Memory
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
@@ -38,10 +38,11 @@ class PipelineSampler:
         inputs: pictures and what goes with them, as `InputsConfig.inputs` has them.
         lengths: frames, their rate, and seconds of sound, as `Pipeline.lengths` has them.
         scheduler: what samples in place of the pipeline's own `scheduler`; it is left as it is.
-        device: where to compute; None: where the pipeline is.
-        dtype: what the denoising networks and the text encoders compute in; None: the pipeline's
-            own. Decoders compute in float32 (float64 where that is float64): half precision
-            overflows in them.
+        device: where to compute; None: where the pipeline does.
+        dtype: what the denoising networks and the text encoders compute in; None: each in its own,
+            on the pipeline's own weights.
+        vae_dtype: what decoders compute in; None: float32 (float64 where the networks do), since
+            pictures have few levels in bfloat16, and some decoders overflow in float16.
 
     Raises:
         ConfigError: it is not such a pipeline, or it does not take one of the options.
@@ -65,16 +66,18 @@ class PipelineSampler:
         scheduler: Any = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        vae_dtype: torch.dtype | None = None,
     ) -> None:
         check_class(type(pipe))
         check_live(pipe)
         if long_prompts:
             check_long_prompts(pipe)
-        self.device: torch.device = device or pipe.device
-        dtype = dtype or own_dtype(pipe)
+        self.device: torch.device = device or computes_on(pipe)
+        tell_set_aside(pipe, self.device)
+        networks_dtype = dtype or own_dtype(pipe)
 
         inputs = inputs or {}
-        pipe = fitted(pipe, inputs, dtype)
+        pipe = fitted(pipe, inputs, networks_dtype)
         cls = type(pipe)
         self._prepared = prepare(pipe, inputs, height, width)
         if self._prepared.size is not None:
@@ -83,9 +86,14 @@ class PipelineSampler:
             if "height" not in call_parameters(cls):
                 height = width = None
 
-        self._dtype = wide_dtype(dtype)
+        self._dtype = wide_dtype(networks_dtype)
         self._pipe = private_pipeline(
-            pipe, scheduler=scheduler, device=self.device, dtype=dtype, memory=memory
+            pipe,
+            scheduler=scheduler,
+            device=self.device,
+            dtype=dtype,
+            vae_dtype=vae_dtype,
+            memory=memory,
         )
         if long_prompts:
             read_long_prompts(self._pipe)

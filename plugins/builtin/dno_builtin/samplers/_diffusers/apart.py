@@ -30,6 +30,8 @@ class ApartNoiseMap:
         """Shape of each moving draw of one sample, in the order drawn."""
         self.network_evaluations: int = maps[0].network_evaluations
         """Passes through the denoising network that a call makes for each sample."""
+        self.remedy: str = maps[0].remedy
+        """What to do where a sample or its gradient is not finite."""
         self.noise_BN: Tensor = torch.cat([one.noise_BN for one in maps])
         """Where the seeds start, float32 `B x N`, on the sampler's device."""
 

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from dno.plugin import ConfigError
+from dno.plugin import ConfigError, Origin
 
 from .folder import INDEX
 from .needs import PICTURES, needed, spelled
 from .options import DiffusersConfig
-from .pictures import GivenPicture, Picture
+from .pictures import GivenPicture, Picture, located_picture
 from .reading import read_json
 
 
@@ -40,6 +40,15 @@ class InputsConfig(DiffusersConfig):
     image_guidance_scale: float | None = None
     """How closely an editing model such as InstructPix2Pix keeps to the picture; its own if not
     given."""
+
+    @classmethod
+    def located(cls, options: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+        """See `PluginConfig.located`; pictures are files too."""
+        found = super().located(options, origin)
+        for name in PICTURES:
+            if name in found:
+                found[name] = located_picture(found[name], origin, name)
+        return found
 
     def inputs(self) -> dict[str, Any]:
         """The options above that are given, by name."""

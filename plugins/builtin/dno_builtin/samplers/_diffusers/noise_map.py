@@ -17,7 +17,7 @@ from .coarse import CoarsePath, coarse_path
 from .made import as_samples
 from .modules import Function, without_gradient
 from .nests import each
-from .parts import Answer, for_one_call
+from .parts import Answer, for_one_call, remedy
 from .rehearsal import Found, Rehearsal
 from .tape import NoiseTape
 
@@ -50,6 +50,9 @@ class PipelineNoiseMap:
         """The private pipeline."""
         self.options = options
         """What it is called with."""
+
+        self.remedy: str = remedy(pipe)
+        """What to do where a sample or its gradient is not finite."""
 
         rehearsal = Rehearsal(pipe, options, len(seeds), device)
         found = rehearsal.rehearse()

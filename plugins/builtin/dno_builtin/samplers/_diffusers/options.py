@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
@@ -100,6 +100,9 @@ class DiffusersConfig(SamplerConfig):
     """Height of the images in pixels; the model's own if not given."""
     width: Annotated[int | None, Field(ge=8)] = None
     """Width of the images in pixels; the model's own if not given."""
+    vae_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What the decoder computes in; if not given, float32 (float64 where `dtype` is that). bfloat16
+    takes half of its memory, and gives pictures levels of 1/256; some overflow in float16."""
     memory: Memory = "keep"
     """What the backward pass finds in memory: `keep` keeps all that network and decoder computed;
     `recompute` keeps each step's input and computes the step once more, and the decoder block by
@@ -112,7 +115,7 @@ class DiffusersConfig(SamplerConfig):
     def located(cls, options: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
         """See `PluginConfig.located`; what is put over the model may be in files too."""
         found = super().located(options, origin)
-        for name in ("vae", "config"):
+        for name in ("vae", "config", "controlnet"):
             if isinstance(found.get(name), str):
                 found[name] = origin.name(found[name])
         for name in ("loras", "embeddings"):
@@ -215,6 +218,19 @@ class DiffusersConfig(SamplerConfig):
         merge(pipe, self.loras)
         add(pipe, self.embeddings)
         return pipe
+
+    def dtypes(self, ctx: BuildContext) -> dict[str, Any]:
+        """What networks and decoders are to compute in, as `PipelineSampler` has it.
+
+        Where no dtype was chosen, a loaded pipeline computes in its own.
+        """
+        import torch
+
+        is_loaded = not isinstance(self.model, str)
+        return {
+            "dtype": ctx.dtype if ctx.dtype_chosen or not is_loaded else None,
+            "vae_dtype": getattr(torch, self.vae_dtype) if self.vae_dtype else None,
+        }
 
     def _find(self) -> Where:
         """Where the model is.

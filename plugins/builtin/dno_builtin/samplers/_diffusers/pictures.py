@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from dno.plugin import ConfigError
+from dno.plugin import ConfigError, Origin
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,6 +90,25 @@ class Picture(BaseModel):
             picture = _read(Path(self.path), at)
         turned: Image = ImageOps.exif_transpose(picture)
         return turned
+
+
+def located_picture(given: Any, origin: Origin, at: str) -> Any:
+    """A picture as an option holds it, validated or not, with its path from the root.
+
+    Raises:
+        ConfigError: the path cannot be one here.
+    """
+    path = given.get("path") if isinstance(given, Mapping) else getattr(given, "path", given)
+    if not isinstance(path, (str, Path)) or str(path).startswith(_LIVE) or not str(path):
+        return given
+    try:
+        whole = str(origin.path(path))
+    except ConfigError as error:
+        raise error.inside(at) from None
+    if isinstance(given, Picture):
+        # Its path is from the root since it was made.
+        return given
+    return {**given, "path": whole} if isinstance(given, Mapping) else whole
 
 
 def _picture(value: object) -> object:
