@@ -425,7 +425,7 @@ def batch(
         ray_gpus: GPUs of each worker, as 1 or 0.5.
         ray_cpus: cores of each worker, and its threads.
         ray_workers: how many workers; None for as many as there is room for.
-        keep: of an item that is done, "all", or "best": neither its state nor its last pictures.
+        keep: of an item that is done, "all", or "best": no state, last pictures or frames.
 
     Raises:
         ConfigError: the request is wrong, with the prompt's place; nothing was run.

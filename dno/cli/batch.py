@@ -65,7 +65,7 @@ def batch(
     keep: Annotated[
         str,
         typer.Option(
-            help="Of an item that is done: all, or best (no state, no last pictures).",
+            help="Of an item that is done: all, or best: no state, last pictures, frames.",
             metavar="all|best",
             rich_help_panel="KEEP",
         ),

@@ -19,7 +19,7 @@ class Keep(StrEnum):
     ALL = "all"
     BEST = "best"
     """Its configuration, history, result and noise, its pictures at the start and at the best; not
-    the state to go on from, nor the last pictures."""
+    the state to go on from, the last pictures, nor the frames that its report was made of."""
 
 
 def parse_keep(text: str) -> Keep:
@@ -34,7 +34,7 @@ def parse_keep(text: str) -> Keep:
         raise ConfigError(f"should be all or best, got {short(text)}", source="--keep") from None
 
 
-_GOES: Final = ("state.safetensors", "last.*", "last-*.*")
+_GOES: Final = ("state.safetensors", "last.*", "last-*.*", "frames/*")
 
 
 def thin(folder: Path) -> None:
@@ -48,6 +48,8 @@ def thin(folder: Path) -> None:
             for pattern in _GOES:
                 for file in folder.glob(pattern):
                     file.unlink()
+            # What its report shows of them is in the report.
+            (folder / "frames").rmdir()
         finally:
             release()
 

@@ -242,7 +242,7 @@ def test_of_an_item_that_is_done_the_best_alone_is_kept(tmp_path: Path) -> None:
     (everything,) = folders(tmp_path / "all")
     (thin,) = folders(tmp_path / "best")
     gone = {path.name for path in everything.iterdir()} - {path.name for path in thin.iterdir()}
-    assert gone == {"state.safetensors", "last.png"}
+    assert gone == {"state.safetensors", "last.png", "frames"}
     assert bits(tmp_path / "all") == bits(tmp_path / "best")
 
     # Asked again, it is done; and what was kept in full can be made thin.
