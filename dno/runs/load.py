@@ -73,7 +73,7 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     """
     config = config.located(current_folder())
     device = find_device(config.device)
-    context = BuildContext(device, _dtype(config), dtype_chosen=config.dtype != "auto")
+    context = BuildContext(device, dtype_of(config), dtype_chosen=config.dtype != "auto")
     check(config, fresh=fresh)
 
     parts = Parts.of(config)
@@ -87,7 +87,7 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     return Loaded(config, context, sampler, rewards)
 
 
-def _dtype(config: RunConfig) -> torch.dtype:
+def dtype_of(config: RunConfig) -> torch.dtype:
     """What networks compute in that are loaded for a configuration."""
     if config.dtype == "auto":
         return torch.float32
