@@ -27,7 +27,7 @@ _CPU: Final = "DefaultCPUAllocator"
 
 MEMORY: Final = (
     "recompute the sampler's steps instead of keeping them (sampler.memory=recompute), or optimise "
-    "fewer samples side by side"
+    "fewer samples side by side; `dno plan` says what would free how much"
 )
 """What to do where memory runs out."""
 

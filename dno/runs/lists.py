@@ -16,6 +16,7 @@ from dno.runs.prompts import prompt_texts
 from dno.runs.run_config import RunConfig
 from dno.runs.shorthands import known_options
 from dno.runs.spellings import parse_value
+from dno.wording import reason
 
 PROMPT: Final = ("prompt", "prompts", "text", "caption")
 """What columns of prompts are called, in any case: the second in DrawBench, the last in COCO."""
@@ -70,11 +71,22 @@ def _check_file(path: Path) -> None:
 
 
 def _text(path: Path) -> str:
+    """The text of a file as any editor saves it: UTF-8, whatever its lines end with."""
     _check_file(path)
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", source=str(path)) from None
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {reason(error)}", source=str(path)) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"line {line} is no UTF-8 text, its byte 0x{data[error.start]:02x} is none of it; save "
+            "the list as UTF-8",
+            source=str(path),
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -147,11 +159,14 @@ def configured(row: Row, seed: int, configure: Callable[[Row, int], RunConfig]) 
     """The configuration of one row and seed.
 
     Raises:
-        ConfigError: it cannot be; with the row's place, where the row sets anything by itself.
+        ConfigError: it cannot be; with the row's place, where the row's prompt is no prompt, or the
+            row sets anything by itself.
     """
     try:
         return configure(row, seed)
     except ConfigError as error:
+        if error.at.split(".")[0] == "prompts":
+            raise ConfigError(error.problem, source=row.place) from None
         if not row.options and not row.settings:
             raise
         where = ": ".join(part for part in (error.source, error.at) if part)
@@ -279,7 +294,7 @@ def _parquet(path: Path) -> Records:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise ConfigError(
-            "needs pyarrow to be read: pip install pyarrow", source=str(path)
+            'needs pyarrow to be read; try: pip install "dno[parquet]"', source=str(path)
         ) from None
     try:
         rows = parquet.read_table(path).to_pylist()

@@ -73,7 +73,7 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     """
     config = config.located(current_folder())
     device = find_device(config.device)
-    context = BuildContext(device=device, dtype=getattr(torch, config.dtype))
+    context = BuildContext(device, dtype_of(config), dtype_chosen=config.dtype != "auto")
     check(config, fresh=fresh)
 
     parts = Parts.of(config)
@@ -85,6 +85,14 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     for part in (*parts.rewards, *parts.monitors):
         rewards[part.name] = on_frames(build(part, context), part.config)
     return Loaded(config, context, sampler, rewards)
+
+
+def dtype_of(config: RunConfig) -> torch.dtype:
+    """What networks compute in that are loaded for a configuration."""
+    if config.dtype == "auto":
+        return torch.float32
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    return dtype
 
 
 def find_device(name: str) -> torch.device:

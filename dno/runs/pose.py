@@ -23,6 +23,7 @@ from dno.runs.coarse import coarse_steps, coarser
 from dno.runs.frames import check_medium
 from dno.runs.load import Loaded
 from dno.runs.parts import Part, Parts, at, build
+from dno.runs.room import Surroundings
 from dno.runs.run_config import RunConfig, build_plugin_config
 from dno.runs.start_noise import start_noise
 
@@ -62,6 +63,10 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         check(config, fresh=fresh)
 
     items = config.items()
+    make_room = getattr(loaded.sampler, "make_room", None)
+    around = Surroundings(config, loaded.context, [*loaded.rewards.values()])
+    if make_room is not None:
+        make_room(around.room(loaded.context.device))
 
     @functools.cache
     def bind(copies: int) -> NoiseMap:
@@ -78,6 +83,9 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         return loaded.sampler.bind(prompts, seeds)
 
     sample = at("sampler", partial(bind, 1))
+    if make_room is not None:
+        # Copies are drawn without a gradient, and need no room for one.
+        make_room(replace(around.room(loaded.context.device), must_fit=False))
     parts = Parts.of(config)
     medium = getattr(sample, "medium", None)
     for part in (*parts.rewards, *parts.monitors):

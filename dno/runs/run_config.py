@@ -275,8 +275,9 @@ class RunConfig(BaseModel):
     device: str = "auto"
     """Where to compute: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the first GPU if there is
     one."""
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    """What the denoising network computes in; noise, decoder and rewards stay float32 or better."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
+    """What the denoising networks and the text encoders compute in; noise and sampler stay float32
+    or better. `auto`: float32, but a pipeline that is loaded already computes in its own."""
     sampler: Annotated[SamplerConfig, _parser(SAMPLERS), _dumper(SAMPLERS)] = _default("ddim")
     """How noise becomes an image."""
     rewards: Annotated[

@@ -348,8 +348,17 @@ class Options(TypedDict, total=False):
         Shorthand(
             "dtype",
             Group.KEEP,
-            "What the denoising network computes in: float32, bfloat16 or float16.",
+            "What the denoising network computes in: float32, bfloat16, float16; auto: float32.",
             metavar="DTYPE",
+        ),
+    ]
+    memory: Annotated[
+        float | str | None,
+        Shorthand(
+            "sampler.memory",
+            Group.KEEP,
+            "What the run may take of memory, such as 20GiB; auto; keep; or recompute.",
+            metavar="SIZE",
         ),
     ]
     metadata: Annotated[

@@ -269,10 +269,11 @@ class RunFolder:
         about = {"draws": [list(shape) for shape in draws], "items": items}
         self.write("noise.safetensors", pack(noise, about))
 
-        self.write("result.json", _as_json(outcome))
         snapshots = {"initial": outcome.initial, "best": outcome.best, "last": outcome.last}
         for name, snapshot in snapshots.items():
             self._save_samples(name, outcome.medium, snapshot.samples, making)
+        # The last of all: where it is, the run has ended and nothing is missing.
+        self.write("result.json", _as_json(outcome))
 
     def _save_samples(
         self, name: str, medium: Medium, samples: Tensor, making: Making | None

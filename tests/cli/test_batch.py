@@ -57,6 +57,12 @@ MISTAKES = {
     "a shard": (["prompts.csv", "--shard", "9/8"], "--shard: needs part i of n"),
     "a reward": (["prompts.csv", "--reward", "brighness"], "did you mean brightness?"),
     "no reward": (["prompts.csv"], "say what to climb"),
+    "no cluster": (["prompts.csv", "--ray-gpus", "0.5"], "--ray-gpus: means nothing without --ray"),
+    "a client": (["prompts.csv", "--ray", "ray://head:1"], "'ray://head:1' is an address of"),
+    "what to keep": (
+        ["prompts.csv", "--keep", "some"],
+        "--keep: should be all or best",
+    ),
     "a cell": (["bad.csv", "--reward", "brightness"], "bad.csv, row 1: "),
 }
 

@@ -105,7 +105,7 @@ WRONG = {
         "list.csv", "prompt,optimzer.step\nx,1\n", r"row 1: the column 'optimzer.step' leads to no "
         r"option; did you mean optimizer\?"
     ),
-    "not text": Wrong("list.txt", "\udcff", "cannot be read"),
+    "not text": Wrong("list.txt", "a\nb\r\n\udcff\n", r"line 3 is no UTF-8 text, its byte 0xff"),
 }  # fmt: skip
 
 
@@ -158,7 +158,7 @@ NO_LISTS = {
     "an option": ("t.csv", "prompt,steps\na cat,3\n", "t.csv, row 1: sets steps, and a run has"),
     "a place": ("t.csv", "prompt,sampler.eta\na cat,1\n", "row 1: sets sampler.eta, .* dno batch"),
     "nothing": ("list", "\n \n", "list: holds no prompt"),
-    "no text": ("list", b"\xff\xfe\x00\xd8", "list: cannot be read"),
+    "no text": ("list", b"\xff\xfe\x00\xd8", "list: line 1 is no UTF-8 text"),
 }
 
 

@@ -10,14 +10,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dno.plugin import ConfigError, quiet
+from dno.plugin import ConfigError, Room, quiet
 
 from ._diffusers.apart import ApartNoiseMap
 from ._diffusers.folder import PIPELINES, check_size, check_steps
 from ._diffusers.invert import noise_of
 from ._diffusers.kinds import check_ddim
 from ._diffusers.live import check_live
-from ._diffusers.memory import Memory
 from ._diffusers.needs import DDIM_PIPELINES, PICTURES
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.schedule import UNCLIPPED, Scheduler, options_of
@@ -39,7 +38,7 @@ class DDIMSampler:
         steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps,
             long_prompts, start_image: see `DDIM`.
         inputs: see `PipelineSampler`.
-        device, dtype: see `PipelineSampler`.
+        device, dtype, vae_dtype: see `PipelineSampler`.
 
     Raises:
         ConfigError: the pipeline cannot be sampled by DDIM, or a size or number of steps does not
@@ -56,13 +55,14 @@ class DDIMSampler:
         negative_prompt: str = "",
         height: int | None = None,
         width: int | None = None,
-        memory: Memory = "keep",
+        memory: str = "keep",
         last_steps: int | None = None,
         long_prompts: bool = False,
         start_image: Path | None = None,
         inputs: Mapping[str, Any] | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        vae_dtype: torch.dtype | None = None,
     ) -> None:
         _check_pipeline(pipe)
         with quiet():
@@ -87,12 +87,17 @@ class DDIMSampler:
             scheduler=scheduler,
             device=device,
             dtype=dtype,
+            vae_dtype=vae_dtype,
         )
         self.device: torch.device = self._sampler.device
         self._inputs = dict(inputs or {})
         self._start_image = start_image
         self._started: dict[tuple[str, int], Tensor] = {}
         """The noise of the start image, by prompt and seed."""
+
+    def make_room(self, room: Room) -> None:
+        """See `PipelineSampler.make_room`."""
+        self._sampler.make_room(room)
 
     def bind(
         self, prompts: Sequence[str], seeds: Sequence[int]

@@ -121,6 +121,6 @@ class Pipeline(InputsConfig):
             lengths=self.lengths(),
             scheduler=scheduler,
             device=ctx.device,
-            dtype=ctx.dtype,
+            **self.dtypes(ctx),
             **self.model_dump(include=passed),
         )
