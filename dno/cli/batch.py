@@ -16,6 +16,7 @@ from dno.cli.help import OptimizeCommand
 from dno.cli.loading import tell_that_it_loads
 from dno.cli.optimize import ConfigFile, Settings, ask_for_a_reward, table_parameters
 from dno.cli.say import say
+from dno.guard import collecting_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,7 +153,8 @@ def batch(
 
     # From here on torch is needed, which takes seconds to import: mistakes in the list are told
     # before.
-    from dno.runs.batch import items_of
+    with collecting_later():
+        from dno.runs.batch import items_of
 
     items = items_of(rows, numbers, configure)
 

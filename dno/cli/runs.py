@@ -10,6 +10,7 @@ import typer
 from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.loading import tell_loading
 from dno.cli.say import say
+from dno.guard import collecting_later
 
 
 def resume(
@@ -42,7 +43,8 @@ def resume(
     tell_loading(config)
 
     # After what was given has been read: this imports torch, which takes seconds.
-    from dno.api import resume as go_on
+    with collecting_later():
+        from dno.api import resume as go_on
 
     with plugins_at_work():
         result = go_on(folder, iterations=iterations, settings=changes)

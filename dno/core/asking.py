@@ -296,9 +296,10 @@ class Asking:
         """Note the samples that cannot be evaluated; raise where that leaves none."""
         new = [row for row in bad_B.nonzero().flatten().tolist() if row not in self.failures]
         for row in new:
-            self.failures[row] = f"{who}: {what} for sample {row}; {remedy}"
+            number = self.problem.number(row)
+            self.failures[row] = f"{who}: {what} for sample {number}; {remedy}"
         if new and len(self.failures) == self.batch and not self.passes_over:
-            rows = ", ".join(map(str, new))
+            rows = ", ".join(str(self.problem.number(row)) for row in new)
             raise RunError(f"{who}: {what} for sample {rows}; {remedy}")
 
     def evaluation(self) -> Evaluation:

@@ -32,6 +32,10 @@ class BuildContext:
     draws: Sequence[tuple[int, ...]] = ()
     """Shape of each moving draw in a row of noise, in order; empty while the sampler itself is
     built."""
+    weightless: bool = False
+    """Whether what is built is only planned with: its weights are to be shapes, made in
+    `dno.plugin.without_weights`, and no file of weights is needed. For configurations that say
+    `weightless = True`; others are not built for a plan."""
     dtype_chosen: bool = True
     """Whether somebody chose that; where not, what is loaded already computes in its own."""
 
@@ -166,6 +170,10 @@ def _each_located(value: Any, origin: Origin) -> Any:
 class SamplerConfig(PluginConfig):
     """Base of sampler options."""
 
+    weightless: ClassVar[bool] = False
+    """Whether `build` minds `BuildContext.weightless`, and what it builds can be bound then; its
+    bound maps have a `footprint`."""
+
     def resumed(self) -> Self:
         """The options for a run that goes on, whose noise is known; the same unless overridden."""
         return self
@@ -184,6 +192,9 @@ class RewardConfig(PluginConfig):
     """Kind of samples that the reward takes, where it says so: samples of another kind are then an
     error, but for a video, which a reward of images judges frame by frame. None: it takes samples
     as they come."""
+
+    weightless: ClassVar[bool] = False
+    """Whether `build` minds `BuildContext.weightless`; so does one that has no weights."""
 
     weight: float = 1.0
     """Factor of this reward in the objective; 0 reports it without optimising it."""

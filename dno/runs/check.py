@@ -10,8 +10,14 @@ from dno.runs.run_config import RunConfig
 from dno.runs.start import check_start
 
 
-def check(config: RunConfig, *, fresh: bool = True) -> None:
-    """Raise `ConfigError` for what is certain to fail, with its place; loads nothing."""
+def check(config: RunConfig, *, fresh: bool = True, weights: bool = True) -> None:
+    """Raise `ConfigError` for what is certain to fail, with its place; loads nothing.
+
+    Args:
+        config: what to run.
+        fresh: whether the run is at its start, and so needs the noise to start from.
+        weights: whether weights must be there; a plan does without them.
+    """
     if fresh:
         check_start(config)
     if config.spread == 1:
@@ -32,4 +38,5 @@ def check(config: RunConfig, *, fresh: bool = True) -> None:
                 at=reward.place,
             )
     for part in parts:
-        at(part.place, part.config.check)
+        if weights or not getattr(part.config, "weightless", False):
+            at(part.place, part.config.check)

@@ -10,6 +10,7 @@ import torch
 
 from dno.core.surroundings import alone, clean_room
 from dno.errors import ConfigError
+from dno.guard import collecting_later
 from dno.paths import current_folder
 from dno.protocols import Reward, Sampler
 from dno.registry.configs import BuildContext
@@ -56,6 +57,7 @@ def _decisive(config: RunConfig) -> dict[str, Any]:
 # Libraries draw weights before they read them, from the generator of the caller's own draws.
 @clean_room()
 @alone()
+@collecting_later()
 @torch.random.fork_rng(devices=[])
 def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     """The sampler and the rewards that a configuration names.
@@ -71,7 +73,7 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     """
     config = config.located(current_folder())
     device = find_device(config.device)
-    context = BuildContext(device, _dtype(config), dtype_chosen=config.dtype != "auto")
+    context = BuildContext(device, dtype_of(config), dtype_chosen=config.dtype != "auto")
     check(config, fresh=fresh)
 
     parts = Parts.of(config)
@@ -85,7 +87,7 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     return Loaded(config, context, sampler, rewards)
 
 
-def _dtype(config: RunConfig) -> torch.dtype:
+def dtype_of(config: RunConfig) -> torch.dtype:
     """What networks compute in that are loaded for a configuration."""
     if config.dtype == "auto":
         return torch.float32

@@ -23,6 +23,7 @@ from dno.runs.coarse import coarse_steps, coarser
 from dno.runs.frames import check_medium
 from dno.runs.load import Loaded
 from dno.runs.parts import Part, Parts, at, build
+from dno.runs.room import Surroundings
 from dno.runs.run_config import RunConfig, build_plugin_config
 from dno.runs.start_noise import start_noise
 
@@ -62,6 +63,10 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         check(config, fresh=fresh)
 
     items = config.items()
+    make_room = getattr(loaded.sampler, "make_room", None)
+    around = Surroundings(config, loaded.context, [*loaded.rewards.values()])
+    if make_room is not None:
+        make_room(around.room(loaded.context.device))
 
     @functools.cache
     def bind(copies: int) -> NoiseMap:
@@ -69,7 +74,18 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         prompts, seeds = zip(*items * copies, strict=True)
         return loaded.sampler.bind(prompts, seeds)
 
+    # Of the few sets that a repair goes through, each is asked many times.
+    @functools.lru_cache(maxsize=4)
+    @alone()
+    def bind_rows(rows: tuple[int, ...]) -> NoiseMap:
+        """The sampler, bound to the items at these places."""
+        prompts, seeds = zip(*(items[row] for row in rows), strict=True)
+        return loaded.sampler.bind(prompts, seeds)
+
     sample = at("sampler", partial(bind, 1))
+    if make_room is not None:
+        # Copies are drawn without a gradient, and need no room for one.
+        make_room(replace(around.room(loaded.context.device), must_fit=False))
     parts = Parts.of(config)
     medium = getattr(sample, "medium", None)
     for part in (*parts.rewards, *parts.monitors):
@@ -100,7 +116,7 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         return problem, context
 
     problem, context = problem_on(sample, bind)
-    problem = replace(problem, start_BN=start_BN)
+    problem = replace(problem, start_BN=start_BN, rows=lambda rows: bind_rows(tuple(rows)))
     # Found once: a run that is resumed must climb on the same grids.
     coarse_grids = coarse_steps(config, sample)
     config = config.model_copy(update={"coarse": coarse_grids})

@@ -21,6 +21,7 @@ from dno.runs.again import configuration_of
 from dno.runs.folders import free_folder
 from dno.runs.load import Loaded, find_device, load
 from dno.runs.making import Making
+from dno.runs.plan import said_shortly
 from dno.runs.pose import Posed, pose
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
@@ -156,6 +157,7 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         seconds=config.budget.seconds,
         # Observers share it, and none may change what another reads.
         config=MappingProxyType(config.dump()),
+        memory=said_shortly(getattr(posed.problem.sample, "footprint", None)),
     )
     bus = Bus(
         info,

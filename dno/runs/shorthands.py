@@ -352,6 +352,15 @@ class Options(TypedDict, total=False):
             metavar="DTYPE",
         ),
     ]
+    memory: Annotated[
+        float | str | None,
+        Shorthand(
+            "sampler.memory",
+            Group.KEEP,
+            "What the run may take of memory, such as 20GiB; auto; keep; or recompute.",
+            metavar="SIZE",
+        ),
+    ]
     metadata: Annotated[
         bool | None,
         Shorthand(

@@ -50,8 +50,12 @@ from dno.runs.versions import versions
 from dno.wording import named, reason
 
 _STATE: Final = "state.safetensors"
-_SAVING_SHARE: Final = 0.05
-"""Of a run's time, what saving its state may take at most, where states are large."""
+_SAVING_SHARE: Final = 0.005
+"""Of a run's time, what saving its state should take at most."""
+_LARGEST_SHARE: Final = 0.05
+"""What it takes at most where states are so large that little would be saved otherwise."""
+_LONGEST_WAIT: Final = 120.0
+"""Seconds after which a state is saved all the same, within that largest share."""
 
 
 def read_noise(path: Path, draws: Sequence[tuple[int, ...]], samples: int) -> Tensor:
@@ -173,8 +177,9 @@ class RunFolder:
     def save_state(self, state: LoopState, config: RunConfig, every: float = 0.0) -> None:
         """Save where to go on from, unless that was done less than `every` seconds ago.
 
-        Where states are so large that this would take more than a twentieth of the run's time, it
-        waits longer. What it costs does not depend on how long the run has been going on.
+        It waits longer where this would take more than a two-hundredth of the run's time, up to
+        two minutes, and longer still where it would take a twentieth then. What it costs does not
+        depend on how long the run has been going on.
         """
         began = time.monotonic()
         if every and began - self._saved < max(every, self._wait):
@@ -186,7 +191,7 @@ class RunFolder:
         about = about_of(state, self._decisive_of(config), mark)
         self.write(_STATE, pack(tensors_of(state), about))
         self._saved = time.monotonic()
-        self._wait = (self._saved - began) / _SAVING_SHARE
+        self._wait = _wait_after(self._saved - began)
 
     def load_state(self, config: RunConfig, device: torch.device) -> LoopState | None:
         """What `save_state` saved last; None if the run never got so far.
@@ -288,6 +293,12 @@ class RunFolder:
         if row and not (alone and files[0][0] == ".png"):
             shown = 0 if alone else None
             self.write(f"{name}.png", png(side_by_side(row), texts(shown, row[0].size)))
+
+
+def _wait_after(seconds: float) -> float:
+    """How long to wait after saving took so many seconds."""
+    seldom = min(seconds / _SAVING_SHARE, _LONGEST_WAIT)
+    return max(seldom, seconds / _LARGEST_SHARE)
 
 
 def _tidy(folder: Path) -> None:

@@ -47,6 +47,11 @@ class ProgressBar:
     _pace: _Pace | None = field(default=None, init=False)
 
     @hookimpl
+    def run_started(self, event: RunStarted) -> None:
+        """Say what the run takes of memory."""
+        _tell_memory(self.stream, event.run)
+
+    @hookimpl
     def step_done(self, event: StepDone) -> None:
         """Move the bar on."""
         if self._pace is None:
@@ -86,8 +91,9 @@ class ProgressLines:
 
     @hookimpl
     def run_started(self, event: RunStarted) -> None:
-        """Forget what a run before this one left."""
+        """Forget what a run before this one left, and say what this one takes of memory."""
         self._pace = self._shown = self._last = None
+        _tell_memory(self.stream, event.run)
 
     @hookimpl
     def step_done(self, event: StepDone) -> None:
@@ -171,6 +177,12 @@ class _Pace:
         pace = (record.seconds - self.first.seconds) / done
         left = pace * max(run.iterations - record.iteration, 0)
         return left if run.seconds is None else min(left, max(run.seconds - record.seconds, 0))
+
+
+def _tell_memory(stream: _Enduring, run: RunInfo) -> None:
+    if run.memory:
+        stream.write(f"{clean(run.memory)}\n")
+        stream.flush()
 
 
 def _bar(stream: _Enduring, shown: dict[str, Any]) -> Any:

@@ -10,14 +10,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dno.plugin import ConfigError, quiet
+from dno.plugin import ConfigError, Room, quiet
 
 from ._diffusers.apart import ApartNoiseMap
 from ._diffusers.folder import PIPELINES, check_size, check_steps
 from ._diffusers.invert import noise_of
 from ._diffusers.kinds import check_ddim
 from ._diffusers.live import check_live
-from ._diffusers.memory import Memory
 from ._diffusers.needs import DDIM_PIPELINES, PICTURES
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.schedule import UNCLIPPED, Scheduler, options_of
@@ -56,7 +55,7 @@ class DDIMSampler:
         negative_prompt: str = "",
         height: int | None = None,
         width: int | None = None,
-        memory: Memory = "keep",
+        memory: str = "keep",
         last_steps: int | None = None,
         long_prompts: bool = False,
         start_image: Path | None = None,
@@ -95,6 +94,10 @@ class DDIMSampler:
         self._start_image = start_image
         self._started: dict[tuple[str, int], Tensor] = {}
         """The noise of the start image, by prompt and seed."""
+
+    def make_room(self, room: Room) -> None:
+        """See `PipelineSampler.make_room`."""
+        self._sampler.make_room(room)
 
     def bind(
         self, prompts: Sequence[str], seeds: Sequence[int]

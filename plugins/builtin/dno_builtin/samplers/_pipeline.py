@@ -7,17 +7,21 @@ from typing import Any
 
 import torch
 
+from dno.plugin import Room
+
 from ._diffusers.apart import ApartNoiseMap
 from ._diffusers.call import call_parameters, check_class, check_negative_prompt, check_options
 from ._diffusers.conditioning import arguments, fitted, prepare
 from ._diffusers.embeddings import tell_unused
+from ._diffusers.ledger import Ledger
 from ._diffusers.lengths import length_arguments
 from ._diffusers.live import check_live, computes_on, tell_set_aside
-from ._diffusers.memory import Memory
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.parts import own_dtype, private_pipeline, remembering
 from ._diffusers.prompts import Cuts, check_long_prompts, read_long_prompts, tell_syntax
+from ._diffusers.shapes import answer_by_zeros
+from ._diffusers.spare import Spare
 from ._diffusers.watch import SharedDrawError
 
 
@@ -57,7 +61,7 @@ class PipelineSampler:
         negative_prompt: str = "",
         height: int | None = None,
         width: int | None = None,
-        memory: Memory = "keep",
+        memory: str = "keep",
         last_steps: int | None = None,
         long_prompts: bool = False,
         options: Mapping[str, Any] | None = None,
@@ -95,6 +99,9 @@ class PipelineSampler:
             vae_dtype=vae_dtype,
             memory=memory,
         )
+        self._spare = Spare(memory, Ledger(self._pipe, networks_dtype))
+        if self._spare.ledger.weightless:
+            answer_by_zeros(self._pipe)
         if long_prompts:
             read_long_prompts(self._pipe)
         self._last_steps = last_steps
@@ -120,6 +127,10 @@ class PipelineSampler:
         check_options(cls, {**self._options, **self._prepared.pictures}, free)
         if negative_prompt:
             check_negative_prompt(cls)
+
+    def make_room(self, room: Room) -> None:
+        """Take no more memory than this from now on, where the policy is `auto` or a size."""
+        self._spare = self._spare.within(room)
 
     def bind(
         self, prompts: Sequence[str], seeds: Sequence[int]
@@ -163,6 +174,8 @@ class PipelineSampler:
 
         pipe = remembering(self._pipe, self._dtype)
         cuts = Cuts(pipe)
-        bound = PipelineNoiseMap(pipe, options, seeds, self.device, self._last_steps)
+        bound = PipelineNoiseMap(
+            pipe, options, seeds, self.device, self._last_steps, spare=self._spare
+        )
         cuts.tell(self._told)
         return bound

@@ -100,6 +100,9 @@ class DDIM(InputsConfig):
             "long_prompts",
             "start_image",
         }
+        if ctx.weightless:
+            # It is found by sampling, which takes no more memory than the run itself.
+            passed.remove("start_image")
         return DDIMSampler(
             pipe,
             inputs=self.inputs(),

@@ -63,12 +63,12 @@ def frozen_view(module: M, device: torch.device, dtype: torch.dtype | None) -> M
     shared: dict[int, Any] = {id(hooks): hooks for hooks in own_hooks(module)}
     kept = {id(weight): tensor for weight, tensor in kept_elsewhere(module)}
     stored = {id(weight): wide for weight, wide in widened(module)}
-    delicate = _delicate(module, dtype)
+    in_float32 = delicate(module, dtype)
 
     def placed(tensor: Tensor) -> Tensor:
         data = _recordable(kept.get(id(tensor), tensor.detach()))
         into = dtype
-        if id(tensor) in delicate:
+        if id(tensor) in in_float32:
             into = torch.float32
         elif into is None:
             into = stored.get(id(tensor))
@@ -109,7 +109,7 @@ def _recordable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _delicate(module: nn.Module, dtype: torch.dtype | None) -> set[int]:
+def delicate(module: nn.Module, dtype: torch.dtype | None) -> set[int]:
     """Identities of weights that the module's class wants in float32 where others are halved."""
     if dtype not in _HALVES:
         return set()

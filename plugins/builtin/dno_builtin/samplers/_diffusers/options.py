@@ -68,6 +68,8 @@ Places = Annotated[tuple[str, ...], BeforeValidator(_as_several)]
 class DiffusersConfig(SamplerConfig):
     """Base of samplers of diffusers pipelines."""
 
+    weightless = True
+
     classes: ClassVar[Sequence[str] | None] = None
     """Names of the pipeline classes that the sampler takes; None: any."""
 
@@ -103,10 +105,13 @@ class DiffusersConfig(SamplerConfig):
     vae_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """What the decoder computes in; if not given, float32 (float64 where `dtype` is that). bfloat16
     takes half of its memory, and gives pictures levels of 1/256; some overflow in float16."""
-    memory: Memory = "keep"
-    """What the backward pass finds in memory: `keep` keeps all that network and decoder computed;
-    `recompute` keeps each step's input and computes the step once more, and the decoder block by
-    block: the same gradient, memory of one step, 1.5 to 1.8 times the time."""
+    memory: Memory = "auto"
+    """What the backward pass finds in memory; the gradient is the same. `keep` keeps all that
+    network and decoder computed; `recompute` keeps each step's input and computes the step once
+    more, and the decoder block by block: memory of one step, 1.5 to 1.8 times the time. `auto`
+    keeps as many of the last steps as the device has memory for and computes the others once more,
+    block by block where it must; a size such as 20GiB does so within that much in
+    all."""
     last_steps: Annotated[int | None, Field(ge=1)] = None
     """Only the noise drawn for that many last steps moves; what comes before is computed once and
     kept. All steps if not given."""
@@ -204,6 +209,13 @@ class DiffusersConfig(SamplerConfig):
         """
         if not isinstance(self.model, str):
             return self.model
+
+        if ctx.weightless:
+            from .shapes import shaped_pipeline
+
+            return shaped_pipeline(
+                self._find(), dtype=ctx.dtype, classes=self.classes, config=self.config
+            )
 
         from .embeddings import add
         from .load import Choice, load_pipeline

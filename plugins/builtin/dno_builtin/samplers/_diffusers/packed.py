@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from dno.plugin import ConfigError
+from dno.plugin import ConfigError, is_shape
 
 from .hooks import kept_elsewhere
 
@@ -22,7 +22,7 @@ def is_packed(weight: Tensor) -> bool:
 
     Such a weight cannot be cast, and its dtype may be another than it computes in.
     """
-    return type(weight) not in (nn.Parameter, Tensor)
+    return type(weight) not in (nn.Parameter, Tensor) and not is_shape(weight)
 
 
 def is_quantised(module: nn.Module) -> bool:

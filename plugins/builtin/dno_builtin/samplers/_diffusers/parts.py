@@ -12,10 +12,10 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import nn
 from transformers import PreTrainedModel
 
-from dno.plugin import ConfigError
+from dno.plugin import ConfigError, is_shape
 
 from .hooks import uncompiled
-from .memory import Memory, spare_blocks, with_memory
+from .memory import chooses, spare_blocks, spare_inner_blocks, with_memory
 from .modules import Function, computes_in, frozen_view, heavy, remember, wide_dtype
 from .nests import cast
 from .packed import check_placed, is_quantised
@@ -30,7 +30,7 @@ Answer = Callable[[Function, bool, Any, Any], Any]
 """Answers for a network or decoder: from its function, whether it decodes, and its arguments."""
 
 
-def _role(part: Any) -> Role | None:
+def role_of(part: Any) -> Role | None:
     """What a pipeline does with one of its parts, told from the part alone."""
     if isinstance(part, SchedulerMixin):
         return "scheduler"
@@ -65,7 +65,7 @@ def own_dtype(pipe: Any) -> torch.dtype:
     for member in family(pipe):
         for name, part in vars(member).items():
             part = uncompiled(part)
-            if _role(part) != "network":
+            if role_of(part) != "network":
                 continue
             return arithmetic_of(name, part)
     return torch.float32
@@ -96,7 +96,7 @@ def _rebuilt(pipe: Any, change: Callable[[str, Any], Any]) -> Any:
         for name, part in vars(pipe).items():
             if isinstance(part, DiffusionPipeline):
                 vars(own)[name] = rebuilt(part)
-            elif _role(part):
+            elif role_of(part):
                 # The pipelines of a combined one share parts.
                 if id(part) not in done:
                     done[id(part)] = change(name, part)
@@ -116,7 +116,7 @@ def private_pipeline(
     device: torch.device,
     dtype: torch.dtype | None,
     vae_dtype: torch.dtype | None,
-    memory: Memory,
+    memory: str,
 ) -> Any:
     """The pipeline as the sampler calls it: it shares weights, and nothing else that can change.
 
@@ -139,7 +139,7 @@ def private_pipeline(
             return None
 
         part = uncompiled(part)
-        match _role(part):
+        match role_of(part):
             case "scheduler":
                 if scheduler is not None and part is pipe.scheduler:
                     return unclipped(scheduler)
@@ -180,7 +180,7 @@ def _private_decoder(
     device: torch.device,
     dtype: torch.dtype,
     wide: torch.dtype,
-    memory: Memory,
+    memory: str,
 ) -> Any:
     check_overflow(name, part, dtype)
     check_placed(name, part, device, None)
@@ -218,7 +218,7 @@ def check_overflow(name: str, part: Any, dtype: torch.dtype) -> None:
 
 
 def _private_vocoder(
-    name: str, part: Any, device: torch.device, wide: torch.dtype, memory: Memory
+    name: str, part: Any, device: torch.device, wide: torch.dtype, memory: str
 ) -> Any:
     view = frozen_view(part, device, wide)
     forward = with_memory(memory, view.forward)
@@ -232,17 +232,21 @@ def _private_network(
     device: torch.device,
     dtype: torch.dtype | None,
     wide: torch.dtype,
-    memory: Memory,
+    memory: str,
 ) -> Any:
     check_placed(name, part, device, dtype)
     packed = is_quantised(part)
     inside = arithmetic_of(name, part) if packed or dtype is None else dtype
     view = frozen_view(part, device, None if packed else dtype)
-    is_flat = all(weight.ndim < 5 for weight in view.parameters())
-    if device.type == "cpu" and inside == wide and is_flat and not packed:
+    weights = list(view.parameters())
+    is_flat = all(weight.ndim < 5 for weight in weights)
+    is_there = not any(is_shape(weight) for weight in weights)
+    if device.type == "cpu" and inside == wide and is_flat and is_there and not packed:
         # oneDNN convolves a tenth faster this way: it need not reorder the weights at each call.
         nn.Module.to(view, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    if chooses(memory):
+        spare_inner_blocks(view)
     forward = with_memory(memory, view.forward)
     view.forward = heavy(forward, name=name, inside=inside, outside=wide, packed=packed)
     return view
@@ -253,8 +257,8 @@ def remedy(pipe: Any) -> str:
     found: dict[Any, list[str]] = {}
     for member in family(pipe):
         for name, part in vars(member).items():
-            if _role(part) in ("network", "decoder"):
-                found.setdefault((_role(part), computes_in(part)), []).append(name)
+            if role_of(part) in ("network", "decoder"):
+                found.setdefault((role_of(part), computes_in(part)), []).append(name)
 
     overflowing = found.get(("network", torch.float16), ())
     if overflowing:
@@ -292,7 +296,7 @@ def remembering(pipe: Any, dtype: torch.dtype) -> Any:
     """
 
     def change(_: str, part: Any) -> Any:
-        role = _role(part)
+        role = role_of(part)
         if role == "encoder":
             own = copy.copy(part)
             own.forward = remember(part.forward)
@@ -339,7 +343,7 @@ def for_one_call(
     """
 
     def change(_: str, part: Any) -> Any:
-        role = _role(part)
+        role = role_of(part)
         if role == "encoder":
             return part
 
