@@ -327,11 +327,19 @@ class Session:
         constraint: AnyConstraint | None = None,
         optimizer: AnyOptimizer | None = None,
         observer: AnyObserver | None = None,
+        onlookers: Sequence[object] = (),
         out: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         **options: Unpack[PythonOptions],
     ) -> Result:
         """Optimise the noise of a prompt on the loaded models; see `dno.optimize`.
+
+        Args:
+            prompt, regularizer, constraint, optimizer, observer, out, settings, options: as
+                `dno.optimize` takes them, over those of the session.
+            onlookers: objects with methods that `dno.plugin.hookimpl` marks, or functions, that
+                are told of the run and may ask it to stop. Unlike an observer they are no part of
+                its configuration, so that `dno resume` goes on with its folder without them.
 
         Raises:
             ConfigError: the request is wrong, or needs other models than were loaded.
@@ -346,7 +354,8 @@ class Session:
             settings=settings,
             **options,
         )
-        return Result.of(running.run(config, _path(out), loaded=self._loaded))
+        done = running.run(config, _path(out), loaded=self._loaded, onlookers=onlookers)
+        return Result.of(done)
 
     def compare(
         self,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dno import __version__
-from dno.cli import batch, compare, ending, optimize, plan, plugins, runs
+from dno.cli import batch, commands, compare, ending, optimize, plan, plugins, runs
 from dno.cli.quick import QUICK
 from dno.cli.say import say, say_mistake
 
@@ -74,6 +74,7 @@ def make_app() -> typer.Typer:
     app.command()(compare.compare)
     app.command()(compare.leaderboard)
     app.add_typer(plugins.plugins, name="plugins")
+    commands.add_to(app)
     return app
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dno.cli.commands import OWN
 from dno.cli.quick import QUICK
 from dno.cli.say import say
 
@@ -65,12 +66,16 @@ def _hindrance(info: PluginInfo) -> str:
 
     if not NAME.fullmatch(info.name):
         return "its name cannot be used: lower case letters, digits, '-', '_' and '.' can"
+    if info.kind == "commands" and info.name in OWN:
+        return "dno has a command of that name itself; its author has to give it another"
 
     claims = [
         other.qualified for other in usable() if (other.kind, other.name) == (info.kind, info.name)
     ]
     if len(claims) == 1:
         return ""
+    if info.kind == "commands":
+        return "claimed by several distributions; uninstall all but one"
     times = "twice" if len(claims) == 2 else f"{len(claims)} times"
     if claims.count(info.qualified) > 1:
         return f"claimed {times}; {info.distribution} has to give each a name of its own"
@@ -158,7 +163,7 @@ def _refuse(
 
     from dno.errors import UnknownPluginError
     from dno.registry.discovery import unsupported
-    from dno.registry.registry import REGISTRIES
+    from dno.registry.registry import COMMANDS, REGISTRIES
 
     odd = [info for info in unsupported() if short in (info.name, info.qualified)]
     for registry in asked:
@@ -167,6 +172,9 @@ def _refuse(
     if odd:
         why = _why_not(odd[0])
         raise UnknownPluginError(f'"{short}" of {odd[0].distribution} cannot be used: {why}')
+
+    if any(short in (info.name, info.qualified) for info in COMMANDS.infos()):
+        raise UnknownPluginError(f'"{short}" is a command; see: dno {short} --help')
 
     names = {info.name for registry in REGISTRIES for info in registry.infos()}
     near = difflib.get_close_matches(short, names, n=3)
@@ -179,19 +187,21 @@ def check() -> None:
     """Import every plugin made for this dno, a row each; exit 1 if any fails."""
     from dno.errors import DNOError
     from dno.registry.discovery import damaged, unsupported, usable
-    from dno.registry.registry import REGISTRIES
+    from dno.registry.registry import COMMANDS, REGISTRIES
 
     columns = _Columns([*unsupported(), *usable()])
     failed = bool(damaged())
-    for registry in REGISTRIES:
+    for registry in (*REGISTRIES, COMMANDS):
         for info in registry.infos():
             try:
                 registry.load(info.qualified)
             except DNOError as error:
                 failed = True
                 columns.write(info, str(error))
-            else:
-                columns.write(info, "ok")
+                continue
+            hindrance = _hindrance(info) if info.kind == "commands" else ""
+            failed = failed or bool(hindrance)
+            columns.write(info, hindrance or "ok")
     for info in unsupported():
         columns.write(info, _why_not(info))
     for distribution in damaged():

@@ -24,6 +24,7 @@ KINDS: Final = (
     "optimizers",
     "observers",
     "models",
+    "commands",
 )
 """Last part of every entry-point group's name."""
 _GROUP: Final = re.compile(r"dno\.(?P<contract>v\d+)\.(?P<kind>[a-z]+)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from dno.errors import PluginLoadError, UnknownPluginError
@@ -53,18 +53,22 @@ def _why(error: BaseException, info: PluginInfo, module: str) -> str:
     )
 
 
-class Registry(Generic[C_co]):
-    """The plugins of one kind.
+class Published:
+    """What distributions publish under one kind of entry points.
 
     Args:
         kind: last part of the entry-point group, such as `rewards`.
-        base: the config class that every plugin of this kind derives from.
     """
 
-    def __init__(self, kind: str, base: type[C_co]) -> None:
+    target = "class"
+    """What an entry point names."""
+    qualifies = True
+    """Whether `distribution:name` can be written in place of a name that is claimed twice."""
+    unless_chosen = "its author must give each a name of its own"
+    """How to mend that a name is claimed twice, where none of the claims can be chosen."""
+
+    def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.base = base
-        self._loaded: dict[PluginInfo, type[C_co]] = {}
 
     @property
     def one(self) -> str:
@@ -77,11 +81,6 @@ class Registry(Generic[C_co]):
         From metadata alone: nothing is imported.
         """
         return tuple(info for info in usable() if info.kind == self.kind)
-
-    def refresh(self) -> None:
-        """Look at the installed distributions again, after one was installed or removed."""
-        look_again()
-        self._loaded.clear()
 
     def info(self, use: str) -> PluginInfo:
         """The one plugin that `use` (`name` or `distribution:name`) stands for.
@@ -117,8 +116,8 @@ class Registry(Generic[C_co]):
         owners = " and ".join(f"{i.distribution} {i.version} ({i.target})" for i in claims)
         names = [info.qualified for info in claims]
         choices = [f'"{name}"' for name in names if names.count(name) == 1]
-        mend = "its author must give each a name of its own"
-        if choices:
+        mend = self.unless_chosen
+        if choices and self.qualifies:
             mend = f"say which: {' or '.join(choices)}"
         return UnknownPluginError(f'{self.one} "{use}" is claimed by {owners}; {mend}')
 
@@ -140,6 +139,51 @@ class Registry(Generic[C_co]):
             f'no {self.one} is called "{asked}"; {hint}installed: {known}{hidden}'
         )
 
+    def _imported(self, info: PluginInfo) -> tuple[str, object]:
+        """What messages call a plugin, and what its entry point names.
+
+        Raises:
+            PluginLoadError: its name is bad, or the import failed.
+        """
+        owner = f"{info.distribution} {info.version} ({info.target})"
+        who = f'{self.one} "{info.name}" of {owner}'
+        if not NAME.fullmatch(info.name):
+            raise PluginLoadError(
+                f"{who} has a bad name; use lower case letters, digits, '-', '_' and '.'"
+            )
+        entry = importlib.metadata.EntryPoint(info.name, info.target, f"dno.{CONTRACT}.{self.kind}")
+        if not entry.pattern.match(entry.value):
+            raise PluginLoadError(
+                f"{who} does not say where its {self.target} is; its author must write "
+                f"module:{self.target.capitalize()}"
+            )
+        try:
+            with undisturbed(randomness=True):
+                return who, entry.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise PluginLoadError(f"{who} {_why(error, info, entry.module)}") from error
+
+
+class Registry(Published, Generic[C_co]):
+    """The plugins of one kind.
+
+    Args:
+        kind: last part of the entry-point group, such as `rewards`.
+        base: the config class that every plugin of this kind derives from.
+    """
+
+    def __init__(self, kind: str, base: type[C_co]) -> None:
+        super().__init__(kind)
+        self.base = base
+        self._loaded: dict[PluginInfo, type[C_co]] = {}
+
+    def refresh(self) -> None:
+        """Look at the installed distributions again, after one was installed or removed."""
+        look_again()
+        self._loaded.clear()
+
     def load(self, use: str) -> type[C_co]:
         """Import one plugin's config class.
 
@@ -154,24 +198,7 @@ class Registry(Generic[C_co]):
         return self._loaded[info]
 
     def _import(self, info: PluginInfo) -> type[C_co]:
-        owner = f"{info.distribution} {info.version} ({info.target})"
-        who = f'{self.one} "{info.name}" of {owner}'
-        if not NAME.fullmatch(info.name):
-            raise PluginLoadError(
-                f"{who} has a bad name; use lower case letters, digits, '-', '_' and '.'"
-            )
-        entry = importlib.metadata.EntryPoint(info.name, info.target, f"dno.{CONTRACT}.{self.kind}")
-        if not entry.pattern.match(entry.value):
-            raise PluginLoadError(
-                f"{who} does not say where its class is; its author must write module:Class"
-            )
-        try:
-            with undisturbed(randomness=True):
-                target = entry.load()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            raise PluginLoadError(f"{who} {_why(error, info, entry.module)}") from error
+        who, target = self._imported(info)
         if not (isinstance(target, type) and issubclass(target, self.base)):
             raise PluginLoadError(
                 f"{who} is no {self.base.__name__}; its author must derive it from one"
@@ -206,6 +233,31 @@ class Registry(Generic[C_co]):
         """A name for messages and records: the published one, or that of the Python object."""
         return self.name_of(config) or str(getattr(config, "label", type(config).__name__))
 
+
+class Commands(Published):
+    """Subcommands of `dno` that distributions add: functions with parameters as Typer reads them.
+
+    They are no part of a run, and have no options but those of their own command line.
+    """
+
+    target = "function"
+    qualifies = False
+    unless_chosen = "uninstall all but one"
+
+    def load(self, use: str) -> Callable[..., object]:
+        """Import one command's function.
+
+        Raises:
+            UnknownPluginError: see `info`.
+            PluginLoadError: the import failed, or the target is no function.
+        """
+        who, target = self._imported(self.info(use))
+        if isinstance(target, type) or not callable(target):
+            raise PluginLoadError(f"{who} is no function; its author must name one")
+        return target
+
+
+COMMANDS: Final = Commands("commands")
 
 SAMPLERS = Registry("samplers", bases.SamplerConfig)
 REWARDS = Registry("rewards", bases.RewardConfig)

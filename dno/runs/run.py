@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -34,7 +34,13 @@ SAVE_SECONDS: Final = 5.0
 
 
 @clean_room()
-def run(config: RunConfig, out: Path | None = None, *, loaded: Loaded | None = None) -> Outcome:
+def run(
+    config: RunConfig,
+    out: Path | None = None,
+    *,
+    loaded: Loaded | None = None,
+    onlookers: Sequence[object] = (),
+) -> Outcome:
     """Optimise, and keep the outcome in a run folder.
 
     Args:
@@ -42,6 +48,8 @@ def run(config: RunConfig, out: Path | None = None, *, loaded: Loaded | None = N
         out: the folder to make; None keeps nothing on disk.
         loaded: models that were loaded for this configuration, or for one with the same sampler and
             rewards; None loads them.
+        onlookers: observers that are no part of the configuration, so that anybody can go on with
+            the run without them. One that fails is dropped.
 
     Raises:
         ConfigError: the configuration cannot be built, or the folder is in use.
@@ -55,11 +63,11 @@ def run(config: RunConfig, out: Path | None = None, *, loaded: Loaded | None = N
         config.to_toml()
     models = loaded or load(config)
     if out is None:
-        return _run(config, models, None, None)
+        return _run(config, models, None, None, onlookers)
     # Posed before the folder is made, so that a configuration that cannot be built leaves nothing.
     posed = pose(models, config)
     with RunFolder(out, new=True) as folder:
-        return _carry_out(posed, folder, None)
+        return _carry_out(posed, folder, None, onlookers)
 
 
 @clean_room()
@@ -128,15 +136,24 @@ def _warm_up(config: RunConfig) -> int:
 
 
 def _run(
-    config: RunConfig, models: Loaded, folder: RunFolder | None, state: LoopState | None
+    config: RunConfig,
+    models: Loaded,
+    folder: RunFolder | None,
+    state: LoopState | None,
+    onlookers: Sequence[object] = (),
 ) -> Outcome:
     posed = pose(models, config, fresh=state is None)
     if folder is not None and state is not None:
         folder.check_state(state, posed.problem, posed.phases)
-    return _carry_out(posed, folder, state)
+    return _carry_out(posed, folder, state, onlookers)
 
 
-def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) -> Outcome:
+def _carry_out(
+    posed: Posed,
+    folder: RunFolder | None,
+    state: LoopState | None,
+    onlookers: Sequence[object] = (),
+) -> Outcome:
     config = posed.config
     latest = state
 
@@ -161,9 +178,9 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
     )
     bus = Bus(
         info,
-        [*posed.observers.values()],
-        [*posed.observers],
-        [observer.essential for observer in config.observers],
+        [*posed.observers.values(), *onlookers],
+        [*posed.observers, *(type(one).__name__ for one in onlookers)],
+        [*(observer.essential for observer in config.observers), *(False for _ in onlookers)],
     )
     outcome = optimize(
         posed.problem,
