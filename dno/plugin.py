@@ -56,12 +56,17 @@ from dno.registry.configs import PluginConfig as PluginConfig
 from dno.registry.configs import RegularizerConfig as RegularizerConfig
 from dno.registry.configs import RewardConfig as RewardConfig
 from dno.registry.configs import SamplerConfig as SamplerConfig
+from dno.registry.describe import Option as Option
+from dno.registry.describe import about as about
+from dno.registry.describe import options as options
 from dno.registry.hearing import hearing as hearing
 from dno.registry.loading import first_line as first_line
 from dno.registry.loading import hub_is_offline as hub_is_offline
 from dno.registry.loading import quiet as quiet
 from dno.registry.models import find_model as find_model
 from dno.registry.models import installed_model as installed_model
+from dno.registry.registry import REGISTRIES as REGISTRIES
+from dno.registry.registry import Registry as Registry
 from dno.report.page import write_report as write_report
 from dno.wording import clean as clean
 from dno.wording import short as short

@@ -1,0 +1,136 @@
+"""One person's wish for a run: what is asked for, how far it is, and that it may stop."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import threading
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dno.plugin import RunStarted, StepDone, hookimpl, thumbnails
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody asks for."""
+
+    prompt: str
+    rewards: tuple[tuple[str, float], ...]
+    """Names and weights."""
+    model: str
+    steps: int
+    iterations: int
+    seed: int
+
+    @property
+    def models(self) -> tuple[object, ...]:
+        """What decides which models have to be loaded."""
+        return self.model, self.steps, tuple(name for name, _ in self.rewards)
+
+
+class Phase(StrEnum):
+    """How far a job is."""
+
+    WAITING = "waiting"
+    LOADING = "loading"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class View:
+    """What is to be seen of a job at one moment."""
+
+    phase: Phase = Phase.WAITING
+    iterations: int = 0
+    """In all, as far as that is known."""
+    rewards: tuple[float, ...] = ()
+    """The weighted reward of each evaluation so far."""
+    first: str = ""
+    """The picture of the first evaluation, as a `data:` address; empty before it."""
+    now: str = ""
+    """The latest picture, and at the end the best."""
+    folder: Path | None = None
+    told: str = ""
+    """What the run's verdict or a mistake says."""
+    failed: bool = False
+
+
+@dataclass(eq=False)
+class Job:
+    """A wish on its way. Threads of the page read it, that of the runs writes it."""
+
+    wish: Wish
+    view: View = field(default_factory=View)
+    stop_asked: bool = False
+    version: int = 0
+    """Rises with every change of the view."""
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def show(self, view: View) -> None:
+        """Replace what is to be seen."""
+        with self._changed:
+            self.view = view
+            self.version += 1
+            self._changed.notify_all()
+
+    def wait(self, seen: int, seconds: float) -> None:
+        """Return when there is more to be seen than version `seen`, or after some seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.version != seen, seconds)
+
+    def stop(self) -> None:
+        """Ask it to end after the iteration it is at; what was reached is kept."""
+        self.stop_asked = True
+
+
+class Onlooker:
+    """Tells a job of its run, and the run that the job is to stop."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @hookimpl
+    def run_started(self, event: RunStarted) -> None:
+        """Show that it runs."""
+        view = self._job.view
+        self._job.show(View(Phase.RUNNING, event.run.iterations, folder=view.folder))
+
+    @hookimpl
+    def step_done(self, event: StepDone) -> bool:
+        """Show the picture and the reward; whether the run is to stop."""
+        view = self._job.view
+        shown = thumbnails(event.medium, event.samples)
+        now = address(shown[0]) if shown else ""
+        self._job.show(
+            View(
+                Phase.RUNNING,
+                view.iterations,
+                (*view.rewards, event.record.reward[0]),
+                view.first or now,
+                now,
+                view.folder,
+            )
+        )
+        return self._job.stop_asked
+
+
+def address(picture: Image) -> str:
+    """A picture as a `data:` address, at most 768 pixels wide or high."""
+    small = picture.copy()
+    small.thumbnail((768, 768))
+    file = io.BytesIO()
+    small.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def finite(values: tuple[float, ...]) -> list[float]:
+    """Those that can be drawn."""
+    return [value for value in values if math.isfinite(value)]

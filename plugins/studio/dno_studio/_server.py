@@ -1,0 +1,141 @@
+"""Serving the page: to whom, and what it may ask for."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dno.plugin import REGISTRIES, ConfigError
+
+# Read when Gradio is imported: nothing is told to anybody.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+"""The page, and the reports in it, get nothing from elsewhere, and send nothing there.
+
+Gradio's own scripts are inline, and evaluate templates; what people wrote never becomes a script,
+since it is escaped (`_html.py`)."""
+
+
+def serve(runs: Path, models: list[str], host: str, port: int) -> None:
+    """Serve the page until the process is asked to end; then the run at work keeps what it reached.
+
+    Args:
+        runs: folder of run folders.
+        models: models to offer besides the installed ones.
+        host: address to listen at.
+        port: port to listen at; 0 for one that is free.
+
+    Raises:
+        ConfigError: nothing can listen there.
+    """
+    listening = _listen(host, port)
+    import uvicorn
+
+    from dno_studio._desk import Desk
+
+    desk = Desk(runs)
+    try:
+        app = app_of(desk, models, host)
+        where = f"[{host}]" if ":" in host else host
+        print(f"http://{where}:{listening.getsockname()[1]}", flush=True)
+        print(f"runs: {desk.runs}", flush=True)
+        if not is_local(host):
+            print("everybody who reaches this machine can use it; Ctrl-C ends it", flush=True)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        uvicorn.Server(config).run([listening])
+    finally:
+        listening.close()
+        desk.close()
+
+
+def app_of(desk: Any, models: list[str], host: str) -> FastAPI:
+    """The page as a web application."""
+    import gradio as gr
+    from fastapi import FastAPI
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from dno_studio._page import STYLE, page_of
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    fonts = ["ui-sans-serif", "system-ui", "sans-serif"]
+    gr.mount_gradio_app(
+        app,
+        page_of(desk, [*dict.fromkeys([*models, *_installed()])]),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[],
+        show_error=False,
+        max_file_size=0,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
+        css=STYLE,
+    )
+
+    @app.middleware("http")
+    async def _with_policy(request: Any, call_next: Any) -> Any:
+        answer = await call_next(request)
+        answer.headers["Content-Security-Policy"] = POLICY
+        answer.headers["X-Content-Type-Options"] = "nosniff"
+        answer.headers["Referrer-Policy"] = "no-referrer"
+        return answer
+
+    if is_local(host):
+        # Somebody else's page may have a name of its own lead here.
+        names = ["127.0.0.1", "localhost", "[::1]", host]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
+    return app
+
+
+def is_local(host: str) -> bool:
+    """Whether nobody but this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"nothing can listen at {host}:{port} ({error.strerror or error}); "
+            "choose another: --port",
+            at="--port",
+        ) from None
+    return listening
+
+
+def _installed() -> list[str]:
+    """Installed models that a diffusers pipeline reads."""
+    names = []
+    for registry in REGISTRIES:
+        if registry.kind != "models":
+            continue
+        for info in registry.infos():
+            config: Any = registry.load(info.qualified)()
+            if (config.folder() / "model_index.json").is_file():
+                names.append(info.name)
+    return names
