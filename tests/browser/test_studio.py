@@ -90,6 +90,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(process, address, place / "mine")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) in (0, 130)
+        process.stdout.close()
     assert "Traceback" not in (place / "log").read_text()
 
 

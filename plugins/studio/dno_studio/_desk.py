@@ -19,6 +19,8 @@ _log = logging.getLogger("dno")
 
 LONGEST_LINE = 20
 """How many may wait."""
+NOTHING = View(Phase.ENDED, told="Nothing was run.")
+"""Of a job that was stopped before it began."""
 
 
 class Desk:
@@ -68,7 +70,7 @@ class Desk:
             if job not in self._waiting:
                 return
             self._waiting.remove(job)
-        job.show(View(Phase.ENDED, told="Nothing was run."))
+        job.show(NOTHING)
 
     def close(self) -> None:
         """Take nothing in any more, and wait until what runs has kept what it reached."""
@@ -100,6 +102,9 @@ class Desk:
         wish = job.wish
         job.show(View(Phase.LOADING))
         session = self._session(wish)
+        if job.stop_asked:
+            job.show(NOTHING)
+            return
         folder = self._folder(wish.prompt)
         job.show(View(Phase.LOADING, folder=folder))
         result = session.optimize(

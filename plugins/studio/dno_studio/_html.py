@@ -33,7 +33,7 @@ def progress(view: View, before: int) -> str:
         kind = "dno-told dno-failed" if view.failed else "dno-told"
         parts.append(f'<pre class="{kind}">{text(view.told)}</pre>')
     if view.folder is not None and view.rewards:
-        parts.append(f'<p class="dno-folder">Run folder: <code>{text(view.folder)}</code></p>')
+        parts.append(f'<p class="dno-folder">Run: <code>{text(view.folder.name)}</code></p>')
     return "".join(parts)
 
 

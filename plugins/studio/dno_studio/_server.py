@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import socket
 from pathlib import Path
@@ -15,7 +16,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
+
+    from dno_studio._desk import Desk
 
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -26,6 +30,12 @@ POLICY = (
 
 Gradio's own scripts are inline, and evaluate templates; what people wrote never becomes a script,
 since it is escaped (`_html.py`)."""
+
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
 
 
 def serve(runs: Path, models: list[str], host: str, port: int) -> None:
@@ -54,13 +64,15 @@ def serve(runs: Path, models: list[str], host: str, port: int) -> None:
         if not is_local(host):
             print("everybody who reaches this machine can use it; Ctrl-C ends it", flush=True)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-        uvicorn.Server(config).run([listening])
+        server = uvicorn.Server(config)
+        logging.getLogger("uvicorn.error").addFilter(_WhileServing(server))
+        server.run([listening])
     finally:
         listening.close()
         desk.close()
 
 
-def app_of(desk: Any, models: list[str], host: str) -> FastAPI:
+def app_of(desk: Desk, models: list[str], host: str) -> FastAPI:
     """The page as a web application."""
     import gradio as gr
     from fastapi import FastAPI
@@ -87,19 +99,39 @@ def app_of(desk: Any, models: list[str], host: str) -> FastAPI:
         css=STYLE,
     )
 
-    @app.middleware("http")
-    async def _with_policy(request: Any, call_next: Any) -> Any:
-        answer = await call_next(request)
-        answer.headers["Content-Security-Policy"] = POLICY
-        answer.headers["X-Content-Type-Options"] = "nosniff"
-        answer.headers["Referrer-Policy"] = "no-referrer"
-        return answer
-
+    app.add_middleware(_WithHeaders)
     if is_local(host):
         # Somebody else's page may have a name of its own lead here.
         names = ["127.0.0.1", "localhost", "[::1]", host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
     return app
+
+
+class _WithHeaders:
+    """Has every answer say what a browser may do with it."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_on(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
+            await send(message)
+
+        await self._app(scope, receive, send_on)
+
+
+class _WhileServing(logging.Filter):
+    """Passes over what is said of people who are sent away at the end."""
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        super().__init__()
+        self._server = server
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to say it."""
+        return not self._server.should_exit
 
 
 def is_local(host: str) -> bool:
