@@ -34,6 +34,7 @@ from dno.runs.saved import list_runs as list_runs
 from dno.runs.saved import open_run as open_run
 from dno.runs.shorthands import assemble
 from dno.runs.spellings import weighted
+from dno.wording import short
 
 Named: TypeAlias = str | Mapping[str, Any]
 """A plugin's name, or a table with `use` and its options."""
@@ -387,6 +388,7 @@ def batch(
     out: str | Path,
     reward: AnyReward,
     seeds: Sequence[int] = (0,),
+    size: int = 1,
     part: tuple[int, int] = (1, 1),
     retries: int = 1,
     ray: str | None = None,
@@ -418,6 +420,8 @@ def batch(
             options: as
             `dno.optimize` takes them.
         seeds: for each prompt that has none of its own.
+        size: how many items are run side by side in one tensor, where they differ in prompt or
+            seed alone; each costs less then, and agrees with one that ran alone to rounding.
         part: i of n, counted from 1: every nth item alone.
         retries: how often an item that failed is tried again.
         ray: run the items on workers of a Ray cluster: "auto" for the one that runs here, else one
@@ -430,6 +434,7 @@ def batch(
     Raises:
         ConfigError: the request is wrong, with the prompt's place; nothing was run.
     """
+    from dno.report.page import write_report
     from dno.runs.batch import items_of, table_of
     from dno.runs.cluster import Cluster
     from dno.runs.keep import parse_keep
@@ -456,7 +461,18 @@ def batch(
 
     items = items_of(rows_from(prompts), seeds, configure)
     folder = Path(out).expanduser()
-    summary = run_study(items, folder, part=part, retries=retries, cluster=cluster, keep=kept)
+    if size < 1:
+        raise ConfigError(f"must be 1 or more, got {short(size)}", at="size")
+    summary = run_study(
+        items,
+        folder,
+        part=part,
+        retries=retries,
+        cluster=cluster,
+        keep=kept,
+        size=size,
+        page=write_report,
+    )
     return Study(folder, table_of(items, folder), summary.failed, summary.interrupted)
 
 

@@ -49,6 +49,15 @@ def batch(
             help="Seeds of every prompt, as 0..7 or 0,3,5.", metavar="SEEDS", rich_help_panel="DRAW"
         ),
     ] = "0",
+    size: Annotated[
+        int,
+        typer.Option(
+            "--batch",
+            help="Items side by side in one tensor, where they differ in prompt or seed alone.",
+            min=1,
+            rich_help_panel="DRAW",
+        ),
+    ] = 1,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -159,6 +168,7 @@ def batch(
 
     items = items_of(rows, numbers, configure)
 
+    from dno.report.page import write_report
     from dno.runs.study import run_study
 
     telling: dict[str, Any] = {}
@@ -170,7 +180,15 @@ def batch(
         }
     with plugins_at_work():
         summary = run_study(
-            items, out, part=part, retries=retries, cluster=cluster, keep=kept, **telling
+            items,
+            out,
+            part=part,
+            retries=retries,
+            cluster=cluster,
+            keep=kept,
+            size=size,
+            page=write_report,
+            **telling,
         )
     told_of.append(out)
     say(summary.sentence(out))
