@@ -199,13 +199,12 @@ def test_no_link_picture_or_anchor_of_the_site_is_broken(site):
         for ref in {*refs.links, *refs.loads}:
             if urlsplit(ref).scheme:
                 continue
-            asked = urlsplit(urljoin(f"site:///{here}", ref))
+            asked = urlsplit(urljoin(f"https://site/{here}", ref))
             target = site / unquote(asked.path).lstrip("/")
             target = target / "index.html" if target.is_dir() else target
             there = pages.get(target)
-            if not target.is_file():
-                broken.append(f"{here}: {ref}")
-            elif asked.fragment and there and unquote(asked.fragment) not in there.anchors:
+            lost = there and asked.fragment and unquote(asked.fragment) not in there.anchors
+            if lost or not target.is_file():
                 broken.append(f"{here}: {ref}")
     assert broken == []
 
