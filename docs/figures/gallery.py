@@ -19,16 +19,15 @@ from PIL import Image
 import dno
 
 DOCS = Path(__file__).parents[1]
-BLOCK = re.compile(r"(?<!-->\n)^```bash\n(.*?)^```$", re.M | re.S)
 SIDE = 112
 """Width and height of a picture on the page, in pixels."""
 
 
 def commands() -> dict[str, str]:
-    """The page's commands by the run folders that they make."""
+    """The commands of runs that the page has a picture of, by the folders that they make."""
     page = (DOCS / "gallery.md").read_text(encoding="utf-8")
-    lines = [line for block in BLOCK.findall(page) for line in block.splitlines()]
-    return {line.rpartition(" --out ")[2]: line for line in lines}
+    found = re.findall(r"^(dno optimize .* --out (\w+))$", page, re.M)
+    return {name: line for line, name in found if f"images/gallery-{name}.png" in page}
 
 
 def strip(run: dno.SavedRun) -> Image.Image:
