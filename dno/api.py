@@ -146,8 +146,7 @@ def again(
 
     Args:
         picture: a PNG file of a run.
-        prompt, reward, observer, progress, out, settings, options: what goes over it, as
-            `dno.optimize` takes it.
+        prompt: what goes over it, as `dno.optimize` takes it; and so with all that follow.
 
     Raises:
         ConfigError: it carries no configuration, or one that cannot be run here; nothing was run.
@@ -257,9 +256,8 @@ def load(
         ...     session.optimize(prompt, seed=1, out=f"runs/{prompt}")
 
     Args:
-        reward, sampler, monitor, regularizer, constraint, optimizer, observer, settings,
-            options: as
-            `dno.optimize` takes them; what does not decide the models may differ for each prompt.
+        reward: as `dno.optimize` takes it, like all that follow; what does not decide the models
+            may differ for each prompt.
 
     Raises:
         ConfigError: the request is wrong, or a model cannot be loaded.
@@ -416,9 +414,7 @@ def batch(
         prompts: a list; a table of columns or a data frame, where columns that are called as
             options set them; or the path of a file, see `dno batch --help`.
         out: folder of the study.
-        reward, sampler, monitor, regularizer, constraint, optimizer, observer, settings,
-            options: as
-            `dno.optimize` takes them.
+        reward: as `dno.optimize` takes it, like all parts and options that are not told here.
         seeds: for each prompt that has none of its own.
         size: how many items are run side by side in one tensor, where they differ in prompt or
             seed alone; each costs less then, and agrees with one that ran alone to rounding.
