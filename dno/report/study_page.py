@@ -1,0 +1,82 @@
+"""`report.html` of a study: what all of its items gained, and each of them with its pictures.
+
+It is made of what the study's folder holds, and of nothing else, so that it can be made while the
+study goes on, and again when more of it is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from dno.files import write_file
+from dno.report.page import NAME, check_place
+from dno.report.pages import rendered
+from dno.report.study_read import read_study
+from dno.report.study_view import study_view
+from dno.runs.lock import HeldError, hold
+
+_PATIENCE: Final = 60.0
+"""Seconds to wait for another process that writes the page."""
+
+
+def write_study_page(folder: Path, path: Path | None = None) -> Path:
+    """Write the page of a study, whole or not at all.
+
+    Of several processes that end together the last one's is kept, and it tells of all.
+
+    Args:
+        folder: the study's.
+        path: where to write it; `report.html` in the folder unless given. A page that `dno` wrote
+            is replaced, and nothing else.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        RunFolderError: it is no study, or a file is in the way that `dno` did not write.
+        RunError: the file cannot be written.
+    """
+    place = folder / NAME if path is None else path
+    check_place(place)
+    with _in_turn(folder):
+        write_file(place, study_page(folder, place))
+    return place
+
+
+def study_page(folder: Path, path: Path) -> bytes:
+    """The page of a study, as UTF-8.
+
+    Args:
+        folder: the study's.
+        path: where the page will be, which its links start from.
+
+    Raises:
+        RunFolderError: it is no study.
+    """
+    study = study_view(read_study(folder), path)
+    styles = ["report.css", "study.css"]
+    return rendered("study.html", styles=styles, script="study.js", study=study).encode()
+
+
+@contextlib.contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """While nobody else writes the page: who reads first writes first."""
+    release = None
+    until = time.monotonic() + _PATIENCE
+    while release is None and time.monotonic() < until:
+        try:
+            release = hold(folder)
+        except HeldError:
+            time.sleep(0.1)
+        # A folder that cannot be locked, such as one that may only be read.
+        except OSError:
+            break
+    try:
+        yield
+    finally:
+        if release is not None:
+            release()
