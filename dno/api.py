@@ -419,6 +419,7 @@ def batch(
     Raises:
         ConfigError: the request is wrong, with the prompt's place; nothing was run.
     """
+    from dno.report.study_page import write_page_of_items
     from dno.runs.batch import items_of, table_of
     from dno.runs.lists import rows_from
     from dno.runs.study import run_study
@@ -442,6 +443,7 @@ def batch(
     items = items_of(rows_from(prompts), seeds, configure)
     folder = Path(out).expanduser()
     summary = run_study(items, folder, part=part, retries=retries)
+    write_page_of_items(items, folder)
     return Study(folder, table_of(items, folder), summary.failed, summary.interrupted)
 
 

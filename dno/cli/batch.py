@@ -109,6 +109,7 @@ def batch(
 
     items = items_of(rows, numbers, configure)
 
+    from dno.report.study_page import write_page_of_items
     from dno.runs.study import run_study
 
     telling = {} if quiet else {"tell": functools.partial(_tell, sys.stdout)}
@@ -116,6 +117,9 @@ def batch(
         summary = run_study(items, out, part=part, retries=retries, **telling)
     told_of.append(out)
     say(summary.sentence(out))
+    page = write_page_of_items(items, out)
+    if page is not None:
+        say(page)
     if summary.interrupted:
         raise typer.Exit(INTERRUPTED)
     if summary.failed:

@@ -35,7 +35,8 @@ class Told:
     gain: str
     values: str
     """At the start and at the best."""
-    rose: bool
+    tone: str
+    """`rose`, `fell`, or empty where it did neither."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,21 @@ def _card(
 
 def _told(item: EndedItem, name: str) -> Told:
     gain = _gain(item, name)
-    values = [number(reached.get(name)) for reached in (item.initial, item.best)]
-    return Told(
-        name=shown(name, limit=80),
-        gain=signed(gain),
-        values=" → ".join(values),
-        rose=gain > 0,
-    )
+    tone = ""
+    if gain > 0:
+        tone = "rose"
+    elif gain < 0:
+        tone = "fell"
+    values = [_brief(reached.get(name, math.nan)) for reached in (item.initial, item.best)]
+    return Told(shown(name, limit=80), signed(_rounded(gain)), " → ".join(values), tone)
+
+
+def _brief(value: float) -> str:
+    return number(_rounded(value))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
 
 
 def _orders(chosen: Sequence[Done], spreads: Sequence[Spread]) -> list[Order]:

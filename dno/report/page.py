@@ -74,9 +74,7 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
             "studies side by side with `dno compare`"
         )
     if studies:
-        return write_study_page(
-            studies[0], None if out is None else user_path(out, source="--out")
-        )
+        return write_study_page(studies[0], None if out is None else user_path(out, source="--out"))
 
     opened = [open_run(run) for run in runs]
     if out is not None:

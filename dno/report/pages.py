@@ -37,13 +37,17 @@ def rendered(template: str, *, styles: Sequence[str], script: str = "", **values
         f"default-src 'none'; img-src data:; style-src '{_checksum(style)}'; "
         f"script-src {scripts}; base-uri 'none'; form-action 'none'"
     )
-    return _environment().get_template(template).render(
-        version=versions().get("dno", ""),
-        policy=policy,
-        # Ours, and free of what would end their elements.
-        style=Markup(style),
-        script=Markup(code),
-        **values,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            version=versions().get("dno", ""),
+            policy=policy,
+            # Ours, and free of what would end their elements.
+            style=Markup(style),
+            script=Markup(code),
+            **values,
+        )
     )
 
 

@@ -7,10 +7,11 @@ study goes on, and again when more of it is done.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dno.files import write_file
 from dno.report.page import NAME, check_place
@@ -18,9 +19,40 @@ from dno.report.pages import rendered
 from dno.report.study_read import read_study
 from dno.report.study_view import study_view
 from dno.runs.lock import HeldError, hold
+from dno.wording import said
 
+if TYPE_CHECKING:
+    from dno.runs.batch import Item
+
+_log = logging.getLogger("dno")
+
+REPORT: Final = "report"
+"""The observer that writes a run's own page."""
 _PATIENCE: Final = 60.0
 """Seconds to wait for another process that writes the page."""
+
+
+def write_page_of_items(items: Sequence[Item], folder: Path) -> Path | None:
+    """Write the page of a study that ended, if its items have reports.
+
+    Where it cannot be written that is told, and the study is none the worse.
+
+    Args:
+        items: what was asked for.
+        folder: the study's.
+
+    Returns:
+        Where it is; None where none was written.
+    """
+    observers = [part["use"] for item in items[:1] for part in item.config.dump()["observers"]]
+    if REPORT not in observers:
+        return None
+    try:
+        return write_study_page(folder)
+    # All that was run is kept by then: no page is worth failing a command that ran for days.
+    except Exception as error:
+        _log.warning("the study has no page: %s", said(error))
+        return None
 
 
 def write_study_page(folder: Path, path: Path | None = None) -> Path:

@@ -118,13 +118,13 @@ def _asked(folder: Path) -> list[str]:
         return []
     listed = content.get("asked")
     rows = listed if isinstance(listed, list) else []
-    names = [row.get("item") for row in rows if isinstance(row, Mapping)]
+    names = [str(row.get("item", "")) for row in rows if isinstance(row, Mapping)]
     # Somebody may have written there what leads out of the study.
     return [name for name in names if _is_name(name) and not (folder / ITEMS / name).is_symlink()]
 
 
-def _is_name(name: object) -> bool:
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+def _is_name(name: str) -> bool:
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def _failed(folder: Path) -> dict[str, str]:

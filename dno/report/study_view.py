@@ -14,14 +14,14 @@ from urllib.parse import quote
 
 from dno.errors import ConfigError
 from dno.report.cards import Cards, cards_of
-from dno.report.private import shown
+from dno.report.private import shown, shown_value
 from dno.report.settings import Setting, settings_of_places, text_of
 from dno.report.spreads import Spread, spread_of
 from dno.report.study_read import ITEMS, Member, Stage, StudyRead
 from dno.report.tables import Table, leaderboard_table
 from dno.report.view import number, shown_prompt
 from dno.runs.ended import UNLIKELY, EndedItem
-from dno.runs.leaderboard import by_settings, ordered
+from dno.runs.leaderboard import by_settings, names_of, ordered
 
 _REWARDS: Final = 24
 """Rewards that are shown, at most."""
@@ -139,9 +139,11 @@ def study_view(read: StudyRead, page: Path) -> StudyView:
     items = [item for _, item in done]
     spreads = _spreads(items)
     groups = by_settings(items)
+    names = _names(groups)
+    ways = {id(item): names[way] for way, group in groups.items() for item in group}
     link = _linker(read.folder, page)
-    cards = cards_of(done, spreads, _ways(groups), link)
-    board, board_note = _board(items) if len(groups) > 1 else (None, "")
+    cards = cards_of(done, spreads, ways if len(groups) > 1 else {}, link)
+    board, board_note = _board(items, names) if len(groups) > 1 else (None, "")
     failed = [member for member in read.members if member.stage is Stage.FAILED]
     counts = Counter(member.stage for member in read.members)
     settings, differences = _settings([item.settings for item in items])
@@ -186,20 +188,24 @@ def _spreads(items: Sequence[EndedItem]) -> list[Spread]:
     return [spread for spread in found if spread is not None]
 
 
-def _ways(groups: Mapping[str, Sequence[EndedItem]]) -> dict[int, str]:
-    """The name of each item's settings; nothing where all were run in one way."""
-    if len(groups) < 2:
-        return {}
-    return {id(item): shown(way, limit=200) for way, group in groups.items() for item in group}
+def _names(groups: Mapping[str, Sequence[EndedItem]]) -> dict[str, str]:
+    """The names of settings as a page shows them, without folders."""
+    settings = [
+        {place: shown_value(value) for place, value in group[0].settings.items()}
+        for group in groups.values()
+    ]
+    told = [shown(name, limit=200) for name in names_of(settings)]
+    return dict(zip(groups, told, strict=True))
 
 
-def _board(items: Sequence[EndedItem]) -> tuple[Table | None, str]:
+def _board(items: Sequence[EndedItem], names: Mapping[str, str]) -> tuple[Table | None, str]:
     """The settings of a study in order, or why there is no order."""
     try:
         found = ordered(items)
     except ConfigError as error:
         return None, f"Its settings are not ordered: {shown(str(error))}."
-    table = leaderboard_table(found, _WAYS)
+    entries = [replace(entry, name=names[entry.name]) for entry in found.entries]
+    table = leaderboard_table(replace(found, entries=entries), _WAYS)
     rows = [[shown(cell, limit=200) for cell in row] for row in table.rows]
     titles = [shown(title, limit=80) for title in table.titles]
     told = f"By {shown(found.by, limit=80)} at the best, on the prompts and seeds that all ran."
