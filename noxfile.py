@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import nox
 
 nox.options.sessions = ["tests"]
@@ -60,10 +58,15 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Print how long an iteration and its parts take."""
+    """Measure what a run costs, and say what moved since the figures in the docs were made."""
     session.install("-e", ".[test]")
-    for script in sorted(Path("tests/benchmarks").glob("bench_*.py")):
-        session.run("python", str(script))
+    session.run("python", "tests/benchmarks/suite.py", *session.posargs)
+
+
+@nox.session(python=False)
+def gpu(session: nox.Session) -> None:
+    """The checks and figures that need a GPU, in ten minutes, with the torch that is installed."""
+    session.run("python", "tests/gpu/figures.py", *session.posargs)
 
 
 @nox.session

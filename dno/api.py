@@ -389,6 +389,11 @@ def batch(
     seeds: Sequence[int] = (0,),
     part: tuple[int, int] = (1, 1),
     retries: int = 1,
+    ray: str | None = None,
+    ray_gpus: float | None = None,
+    ray_cpus: int | None = None,
+    ray_workers: int | None = None,
+    keep: str = "all",
     sampler: AnySampler | None = None,
     monitor: AnyMonitor | None = None,
     regularizer: AnyRegularizer | None = None,
@@ -415,15 +420,25 @@ def batch(
         seeds: for each prompt that has none of its own.
         part: i of n, counted from 1: every nth item alone.
         retries: how often an item that failed is tried again.
+        ray: run the items on workers of a Ray cluster: "auto" for the one that runs here, else one
+            of our own, "local", or its address.
+        ray_gpus: GPUs of each worker, as 1 or 0.5.
+        ray_cpus: cores of each worker, and its threads.
+        ray_workers: how many workers; None for as many as there is room for.
+        keep: of an item that is done, "all", or "best": no state, last pictures or frames.
 
     Raises:
         ConfigError: the request is wrong, with the prompt's place; nothing was run.
     """
     from dno.report.study_page import write_page_of_items
     from dno.runs.batch import items_of, table_of
+    from dno.runs.cluster import Cluster
+    from dno.runs.keep import parse_keep
     from dno.runs.lists import rows_from
     from dno.runs.study import run_study
 
+    kept = parse_keep(keep)
+    cluster = Cluster.asked_for(ray, gpus=ray_gpus, cpus=ray_cpus, workers=ray_workers)
     values = _values(
         sampler=sampler,
         rewards=reward,
@@ -442,7 +457,7 @@ def batch(
 
     items = items_of(rows_from(prompts), seeds, configure)
     folder = Path(out).expanduser()
-    summary = run_study(items, folder, part=part, retries=retries)
+    summary = run_study(items, folder, part=part, retries=retries, cluster=cluster, keep=kept)
     write_page_of_items(items, folder)
     return Study(folder, table_of(items, folder), summary.failed, summary.interrupted)
 

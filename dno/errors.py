@@ -31,7 +31,9 @@ class ConfigError(DNOError, ValueError):
         self.problem = message(problem)
         self.at = message(at)
         self.source = message(source)
-        super().__init__(": ".join(part for part in (self.source, self.at, self.problem) if part))
+        # In Python an option may be called as its place is.
+        where = dict.fromkeys((self.source, self.at))
+        super().__init__(": ".join(part for part in (*where, self.problem) if part))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), self.problem, at=self.at, source=self.source), ()

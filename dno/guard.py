@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import random
 import sys
@@ -26,13 +27,34 @@ _CPU: Final = "DefaultCPUAllocator"
 
 MEMORY: Final = (
     "recompute the sampler's steps instead of keeping them (sampler.memory=recompute), or optimise "
-    "fewer samples side by side"
+    "fewer samples side by side; `dno plan` says what would free how much"
 )
 """What to do where memory runs out."""
 
 
 class PluginError(RunError):
     """A plugin raised what it did not mean to; that is its cause."""
+
+
+@contextlib.contextmanager
+def collecting_later() -> Iterator[None]:
+    """Python looks for no garbage inside; for importing large libraries. Also a decorator.
+
+    They leave a million objects, none of them garbage, through which it would go again and again: a
+    fifth of what an import of diffusers costs. Afterwards they count as old.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            # There and back, all that is alive becomes old, and is not gone through at once after
+            # all. Where somebody keeps objects there, these stay.
+            if not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()
+            gc.enable()
 
 
 def guarded(who: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

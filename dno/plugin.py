@@ -6,6 +6,10 @@ A plugin is a config class (`RewardConfig` or another base below) that an entry 
 
 from __future__ import annotations
 
+from dno.core.costs import Beside as Beside
+from dno.core.costs import Cost as Cost
+from dno.core.costs import Room as Room
+from dno.core.costs import gib as gib
 from dno.core.events import RunFinished as RunFinished
 from dno.core.events import RunInfo as RunInfo
 from dno.core.events import RunStarted as RunStarted
@@ -14,6 +18,11 @@ from dno.core.events import hookimpl as hookimpl
 from dno.core.noise import gaussian_noise as gaussian_noise
 from dno.core.result import Outcome as Outcome
 from dno.core.result import StepRecord as StepRecord
+from dno.core.shapes import is_shape as is_shape
+from dno.core.shapes import kept_by as kept_by
+from dno.core.shapes import outlined as outlined
+from dno.core.shapes import traced as traced
+from dno.core.shapes import without_weights as without_weights
 from dno.errors import ConfigError as ConfigError
 from dno.errors import RunError as RunError
 from dno.files import write_file as write_file
@@ -26,6 +35,7 @@ from dno.media import pictures as pictures
 from dno.media import thumbnails as thumbnails
 from dno.protocols import CoarseMap as CoarseMap
 from dno.protocols import Constraint as Constraint
+from dno.protocols import Footprint as Footprint
 from dno.protocols import Look as Look
 from dno.protocols import NoiseMap as NoiseMap
 from dno.protocols import Objective as Objective

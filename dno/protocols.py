@@ -21,16 +21,45 @@ State = Mapping[str, "Tensor"]
 """An optimizer's memory: tensors by name, so that it can be saved and resumed to the same bits."""
 
 
+class Footprint(NamedTuple):
+    """What one evaluation with gradient needs of a device's memory, and what it computes."""
+
+    policy: str
+    """What is kept for the backward pass and what is computed once more, in words."""
+    weights: Mapping[str, int]
+    """Bytes of the weights by part."""
+    graphs: Mapping[str, int]
+    """Bytes that each part's own graph takes at its most, such as network and decoder. They need
+    not be there at the same time."""
+    peak: int
+    """Most bytes at once, weights and all that is beside included."""
+    passes: float
+    """Network passes for each of a plain sample: 2 where nothing is computed once more."""
+    beside: Mapping[str, int] = MappingProxyType({})
+    """Bytes that are there all the time and are not the sampler's, such as weights of rewards."""
+    flop: float | None = None
+    """Floating-point operations; None: not known."""
+    room: int | None = None
+    """Bytes that all may take; None: not known."""
+
+    @property
+    def missing(self) -> int:
+        """Bytes by which the peak is more than what all may take."""
+        return 0 if self.room is None else max(0, self.peak - self.room)
+
+
 class NoiseMap(Protocol):
     """M: a sampler bound to its prompts, as a pure differentiable function of its noise.
 
     Called once per objective evaluation. It has no randomness of its own and nothing that one call
     leaves changes another's answer; the weights behind it are frozen; sample i depends on row i of
-    the noise alone. Three attributes are optional: `network_evaluations`, the evaluations of its
-    network that a call makes per sample, by which it is metered (1 a call without it); and
+    the noise alone. Five attributes are optional: `network_evaluations`, the evaluations of its
+    network that a call makes per sample, by which it is metered (1 a call without it);
     `medium`, what its samples are (`dno.plugin.IMAGE` and its like; without it, told from their
-    shape); and `coarser(steps)`, a `CoarseMap` of so many steps, or a `ConfigError` that says why
-    there is none.
+    shape); `coarser(steps)`, a `CoarseMap` of so many steps, or a `ConfigError` that says why
+    there is none; `remedy`, what to do where a sample or its gradient is not finite, the end of
+    a sentence; and `footprint`, a `Footprint` by which a run is planned, or None where it would
+    take a while to find out and nothing depends on it.
     """
 
     @property
@@ -73,7 +102,14 @@ class CoarseMap(Protocol):
 
 
 class Sampler(Protocol):
-    """A pretrained model with a fixed sampling procedure."""
+    """A pretrained model with a fixed sampling procedure.
+
+    One that can find noise from which it draws a given picture also has a method
+    `noise_of(picture, sample) -> B x N`, of a picture of Pillow in RGB and its own bound map.
+
+    An optional method `make_room(room)` is called before `bind`, with the `dno.plugin.Room` that it
+    has on its device, so that it can choose what to keep for the backward pass.
+    """
 
     def bind(self, prompts: Sequence[str], seeds: Sequence[int]) -> NoiseMap:
         """Encode the prompts once and draw the starting noise; sample i is `prompts[i]` from

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from browsers import browser
 from distributions import Site
 from hypothesis import settings
 
@@ -34,17 +34,10 @@ settings.register_profile("ci", max_examples=20, deadline=None, derandomize=True
 settings.register_profile("nightly", max_examples=500, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NO_BROWSER = "there is no Chromium here; tests/browser/install.sh installs one on Debian"
 BROWSER_FIXTURE = "chromium"
 MODEL_FIXTURES = {"pipeline_folders", "tiny_folder", "models"}
 SLOW_FILE = re.compile(r"^pytestmark = pytest\.mark\.slow$", re.MULTILINE)
-
-
-def browser() -> str:
-    """The Chromium that tests drive: what DNO_BROWSER names, or one on the path; else nothing."""
-    named = os.environ.get("DNO_BROWSER", "")
-    return named or next((path for name in BROWSERS if (path := shutil.which(name))), "")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -13,8 +13,10 @@ import typer
 from dno.cli.config import start_values
 from dno.cli.ending import FAILED, INTERRUPTED, plugins_at_work, told_of
 from dno.cli.help import OptimizeCommand
+from dno.cli.loading import tell_that_it_loads
 from dno.cli.optimize import ConfigFile, Settings, ask_for_a_reward, table_parameters
 from dno.cli.say import say
+from dno.guard import collecting_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +63,45 @@ def batch(
         int,
         typer.Option(help="How often an item that failed is tried again.", rich_help_panel="STOP"),
     ] = 1,
+    keep: Annotated[
+        str,
+        typer.Option(
+            help="Of an item that is done: all, or best: no state, last pictures, frames.",
+            metavar="all|best",
+            rich_help_panel="KEEP",
+        ),
+    ] = "all",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Run items on a Ray cluster: auto, local, or its address.",
+            metavar="auto|local|ADDRESS",
+            show_default=False,
+            rich_help_panel="KEEP",
+        ),
+    ] = None,
+    ray_gpus: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs of each worker, as 1 or 0.5.", show_default=False, rich_help_panel="KEEP"
+        ),
+    ] = None,
+    ray_cpus: Annotated[
+        int | None,
+        typer.Option(
+            help="Cores of each worker, and its threads.",
+            show_default=False,
+            rich_help_panel="KEEP",
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(
+            help="How many workers, else as many as there is room for.",
+            show_default=False,
+            rich_help_panel="KEEP",
+        ),
+    ] = None,
     quiet: Annotated[
         bool,
         typer.Option("--quiet", help="No line for each item.", rich_help_panel="KEEP"),
@@ -83,6 +124,8 @@ def batch(
     Example: dno batch prompts.txt --seeds 0..7 --reward clip --out study
     """
     from dno.paths import user_path
+    from dno.runs.cluster import Cluster
+    from dno.runs.keep import parse_keep
     from dno.runs.lists import read_rows
     from dno.runs.spellings import parse_part, parse_seeds, parse_settings
 
@@ -90,6 +133,8 @@ def batch(
     out = user_path(out, source="--out")
     numbers = parse_seeds(seeds, "--seeds")
     part = parse_part(shard, "--shard")
+    cluster = Cluster.asked_for(ray, gpus=ray_gpus, cpus=ray_cpus, workers=ray_workers)
+    kept = parse_keep(keep)
     rows = read_rows(prompts)
     values = start_values(config, quiet=True, no_report=no_report)
     ask_for_a_reward(values, options)
@@ -101,20 +146,32 @@ def batch(
     with plugins_at_work():
         # What is wrong with the first is most often wrong with all.
         for row in rows[:1]:
-            check(configured(row, numbers[0], configure))
+            first = configured(row, numbers[0], configure)
+            check(first)
+            if not quiet:
+                tell_that_it_loads(first)
 
     # From here on torch is needed, which takes seconds to import: mistakes in the list are told
     # before.
-    from dno.runs.batch import items_of
+    with collecting_later():
+        from dno.runs.batch import items_of
 
     items = items_of(rows, numbers, configure)
 
     from dno.report.study_page import write_page_of_items
     from dno.runs.study import run_study
 
-    telling = {} if quiet else {"tell": functools.partial(_tell, sys.stdout)}
+    telling: dict[str, Any] = {}
+    if not quiet:
+        output = sys.stdout
+        telling = {
+            "tell": functools.partial(_tell, output),
+            "say": functools.partial(say, stream=output),
+        }
     with plugins_at_work():
-        summary = run_study(items, out, part=part, retries=retries, **telling)
+        summary = run_study(
+            items, out, part=part, retries=retries, cluster=cluster, keep=kept, **telling
+        )
     told_of.append(out)
     say(summary.sentence(out))
     page = write_page_of_items(items, out)
@@ -147,15 +204,13 @@ def _configurer(
 
 def _tell(output: TextIO, told: Told) -> None:
     head = f"[{told.number}/{told.of}] {told.item.name}"
-    if told.outcome is None or told.error:
-        say(f"{head}: {told.error}", err=True)
+    attempt = told.attempt
+    if attempt.error:
+        say(f"{head}: {attempt.error}", err=True)
         return
-    rises = []
-    for name in told.outcome.climbed:
-        first = float(told.outcome.initial.rewards[name][0])
-        best = float(told.outcome.best.rewards[name][0])
-        rises.append(f"{name} {first:.4g} -> {best:.4g}")
-    say(f"{head}: {', '.join(rises)} ({told.seconds:.0f} s)", stream=output)
+    rises = [f"{name} {first:.4g} -> {best:.4g}" for name, (first, best) in attempt.rises.items()]
+    where = f", {told.where}" if told.where else ""
+    say(f"{head}: {', '.join(rises)} ({attempt.seconds:.0f} s{where})", stream=output)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from typer.core import TyperCommand
+from dno.cli.misspelt import HintingCommand
 
 if TYPE_CHECKING:
     from dno.runs.draft import Draft
@@ -18,7 +19,7 @@ _WIDEST: Final = 30
 # Contexts and formatters are `Any` here: Typer has a click of its own, and keeps its types private.
 
 
-class OptimizeCommand(TyperCommand):
+class OptimizeCommand(HintingCommand):
     """A command whose help tells the defaults of the plugins that its other options choose."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -67,17 +68,33 @@ def option_helps(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """
     from dno.cli.config import start_values
     from dno.runs.draft import Draft
-    from dno.runs.shorthands import CommandLine, entries, known_options, put_option
+    from dno.runs.run_config import BLACK_BOX
+    from dno.runs.shorthands import CommandLine, entries, known_options, put_option, put_preset
 
     values = start_values(given["config"])
     draft = Draft(values)
     chosen = Draft(values)
+    for name, option in known_options(command_line=True).items():
+        if option.preset is not None and given.get(name):
+            put_preset(draft, option, (), switched_on=True)
+            put_preset(chosen, option, (), switched_on=True)
+    # With all that was given, and with the rewards alone, on which the usual optimizer depends.
+    rewarded = copy.deepcopy(draft)
     for name, option in entries(CommandLine).items():
         if given.get(name):
             put_option(chosen, option, given[name], command_line=True)
+        if given.get(name) and option.place == "rewards":
+            put_option(rewarded, option, given[name], command_line=True)
+    another = rewarded.needs_another_optimizer()
 
+    if chosen.needs_another_optimizer():
+        chosen.put("optimizer", dict(BLACK_BOX), "")
     for name, option in known_options(command_line=True).items():
-        if _inside_a_part(option):
+        if another and option.place == "optimizer" and option.preset is None:
+            # Told with its options: they are not the plugin's own defaults.
+            use, *own = (f"{key}={_shown(value)}" for key, value in BLACK_BOX.items())
+            yield name, _with_default(option, [" ".join([use.removeprefix("use="), *own])])
+        elif _inside_a_part(option):
             yield name, _of_plugins(option, chosen)
         else:
             yield name, _of_the_run(option, draft)

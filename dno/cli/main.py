@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dno import __version__
-from dno.cli import batch, compare, ending, optimize, plugins, runs
+from dno.cli import batch, compare, ending, optimize, plan, plugins, runs
 from dno.cli.quick import QUICK
 from dno.cli.say import say, say_mistake
 
@@ -67,6 +67,7 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_root)
     optimize.add_to(app)
+    plan.add_to(app)
     batch.add_to(app)
     app.command()(runs.resume)
     app.command()(runs.report)

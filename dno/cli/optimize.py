@@ -14,7 +14,9 @@ import typer
 from dno.cli.config import start_values
 from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.help import OptimizeCommand
+from dno.cli.loading import tell_loading
 from dno.cli.say import say
+from dno.guard import collecting_later
 
 if TYPE_CHECKING:
     from dno.runs.carried import Carried
@@ -66,6 +68,15 @@ def optimize(
         ),
     ] = None,
     *,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with a prompt a line, in place of PROMPT.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel="DRAW",
+        ),
+    ] = None,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -112,9 +123,53 @@ def optimize(
 
     Example: dno optimize "a black cat" --reward brightness
     """
+    run_config = run_asked_for(
+        prompts,
+        quiet=quiet,
+        config=config,
+        settings=settings,
+        no_report=no_report,
+        prompts_file=prompts_file,
+        picture=picture,
+        **options,
+    )
+
+    from dno.paths import user_path
+    from dno.runs.folders import default_folder
+
+    if out is not None:
+        out = user_path(out, source="--out")
+    _check(run_config, compare, out)
+
+    tell_loading(run_config)
+    if out is not None:
+        _run(run_config, compare, out)
+        return
+    with default_folder(run_config.prompts[0]) as folder:
+        _run(run_config, compare, folder)
+
+
+def run_asked_for(
+    prompts: list[str] | None,
+    *,
+    quiet: bool,
+    config: Path | None,
+    settings: list[str] | None,
+    no_report: bool,
+    prompts_file: Path | None,
+    picture: Path | None,
+    **options: Any,
+) -> RunConfig:
+    """The configuration that the arguments of `optimize` stand for.
+
+    Raises:
+        ConfigError: it is wrong, or lacks a prompt or a reward.
+    """
     carried = _carried_by(picture, config)
     over = carried.values if carried else None
     values = start_values(config, quiet=quiet, no_report=no_report, over=over)
+    if prompts_file is not None:
+        prompts = _listed(prompts_file, prompts)
     if prompts:
         values["prompts"] = prompts
     _ask_for_what_is_missing(values, options)
@@ -126,19 +181,23 @@ def optimize(
         local=carried.local if carried else None,
     )
 
-    from dno.paths import current_folder, user_path
-    from dno.runs.folders import default_folder
+    from dno.paths import current_folder
 
-    run_config = run_config.located(current_folder())
-    if out is not None:
-        out = user_path(out, source="--out")
-    _check(run_config, compare, out)
+    return run_config.located(current_folder())
 
-    if out is not None:
-        _run(run_config, compare, out)
-        return
-    with default_folder(run_config.prompts[0]) as folder:
-        _run(run_config, compare, folder)
+
+def _listed(file: Path, prompts: list[str] | None) -> list[str]:
+    """The prompts of a file."""
+    from dno.errors import ConfigError
+    from dno.paths import user_path
+    from dno.runs.lists import read_prompts
+
+    if prompts:
+        raise ConfigError(
+            "is given beside prompts; put them into the file, or leave it out",
+            source="--prompts-file",
+        )
+    return read_prompts(user_path(file, source="--prompts-file"))
 
 
 def _carried_by(picture: Path | None, config: Path | None) -> Carried | None:
@@ -158,7 +217,8 @@ def _carried_by(picture: Path | None, config: Path | None) -> Carried | None:
 def _run(run_config: RunConfig, compare: str | None, folder: Path) -> None:
     """Run, and end with how it went."""
     # From here on torch is needed, which takes seconds to import: a mistake is told before.
-    from dno.api import run
+    with collecting_later():
+        from dno.api import run
 
     if compare is not None:
         _run_and_compare(run_config, compare, folder)
@@ -190,6 +250,11 @@ def add_to(app: typer.Typer) -> None:
     def command(**given: Any) -> None:
         optimize(**given)
 
+    made_command(app, command)
+
+
+def made_command(app: typer.Typer, command: Callable[..., None]) -> None:
+    """Make a function a command of the app, with the arguments of `optimize`."""
     # Typer reads a command's parameters from its signature.
     signature = inspect.signature(optimize, eval_str=True)
     prompts, *few, _options = signature.parameters.values()
@@ -273,7 +338,8 @@ def _configure(
 
 def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
     """Run, then spend the same seconds on another optimizer, in a folder beside."""
-    from dno.api import compare
+    with collecting_later():
+        from dno.api import compare
 
     with plugins_at_work():
         both = compare(run_config, name, folder)

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from dno.cli.ending import finish, plugins_at_work, tell
+from dno.cli.loading import tell_loading
 from dno.cli.say import say
+from dno.guard import collecting_later
 
 
 def resume(
@@ -36,10 +38,13 @@ def resume(
     from dno.runs.check import check
 
     with plugins_at_work():
-        check(configuration_of(folder, iterations=iterations, settings=changes), fresh=False)
+        config = configuration_of(folder, iterations=iterations, settings=changes)
+        check(config, fresh=False)
+    tell_loading(config)
 
     # After what was given has been read: this imports torch, which takes seconds.
-    from dno.api import resume as go_on
+    with collecting_later():
+        from dno.api import resume as go_on
 
     with plugins_at_work():
         result = go_on(folder, iterations=iterations, settings=changes)

@@ -70,8 +70,46 @@ def lost_output() -> OSError | None:
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
     """What is printed meanwhile goes to standard error: it is a plugin's, and no result."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    lines = Lines(sys.stderr)
+    try:
+        with contextlib.redirect_stdout(lines):
+            yield
+    finally:
+        lines.flush()
+
+
+class Lines:
+    """Writes on a stream by the line, above a bar of progress that may stand on its last one."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._begun = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the lines that are whole by now."""
+        lines, end, self._begun = (self._begun + text).rpartition("\n")
+        self._pass_on(lines + end)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what was begun: somebody may be asked something."""
+        begun, self._begun = self._begun, ""
+        self._pass_on(begun)
+        self._stream.flush()
+
+    def _pass_on(self, text: str) -> None:
+        if not text:
+            return
+        # Only who shows a bar has it imported.
+        bars = sys.modules.get("tqdm.std")
+        aside = contextlib.nullcontext()
+        if bars is not None:
+            aside = bars.tqdm.external_write_mode(file=self._stream)
+        with aside:
+            self._stream.write(text)
 
 
 def _fill() -> dict[int, OSError]:

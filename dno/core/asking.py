@@ -65,6 +65,7 @@ class Asking:
         self.failures: dict[int, str] = {}
 
         self.evaluations_a_call = int(getattr(problem.sample, "network_evaluations", 1))
+        self.remedy = str(getattr(problem.sample, "remedy", _SMALLER))
         self.network_evaluations = self.evaluations_a_call
         self.reward_calls = 0
 
@@ -115,7 +116,7 @@ class Asking:
         if finite.all():
             return samples
         finite_B = finite.view(-1, self.batch).all(dim=0)
-        self._fail(~finite_B, "the sampler", "its output is not finite", _SMALLER)
+        self._fail(~finite_B, "the sampler", "its output is not finite", self.remedy)
         # Rewards must not meet what is not a picture; these rows' answers are not used.
         return samples.where(finite.view(-1, *[1] * (samples.dim() - 1)), 0.0)
 
@@ -295,9 +296,10 @@ class Asking:
         """Note the samples that cannot be evaluated; raise where that leaves none."""
         new = [row for row in bad_B.nonzero().flatten().tolist() if row not in self.failures]
         for row in new:
-            self.failures[row] = f"{who}: {what} for sample {row}; {remedy}"
+            number = self.problem.number(row)
+            self.failures[row] = f"{who}: {what} for sample {number}; {remedy}"
         if new and len(self.failures) == self.batch and not self.passes_over:
-            rows = ", ".join(map(str, new))
+            rows = ", ".join(str(self.problem.number(row)) for row in new)
             raise RunError(f"{who}: {what} for sample {rows}; {remedy}")
 
     def evaluation(self) -> Evaluation:
@@ -309,7 +311,7 @@ class Asking:
             penalty_grad_BN = self._gradient(self.penalty_B)
             finite_B = (reward_grad_BN.isfinite() & penalty_grad_BN.isfinite()).all(dim=1)
             if not finite_B.all():
-                remedy = f"{_STEEP}; or {_SMALLER}"
+                remedy = f"{_STEEP}; or {self.remedy}"
                 self._fail(~finite_B, "the objective", "its gradient is not finite", remedy)
             reward_grad_BN = self._without_failed(reward_grad_BN, 0.0)
             penalty_grad_BN = self._without_failed(penalty_grad_BN, 0.0)

@@ -20,6 +20,7 @@ from dno.core.events import Bus
 from dno.core.problem import Problem
 from dno.core.recorder import Recorder, rows_where, snapshot
 from dno.core.result import Outcome, PerSample, Snapshot, Status, StepRecord
+from dno.core.rows import remembered
 from dno.core.stages import (
     LoopState,
     Phase,
@@ -238,8 +239,13 @@ class _Loop:
             proposal=phase.proposes,
         )
 
+        if state.repair_B is not None and state.last is not None:
+            known = remembered(state.last, state.history[-1], state.failures)
+            asked.only(state.repair_B, known)
         repair_B = self._still_lost(state, phase, problem, asked)
         healed = repair_B is not None and not repair_B.any()
+        if repair_B is not None and not healed:
+            asked.only(repair_B, asked.at_start())
         moves = not final and not healed
         moved_BN = state.noise_BN
         memory = state.optimizer
@@ -269,6 +275,7 @@ class _Loop:
             best=state.best if coarse else asked.best,
             coarse_best=asked.best if coarse else state.coarse_best,
             repair_B=repair_B,
+            last=here if repair_B is not None else None,
             history=(*state.history, record),
             failures={**_given_up(asked.passed_over, (*state.history, record)), **asked.failures},
             seconds=seconds,

@@ -48,6 +48,8 @@ class RunInfo:
     """Wall-clock time that the run may take in all, where that is bounded."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The run's whole configuration as plain values, as its `run.toml` holds them."""
+    memory: str = ""
+    """What is kept for the backward pass and what that takes, in a line; empty: not known."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ class Problem:
     copies: Callable[[int], NoiseMap] | None = None
     """The sampler bound to so many copies of the items, one after the other, for perturbed copies
     side by side; without it they are computed one by one."""
+    rows: Callable[[Sequence[int]], NoiseMap] | None = None
+    """The sampler bound to items at these places alone; without it no sample is ever asked without
+    the others."""
+    numbers: Sequence[int] | None = None
+    """The items' numbers in the run, where they are a part of it."""
     gradient: GradientConfig = field(default_factory=GradientConfig)
     """How to climb rewards that have no gradient."""
     max_grad_norm: float = 1.0
@@ -45,6 +50,10 @@ class Problem:
     """log P under which an evaluation cannot be the best; -inf lets any be, whatever `p_floor`."""
     p_floor: float = 0.0
     """Under this, the least of the free p-values times their number is no ordinary noise either."""
+
+    def number(self, row: int) -> int:
+        """What messages call a sample."""
+        return row if self.numbers is None else self.numbers[row]
 
     @property
     def optimised(self) -> Sequence[RewardTerm]:

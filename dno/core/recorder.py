@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from dno.core.noise import evaluation_generators, normal
 from dno.core.problem import Problem
 from dno.core.result import Snapshot
+from dno.core.rows import part_of, widened
 from dno.core.terms import Evaluation
 from dno.errors import RunError
 from dno.protocols import Look, Slopes
@@ -53,6 +55,12 @@ class Recorder:
         self._calls = 0
         self._draws = 0
         self._at_start: Evaluation | None = None
+        self._rows: Sequence[int] = ()
+        """The samples that are asked, where these are not all."""
+        self._part = problem
+        """The problem of these alone."""
+        self._known: Evaluation | None = None
+        """Of all samples, where not all are asked."""
 
         self.best = best
         self.failures = failures
@@ -60,6 +68,22 @@ class Recorder:
         """Samples that could not be evaluated at this proposal, by row, and why."""
         self.network_evaluations = 0
         self.reward_calls = 0
+
+    def only(self, moving_B: Tensor, known: Evaluation) -> None:
+        """Ask about some samples alone from now on; the others stay, and answer as they did.
+
+        Args:
+            moving_B: the samples that are asked, at least one of them.
+                known: the newest evaluation of all.
+        """
+        stays_B = ~moving_B.to(self._start_BN.device)
+        # Of one that failed there, the noise was put back.
+        here = torch.equal(known.noise_BN[stays_B], self._start_BN[stays_B])
+        if self._problem.rows is None or not stays_B.any() or not here:
+            return
+        self._rows = tuple(moving_B.nonzero().flatten().tolist())
+        self._part = part_of(self._problem, self._rows)
+        self._known = known
 
     def score(self, noise_BN: Tensor) -> Tensor:
         """See `dno.protocols.Objective`."""
@@ -72,7 +96,13 @@ class Recorder:
 
     def pull(self, noise_BN: Tensor, towards: Tensor) -> Tensor:
         """See `dno.protocols.Objective`."""
-        grad_BN, spent = self._problem.pull(noise_BN, towards)
+        if self._known is None:
+            grad_BN, spent = self._problem.pull(noise_BN, towards)
+        else:
+            rows = list(self._rows)
+            of_rows_BN, spent = self._part.pull(noise_BN[rows], towards[rows])
+            grad_BN = torch.zeros_like(noise_BN)
+            grad_BN[rows] = of_rows_BN
         self.network_evaluations += spent
         return grad_BN
 
@@ -122,14 +152,7 @@ class Recorder:
         # same randomness.
         number = (self._iteration << 20) + self._calls
         self._calls += 1
-        evaluation = self._problem.evaluate(
-            noise_BN,
-            number,
-            with_grad=with_grad,
-            gamma_B=self._gamma_B,
-            passes_over=self._proposal,
-        )
-
+        evaluation = self._evaluate(noise_BN, number, with_grad=with_grad)
         self.network_evaluations += evaluation.network_evaluations
         self.reward_calls += evaluation.reward_calls
         noted = self.passed_over if self._proposal else self.failures
@@ -144,6 +167,28 @@ class Recorder:
         if self._at_start is None and at_start:
             self._at_start = evaluation
         return evaluation
+
+    def _evaluate(self, noise_BN: Tensor, number: int, *, with_grad: bool) -> Evaluation:
+        if self._known is None:
+            return self._problem.evaluate(
+                noise_BN,
+                number,
+                with_grad=with_grad,
+                gamma_B=self._gamma_B,
+                passes_over=self._proposal,
+            )
+
+        rows = list(self._rows)
+        gamma_B = self._gamma_B
+        found = self._part.evaluate(
+            noise_BN[rows],
+            number,
+            with_grad=with_grad,
+            gamma_B=None if gamma_B is None else gamma_B[rows],
+            # Where all of these fail there are others that do not.
+            passes_over=True,
+        )
+        return widened(self._known, found, self._rows)
 
 
 def _never_better(value_B: Tensor) -> Tensor:

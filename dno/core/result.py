@@ -80,7 +80,9 @@ class StepRecord:
     seconds: float
     """Wall-clock time since the run began, its interruptions left out."""
     network_evaluations: int = 0
-    """Forward passes of the denoising network so far, per sample; guidance doubles a step's."""
+    """Forward passes of the denoising network so far, per sample; guidance doubles a step's.
+
+    Repairs ask only about samples that move: then it is the count of those that moved longest."""
     reward_calls: int = 0
     """Times so far that optimised rewards were asked about each sample."""
 

@@ -87,6 +87,8 @@ class LoopState:
     """The noise of the run's own grid at which a coarse phase began."""
     repair_B: Tensor | None = None
     """Samples whose coarse gain was lost and is not back yet."""
+    last: Snapshot | None = None
+    """The newest evaluation of all samples, while some of them are repaired."""
     history: Sequence[StepRecord] = ()
     failures: Mapping[int, str] = field(default_factory=dict)
     """Samples that could not go on, by row, and why."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from dno.errors import ConfigError
 from dno.paths import absolute, user_path
@@ -31,6 +32,12 @@ class BuildContext:
     draws: Sequence[tuple[int, ...]] = ()
     """Shape of each moving draw in a row of noise, in order; empty while the sampler itself is
     built."""
+    weightless: bool = False
+    """Whether what is built is only planned with: its weights are to be shapes, made in
+    `dno.plugin.without_weights`, and no file of weights is needed. For configurations that say
+    `weightless = True`; others are not built for a plan."""
+    dtype_chosen: bool = True
+    """Whether somebody chose that; where not, what is loaded already computes in its own."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,17 @@ class PluginConfig(BaseModel):
     """Options that are nobody else's business, or nobody else's to decide: a server's address, the
     name of a key. Pictures do not carry them, and none that was sent sets them."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _paths_as_text(cls, values: Any) -> Any:
+        """Where a name is wanted that may be a path, take the path too."""
+        if not isinstance(values, Mapping):
+            return values
+        return {
+            name: _as_text(value) if _takes_text(name, cls.model_fields.get(name)) else value
+            for name, value in values.items()
+        }
+
     def check(self) -> None:
         """Raise `ConfigError` for what is certain to fail in `build` (a missing folder, say).
 
@@ -115,9 +133,28 @@ class PluginConfig(BaseModel):
         return found
 
 
+def _takes_text(name: str, field: FieldInfo | None) -> bool:
+    return name == "model" or (field is not None and _mentions(field.annotation, str))
+
+
+def _mentions(annotation: Any, kind: type) -> bool:
+    """Whether a type is this one, or a choice or sequence of it."""
+    return annotation is kind or any(_mentions(inner, kind) for inner in get_args(annotation))
+
+
+def _as_text(value: Any) -> Any:
+    """Paths as text, in a list too; anything else as it is."""
+    if isinstance(value, PurePath):
+        return str(value)
+    # Other kinds of sequences are made in ways of their own.
+    if type(value) in (list, tuple):
+        return type(value)(map(_as_text, value))
+    return value
+
+
 def _holds_paths(annotation: Any) -> bool:
     """Whether a type is `Path`, or a choice or sequence of paths."""
-    return annotation is Path or any(map(_holds_paths, get_args(annotation)))
+    return _mentions(annotation, Path)
 
 
 def _each_located(value: Any, origin: Origin) -> Any:
@@ -133,6 +170,14 @@ def _each_located(value: Any, origin: Origin) -> Any:
 class SamplerConfig(PluginConfig):
     """Base of sampler options."""
 
+    weightless: ClassVar[bool] = False
+    """Whether `build` minds `BuildContext.weightless`, and what it builds can be bound then; its
+    bound maps have a `footprint`."""
+
+    def resumed(self) -> Self:
+        """The options for a run that goes on, whose noise is known; the same unless overridden."""
+        return self
+
     @abstractmethod
     def build(self, ctx: BuildContext) -> Sampler:
         """The sampler, its weights frozen and on `ctx.device`."""
@@ -147,6 +192,9 @@ class RewardConfig(PluginConfig):
     """Kind of samples that the reward takes, where it says so: samples of another kind are then an
     error, but for a video, which a reward of images judges frame by frame. None: it takes samples
     as they come."""
+
+    weightless: ClassVar[bool] = False
+    """Whether `build` minds `BuildContext.weightless`; so does one that has no weights."""
 
     weight: float = 1.0
     """Factor of this reward in the objective; 0 reports it without optimising it."""

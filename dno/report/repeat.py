@@ -46,7 +46,8 @@ def repeat_of(run: SavedRun, name: str) -> Repeat:
     try:
         config = run.config
         written = _written(config)
-    except DNOError:
+    # What somebody wrote may be of any type, and the file itself says it as well.
+    except (DNOError, LookupError, TypeError, ValueError):
         return Repeat(from_file, "In the folder that holds the run folder.")
     if written is None or len(written.command()) > _LONGEST:
         return Repeat(from_file, "In the folder that holds the run folder.")
@@ -176,7 +177,11 @@ def _uses(parts: Any) -> list[str]:
 
 def _weighted(part: Mapping[str, Any]) -> str:
     weight = part.get("weight", 1.0)
-    return str(part["use"]) if weight == 1 else f"{part['use']}={weight:g}"
+    if weight == 1:
+        return str(part["use"])
+    # A weight may be a word, such as auto.
+    told = weight if isinstance(weight, str) else f"{weight:g}"
+    return f"{part['use']}={told}"
 
 
 def _toml(value: Any) -> str:

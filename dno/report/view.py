@@ -53,8 +53,6 @@ class Item:
 
     prompt: str
     seed: str
-    best: int | None
-    """The iteration at which it was at its best."""
     gain: str
     """What became of its reward, in a few characters."""
     failure: str
@@ -153,7 +151,7 @@ def _view(read: Gathered, ranges: Mapping[str, Range]) -> RunView:
     return RunView(
         name=name,
         status=_status(read),
-        items=[_item(read, i, best[i]) for i in range(count)],
+        items=[_item(read, i) for i in range(count)],
         samples=told.samples,
         iterations=read.history[-1].iteration if read.history else 0,
         seconds=read.history[-1].seconds if read.history else math.nan,
@@ -205,19 +203,18 @@ def _verdict(read: Gathered) -> list[str]:
     ]
 
 
-def _item(read: Gathered, i: int, best: int | None) -> Item:
+def _item(read: Gathered, i: int) -> Item:
     prompt, seed = read.items[i]
     failures = table(read.result.get("failures"))
     return Item(
-        prompt=shown_prompt(prompt),
+        prompt=_prompt(prompt),
         seed=shown(str(seed), limit=40),
-        best=best,
         gain=_gain(read.rows, i),
         failure=shown(str(failures.get(str(i), "")), read.folders),
     )
 
 
-def shown_prompt(prompt: object) -> str:
+def _prompt(prompt: object) -> str:
     """A prompt for a page; paths in it are its author's own words."""
     text = clean(str(prompt))
     return text if len(text) <= _PROMPT else f"{text[:_PROMPT]} ... ({len(text):,} characters)"

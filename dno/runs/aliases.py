@@ -16,8 +16,24 @@ OTHER_NAMES: Final = {
     "num_inference_steps": "steps",
     "num_images_per_prompt": "batch",
     "generator": "seed",
+    "latents": "start",
+    "mask_image": "mask",
+    "torch_dtype": "dtype",
 }
 """Names that diffusers' pipelines have for options."""
+
+ELSEWHERE: Final = {
+    "rewards": "is called reward, which may be a list, or a table of weights",
+    "callback_on_step_end": "is of a pipeline's steps; callback is called after each iteration",
+    "output_type": "is not needed: result.images are pictures, result.best.samples is the tensor",
+    "pipe": "is called model; or give the pipeline before the prompt",
+    "pipeline": "is called model; or give the pipeline before the prompt",
+    "prompts": "is the first argument, by place; it may be a list",
+    "sigmas": "is the pipeline's own schedule; steps says how many there are",
+    "timesteps": "is the pipeline's own schedule; steps says how many there are",
+    "prompt_embeds": "cannot be given; give the prompt as text",
+}
+"""Names that people type whose meaning no option has, and what to write instead."""
 
 
 class PythonOptions(Options, total=False):
@@ -28,6 +44,10 @@ class PythonOptions(Options, total=False):
     generator: Any
     """A `torch.Generator`, of which its seed counts: noise is drawn from it as diffusers would draw
     it from one on the CPU."""
+    latents: Any
+    """Noise of the first latent, `B x C x h x w`; the draws after it stay the seeds' own."""
+    mask_image: Any
+    torch_dtype: Any
 
 
 def own_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,6 +58,8 @@ def own_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     options: dict[str, Any] = {}
     for name, value in given.items():
+        if name in ELSEWHERE:
+            raise ConfigError(ELSEWHERE[name], source=name)
         own = OTHER_NAMES.get(name, name)
         if value is None:
             options.setdefault(own, None)
@@ -72,5 +94,6 @@ def _name_of_dtype(dtype: Any) -> str:
 _READ: Final[Mapping[str, Callable[[Any], Any]]] = {
     "generator": _seed_of,
     "dtype": _name_of_dtype,
+    "torch_dtype": _name_of_dtype,
     "device": str,
 }

@@ -6,46 +6,31 @@ it stopped, and several processes may work on one study: each takes what no othe
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from dno.core.result import Outcome, Status
-from dno.errors import ConfigError, DNOError, RunFolderError
+from dno.errors import ConfigError, RunFolderError
 from dno.files import write_file
+from dno.runs.attempt import Attempt, Attempts, End
 from dno.runs.folders import slug
+from dno.runs.keep import Keep
 from dno.runs.lists import Row, configured
-from dno.runs.load import Loaded, load
-from dno.runs.lock import HeldError, hold
-from dno.runs.run import go_on, run
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
+from dno.runs.standing import standing
 
 ITEMS: Final = "items"
 """Where a study keeps its run folders."""
 _FREE: Final = ("observers", "device", "metadata", "seeds")
 """What a digest does not tell: what may differ between two runs of one item, and what its name
 tells by itself."""
-
-
-class Standing(StrEnum):
-    """How far an item is, by its files."""
-
-    NEW = "new"
-    BEGUN = "begun"
-    """It can be gone on with."""
-    HELD = "held"
-    """Another process works on it."""
-    DONE = "done"
 
 
 @dataclass(frozen=True)
@@ -67,10 +52,10 @@ class Told:
     item: Item
     number: int
     of: int
-    outcome: Outcome | None
-    """None where it failed before its first evaluation."""
-    error: str = ""
-    seconds: float = 0.0
+    attempt: Attempt
+    """The last one."""
+    where: str = ""
+    """The machine, where there are several."""
 
 
 @dataclass
@@ -85,6 +70,25 @@ class Summary:
     failed: list[str] = field(default_factory=list)
     """Names."""
     interrupted: bool = False
+
+    @property
+    def seen(self) -> int:
+        """Items of which it is known what became."""
+        return self.done + self.before + len(self.failed)
+
+    def count(self, item: Item, attempt: Attempt) -> None:
+        """Add what came of the last attempt at an item."""
+        match attempt.end:
+            case End.DONE:
+                self.done += 1
+            case End.BEFORE:
+                self.before += 1
+            case End.HELD:
+                self.held += 1
+            case End.FAILED | End.WRONG:
+                self.failed.append(item.name)
+            case End.INTERRUPTED:
+                self.interrupted = True
 
     def sentence(self, folder: Path) -> str:
         """What became of them, and where that is written."""
@@ -143,118 +147,54 @@ def shard(items: Sequence[Item], part: tuple[int, int]) -> Sequence[Item]:
     return items[number - 1 :: count]
 
 
-def standing(folder: Path) -> Standing:
-    """How far the item with this run folder is."""
-    if folder.is_dir() and _is_held(folder):
-        return Standing.HELD
-    if not (folder / "run.toml").exists():
-        return Standing.NEW
-    # Damaged files are for the resumption to tell.
-    with contextlib.suppress(RunFolderError):
-        if SavedRun(folder).status in (Status.FINISHED, Status.STOPPED, Status.PARTIAL):
-            return Standing.DONE
-    return Standing.BEGUN
-
-
-def _is_held(folder: Path) -> bool:
-    try:
-        release = hold(folder)
-    except HeldError:
-        return True
-    # Who cannot lock it is told so when it is run.
-    except OSError:
-        return False
-    release()
-    return False
-
-
-class _Models:
-    """The models that the item before used, for the next one if they fit it."""
-
-    def __init__(self) -> None:
-        self._loaded: Loaded | None = None
-
-    def of(self, config: RunConfig) -> Loaded:
-        if self._loaded is not None:
-            with contextlib.suppress(ConfigError):
-                self._loaded.check_fits(config)
-                return self._loaded
-        self._loaded = None
-        self._loaded = load(config)
-        return self._loaded
-
-
 def carry_out(
-    items: Sequence[Item], folder: Path, *, retries: int, tell: Callable[[Told], None]
+    items: Sequence[Item],
+    folder: Path,
+    *,
+    retries: int,
+    keep: Keep = Keep.ALL,
+    tell: Callable[[Told], None],
 ) -> Summary:
     """Run what is neither done nor held by another process.
+
+    Items that others held are looked at once more after the others: whoever held one may be gone.
 
     Args:
         items: what to run, in this order.
         folder: the study's.
         retries: how often an item that failed is tried again.
+        keep: what is kept of an item that is done.
         tell: hears of each item as it ends.
     """
     summary = Summary()
-    models = _Models()
-    for number, item in enumerate(items, start=1):
-        match standing(folder / ITEMS / item.name):
-            case Standing.DONE:
-                summary.before += 1
+    attempts = Attempts(keep)
+    left = [*enumerate(items, start=1)]
+    while left:
+        held: list[tuple[int, Item]] = []
+        for number, item in left:
+            attempt = _tried(item, folder / ITEMS / item.name, attempts, retries)
+            if attempt.end is End.HELD:
+                held.append((number, item))
                 continue
-            case Standing.HELD:
-                summary.held += 1
-                continue
-            case _:
-                pass
-
-        told = _run_item(item, folder / ITEMS / item.name, models, retries, (number, len(items)))
-        if told is None:
-            summary.held += 1
-            continue
-        tell(told)
-        if told.outcome is not None and told.outcome.status is Status.INTERRUPTED:
-            summary.interrupted = True
-            return summary
-        if told.error:
-            summary.failed.append(item.name)
-        else:
-            summary.done += 1
+            summary.count(item, attempt)
+            if attempt.end is not End.BEFORE:
+                tell(Told(item, number, len(items), attempt))
+            if summary.interrupted:
+                return summary
+        if len(held) == len(left):
+            break
+        left = held
+    summary.held = len(left)
     return summary
 
 
-def _run_item(
-    item: Item, path: Path, models: _Models, retries: int, place: tuple[int, int]
-) -> Told | None:
-    """Run or resume one item; None where another process took it first."""
-    began = time.perf_counter()
-    outcome: Outcome | None = None
-    why = ""
-    for _ in range(retries + 1):
-        try:
-            outcome = _once(item, path, models)
-        except RunFolderError as error:
-            if standing(path) in (Standing.HELD, Standing.DONE):
-                return None
-            why = str(error)
-            continue
-        except ConfigError as error:
-            # It would be as wrong the next time.
-            why = str(error)
+def _tried(item: Item, path: Path, attempts: Attempts, retries: int) -> Attempt:
+    attempt = attempts.make(item.config, path)
+    for _ in range(retries):
+        if attempt.end is not End.FAILED:
             break
-        except DNOError as error:
-            why = str(error)
-            continue
-        why = str(outcome.error or "") if outcome.status is Status.FAILED else ""
-        if not why:
-            break
-    return Told(item, *place, outcome, why, time.perf_counter() - began)
-
-
-def _once(item: Item, path: Path, models: _Models) -> Outcome:
-    if standing(path) is Standing.BEGUN:
-        return go_on(item.config, path, loaded=models.of(item.config))
-    return run(item.config, path, loaded=models.of(item.config))
+        attempt = attempts.make(item.config, path)
+    return attempt
 
 
 def table_of(items: Sequence[Item], folder: Path) -> list[dict[str, Any]]:
@@ -307,5 +247,6 @@ def _cell(value: Any) -> Any:
 def failures(told: Sequence[Told]) -> Iterator[str]:
     """A line of JSON for each item that failed."""
     for one in told:
-        if one.error:
-            yield json.dumps({"item": one.item.name, "place": one.item.place, "error": one.error})
+        if one.attempt.error:
+            content = {"item": one.item.name, "place": one.item.place, "error": one.attempt.error}
+            yield json.dumps(content)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from dno.errors import ConfigError
-from dno.paths import user_path
 from dno.runs.parts import Parts, at
 from dno.runs.run_config import RunConfig
-from dno.wording import named
+from dno.runs.start import check_start
 
 
-def noise_file(path: Path) -> Path:
-    """The file with the noise of a run folder; a file is itself."""
-    return path / "noise.safetensors" if path.is_dir() else path
+def check(config: RunConfig, *, fresh: bool = True, weights: bool = True) -> None:
+    """Raise `ConfigError` for what is certain to fail, with its place; loads nothing.
 
-
-def check(config: RunConfig, *, fresh: bool = True) -> None:
-    """Raise `ConfigError` for what is certain to fail, with its place; loads nothing."""
-    if fresh and config.start is not None:
-        file = noise_file(user_path(config.start, at="start"))
-        if not file.is_file():
-            raise ConfigError(f"there is no file {named(file)}", at="start")
+    Args:
+        config: what to run.
+        fresh: whether the run is at its start, and so needs the noise to start from.
+        weights: whether weights must be there; a plan does without them.
+    """
+    if fresh:
+        check_start(config)
     if config.spread == 1:
         raise ConfigError("should be 0, or at least 2: one sample has no spread", at="spread")
 
@@ -41,4 +38,5 @@ def check(config: RunConfig, *, fresh: bool = True) -> None:
                 at=reward.place,
             )
     for part in parts:
-        at(part.place, part.config.check)
+        if weights or not getattr(part.config, "weightless", False):
+            at(part.place, part.config.check)

@@ -111,10 +111,16 @@ class Draft:
             ConfigError: one sentence with the source and place of the first thing wrong.
         """
         values = self.values
-        if self._leaves_optimizer_open() and are_black_boxes(values.get("rewards")):
+        if self.needs_another_optimizer():
             given = {name: value for name, value in values["optimizer"].items() if name != "use"}
             values = {**values, "optimizer": {**BLACK_BOX, **given}}
         return RunConfig.parse(values, self.sources)
+
+    def needs_another_optimizer(self) -> bool:
+        """Whether the optimizer is left open, and the rewards have none of the gradient that the
+        usual one needs.
+        """
+        return self._leaves_optimizer_open() and are_black_boxes(self.values.get("rewards"))
 
     def _leaves_optimizer_open(self) -> bool:
         """Whether no optimizer was named, nor how rewards without a gradient are estimated."""

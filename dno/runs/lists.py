@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from dno.errors import ConfigError
+from dno.runs.prompts import prompt_texts
 from dno.runs.run_config import RunConfig
 from dno.runs.shorthands import known_options
 from dno.runs.spellings import parse_value
+from dno.wording import reason
 
 PROMPT: Final = ("prompt", "prompts", "text", "caption")
 """What columns of prompts are called, in any case: the second in DrawBench, the last in COCO."""
@@ -55,18 +57,65 @@ def read_rows(path: Path) -> list[Row]:
             f"is no list of prompts; give a file of one of the kinds {', '.join(ENDINGS)}",
             source=str(path),
         )
+    if ending == ".parquet":
+        _check_file(path)
+        return rows_of(_parquet(path), path.name)
+    return rows_of(_RECORDS[ending](_text(path), str(path)), path.name)
+
+
+def _check_file(path: Path) -> None:
     if not path.is_file():
         raise ConfigError("there is no such file", source=str(path))
     if path.stat().st_size > _GREATEST:
         raise ConfigError("is too large for a list of prompts", source=str(path))
 
-    if ending == ".parquet":
-        return rows_of(_parquet(path), path.name)
+
+def _text(path: Path) -> str:
+    """The text of a file as any editor saves it: UTF-8, whatever its lines end with."""
+    _check_file(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", source=str(path)) from None
-    return rows_of(_RECORDS[ending](text, str(path)), path.name)
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {reason(error)}", source=str(path)) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"line {line} is no UTF-8 text, its byte 0x{data[error.start]:02x} is none of it; save "
+            "the list as UTF-8",
+            source=str(path),
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file for one run, which has the same options for all of them.
+
+    Any ending that `read_rows` does not know means a prompt a line.
+
+    Raises:
+        ConfigError: there is no such file, a line of it is no prompt, or a row sets an option.
+    """
+    if path.suffix.lower() in ENDINGS:
+        rows = read_rows(path)
+    else:
+        rows = rows_of(_lines(_text(path), str(path)), path.name)
+
+    prompts: list[str] = []
+    for row in rows:
+        set_by_it = [*row.options, *row.settings]
+        if set_by_it:
+            raise ConfigError(
+                f"sets {', '.join(set_by_it)}, and a run has one value for all prompts; dno batch "
+                "takes such a list",
+                source=row.place,
+            )
+        try:
+            prompts.extend(prompt_texts([row.prompt]))
+        except ConfigError as error:
+            raise ConfigError(error.problem, source=row.place) from None
+    return prompts
 
 
 def rows_from(prompts: Any) -> list[Row]:
@@ -110,11 +159,14 @@ def configured(row: Row, seed: int, configure: Callable[[Row, int], RunConfig]) 
     """The configuration of one row and seed.
 
     Raises:
-        ConfigError: it cannot be; with the row's place, where the row sets anything by itself.
+        ConfigError: it cannot be; with the row's place, where the row's prompt is no prompt, or the
+            row sets anything by itself.
     """
     try:
         return configure(row, seed)
     except ConfigError as error:
+        if error.at.split(".")[0] == "prompts":
+            raise ConfigError(error.problem, source=row.place) from None
         if not row.options and not row.settings:
             raise
         where = ": ".join(part for part in (error.source, error.at) if part)
@@ -242,7 +294,7 @@ def _parquet(path: Path) -> Records:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise ConfigError(
-            "needs pyarrow to be read: pip install pyarrow", source=str(path)
+            'needs pyarrow to be read; try: pip install "dno[parquet]"', source=str(path)
         ) from None
     try:
         rows = parquet.read_table(path).to_pylist()

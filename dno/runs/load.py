@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from dno.core.surroundings import alone, clean_room
 from dno.errors import ConfigError
+from dno.guard import collecting_later
 from dno.paths import current_folder
 from dno.protocols import Reward, Sampler
 from dno.registry.configs import BuildContext
@@ -56,6 +57,7 @@ def _decisive(config: RunConfig) -> dict[str, Any]:
 # Libraries draw weights before they read them, from the generator of the caller's own draws.
 @clean_room()
 @alone()
+@collecting_later()
 @torch.random.fork_rng(devices=[])
 def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     """The sampler and the rewards that a configuration names.
@@ -71,15 +73,26 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     """
     config = config.located(current_folder())
     device = find_device(config.device)
-    context = BuildContext(device=device, dtype=getattr(torch, config.dtype))
+    context = BuildContext(device, dtype_of(config), dtype_chosen=config.dtype != "auto")
     check(config, fresh=fresh)
 
     parts = Parts.of(config)
-    sampler: Sampler = build(parts.sampler, context)
+    sampling = parts.sampler
+    if not fresh:
+        sampling = replace(sampling, config=sampling.config.resumed())
+    sampler: Sampler = build(sampling, context)
     rewards: dict[str, Reward] = {}
     for part in (*parts.rewards, *parts.monitors):
         rewards[part.name] = on_frames(build(part, context), part.config)
     return Loaded(config, context, sampler, rewards)
+
+
+def dtype_of(config: RunConfig) -> torch.dtype:
+    """What networks compute in that are loaded for a configuration."""
+    if config.dtype == "auto":
+        return torch.float32
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    return dtype
 
 
 def find_device(name: str) -> torch.device:

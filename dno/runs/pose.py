@@ -10,14 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from torch import Tensor
-
 from dno.core.problem import Problem
 from dno.core.stages import Coarse, Phase, Stay
 from dno.core.surroundings import alone, clean_room
 from dno.core.terms import ConstraintTerm, RegularizerTerm, RewardTerm, Term
 from dno.core.weights import scaled_by_spread
-from dno.paths import user_path
 from dno.protocols import Constraint, NoiseMap, Optimizer, Regularizer
 from dno.registry.configs import BuildContext, OptimizerConfig
 from dno.registry.registry import REGULARIZERS
@@ -26,8 +23,9 @@ from dno.runs.coarse import coarse_steps, coarser
 from dno.runs.frames import check_medium
 from dno.runs.load import Loaded
 from dno.runs.parts import Part, Parts, at, build
+from dno.runs.room import Surroundings
 from dno.runs.run_config import RunConfig, build_plugin_config
-from dno.runs.storage import read_noise
+from dno.runs.start_noise import start_noise
 
 HEALTH: Final = "permutation"
 """The regularizer that reports log P where a configuration names none like it."""
@@ -65,6 +63,10 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         check(config, fresh=fresh)
 
     items = config.items()
+    make_room = getattr(loaded.sampler, "make_room", None)
+    around = Surroundings(config, loaded.context, [*loaded.rewards.values()])
+    if make_room is not None:
+        make_room(around.room(loaded.context.device))
 
     @functools.cache
     def bind(copies: int) -> NoiseMap:
@@ -72,14 +74,25 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         prompts, seeds = zip(*items * copies, strict=True)
         return loaded.sampler.bind(prompts, seeds)
 
+    # Of the few sets that a repair goes through, each is asked many times.
+    @functools.lru_cache(maxsize=4)
+    @alone()
+    def bind_rows(rows: tuple[int, ...]) -> NoiseMap:
+        """The sampler, bound to the items at these places."""
+        prompts, seeds = zip(*(items[row] for row in rows), strict=True)
+        return loaded.sampler.bind(prompts, seeds)
+
     sample = at("sampler", partial(bind, 1))
+    if make_room is not None:
+        # Copies are drawn without a gradient, and need no room for one.
+        make_room(replace(around.room(loaded.context.device), must_fit=False))
     parts = Parts.of(config)
     medium = getattr(sample, "medium", None)
     for part in (*parts.rewards, *parts.monitors):
         at(part.place, partial(check_medium, part.config, part.name, medium))
     rewards = _rewards(loaded, parts, config)
     monitors = [Term(part.name, loaded.rewards[part.name]) for part in parts.monitors]
-    start_BN = _start(config, sample) if fresh else None
+    start_BN = start_noise(config, loaded.sampler, sample) if fresh else None
 
     def problem_on(
         sample: NoiseMap, copies: Callable[[int], NoiseMap]
@@ -103,7 +116,7 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         return problem, context
 
     problem, context = problem_on(sample, bind)
-    problem = replace(problem, start_BN=start_BN)
+    problem = replace(problem, start_BN=start_BN, rows=lambda rows: bind_rows(tuple(rows)))
     # Found once: a run that is resumed must climb on the same grids.
     coarse_grids = coarse_steps(config, sample)
     config = config.model_copy(update={"coarse": coarse_grids})
@@ -190,14 +203,6 @@ def _constraints(parts: Parts, context: BuildContext) -> Sequence[ConstraintTerm
         constraint: Constraint = build(part, context)
         terms.append(ConstraintTerm(part.name, constraint, part.config.every))
     return terms
-
-
-def _start(config: RunConfig, sample: NoiseMap) -> Tensor | None:
-    if config.start is None:
-        return None
-    path = user_path(config.start, at="start")
-    count = len(config.items())
-    return at("start", partial(read_noise, path, sample.draws, count))
 
 
 def _optimizer(

@@ -21,9 +21,12 @@ from dno.runs.again import configuration_of
 from dno.runs.folders import free_folder
 from dno.runs.load import Loaded, find_device, load
 from dno.runs.making import Making
+from dno.runs.plan import said_shortly
 from dno.runs.pose import Posed, pose
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
+from dno.runs.start import GivenNoise, GivenPicture
+from dno.runs.start_noise import keep_start
 from dno.runs.storage import RunFolder
 
 SAVE_SECONDS: Final = 5.0
@@ -104,6 +107,10 @@ def go_on(config: RunConfig, path: Path, *, loaded: Loaded | None = None) -> Out
         found = SavedRun(path).values.get("coarse", ())
         config = config.model_copy(update={"coarse": tuple(found)})
 
+    if isinstance(config.start, GivenNoise | GivenPicture):
+        # It was kept there when the run began.
+        config = config.model_copy(update={"start": Path(SavedRun(path).values["start"])})
+
     with RunFolder(path) as folder:
         state = folder.load_state(config, find_device(config.device))
         done = state.iteration - _warm_up(config) if state else 0
@@ -140,6 +147,7 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
             folder.save_state(new, config, every=SAVE_SECONDS)
 
     if folder is not None:
+        config = keep_start(config, posed.problem, folder)
         folder.save_config(config)
     info = RunInfo(
         items=posed.problem.items,
@@ -149,6 +157,7 @@ def _carry_out(posed: Posed, folder: RunFolder | None, state: LoopState | None) 
         seconds=config.budget.seconds,
         # Observers share it, and none may change what another reads.
         config=MappingProxyType(config.dump()),
+        memory=said_shortly(getattr(posed.problem.sample, "footprint", None)),
     )
     bus = Bus(
         info,

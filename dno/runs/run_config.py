@@ -18,6 +18,7 @@ from pydantic import (
     FailFast,
     Field,
     PlainSerializer,
+    PlainValidator,
     ValidationError,
     field_validator,
     model_validator,
@@ -50,6 +51,8 @@ from dno.registry.registry import (
 )
 from dno.runs.config_files import LARGEST
 from dno.runs.prompts import prompt_texts
+from dno.runs.start import LIVE as LIVE
+from dno.runs.start import Start, dump_start, start_of
 from dno.wording import named, said, short
 
 _log = logging.getLogger("dno")
@@ -122,10 +125,6 @@ def build_plugin_config(registry: Registry[C], value: object) -> C:
         return cls.model_validate(options)  # type: ignore[no-any-return]
     except ValidationError as error:
         raise explain(error, cls) from None
-
-
-LIVE: Final = "python"
-"""The only key of the table that stands, in a saved run, for an option that was a Python object."""
 
 
 def is_live(value: object) -> bool:
@@ -244,9 +243,14 @@ class RunConfig(BaseModel):
     """Optimizer steps."""
     budget: Budget = Budget()
     """What may be spent; the first limit that is met stops the run."""
-    start: Path | None = None
+    start: Annotated[
+        Start | None,
+        PlainValidator(start_of),
+        PlainSerializer(dump_start),
+    ] = None
     """A run folder, or a file such as its `noise.safetensors`, whose best noise is where to start;
-    the seeds' own noise if not given."""
+    or a picture, from noise that the sampler draws it from. In Python also a result or one of its
+    snapshots, noise, or a picture of Pillow. The seeds' own noise if not given."""
     warm_start: WarmStart | None = None
     """A search before the first iteration, such as best-of-n."""
     coarse: tuple[Annotated[int, Field(ge=1)], ...] | Literal["auto"] = "auto"
@@ -271,8 +275,9 @@ class RunConfig(BaseModel):
     device: str = "auto"
     """Where to compute: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the first GPU if there is
     one."""
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    """What the denoising network computes in; noise, decoder and rewards stay float32 or better."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
+    """What the denoising networks and the text encoders compute in; noise and sampler stay float32
+    or better. `auto`: float32, but a pipeline that is loaded already computes in its own."""
     sampler: Annotated[SamplerConfig, _parser(SAMPLERS), _dumper(SAMPLERS)] = _default("ddim")
     """How noise becomes an image."""
     rewards: Annotated[
@@ -412,7 +417,7 @@ class RunConfig(BaseModel):
             ConfigError: a path cannot be one here.
         """
         changes: dict[str, Any] = {}
-        if self.start is not None:
+        if isinstance(self.start, Path):
             changes["start"] = absolute(user_path(self.start, at="start"), base)
         origin = Origin(base)
         for field in type(self).model_fields:

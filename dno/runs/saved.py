@@ -88,6 +88,9 @@ class SavedRun:
 
     path: Path
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def __repr__(self) -> str:
         return f"SavedRun({str(self.path)!r}, {self.status or 'not ended'})"
 

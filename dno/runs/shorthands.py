@@ -15,7 +15,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -158,11 +157,11 @@ class Options(TypedDict, total=False):
         ),
     ]
     start: Annotated[
-        str | Path | None,
+        Any,
         Shorthand(
             "start",
             Group.DRAW,
-            "Run folder or noise file whose best noise to start from, not the seeds' own.",
+            "Run folder, file of noise, or picture to start from, not the seeds' own noise.",
             metavar="PATH",
         ),
     ]
@@ -349,8 +348,17 @@ class Options(TypedDict, total=False):
         Shorthand(
             "dtype",
             Group.KEEP,
-            "What the denoising network computes in: float32, bfloat16 or float16.",
+            "What the denoising network computes in: float32, bfloat16, float16; auto: float32.",
             metavar="DTYPE",
+        ),
+    ]
+    memory: Annotated[
+        float | str | None,
+        Shorthand(
+            "sampler.memory",
+            Group.KEEP,
+            "What the run may take of memory, such as 20GiB; auto; keep; or recompute.",
+            metavar="SIZE",
         ),
     ]
     metadata: Annotated[
@@ -499,7 +507,7 @@ def assemble(
         if option.preset is not None:
             # In Python the values are arguments that stand beside the switch, and not a file below.
             kept = () if command_line else tuple(values)
-            _put_preset(draft, option, kept, switched_on=bool(options[option.name]))
+            put_preset(draft, option, kept, switched_on=bool(options[option.name]))
         else:
             put_option(draft, option, options[option.name], command_line=command_line)
 
@@ -558,7 +566,7 @@ def put_option(draft: Draft, option: Shorthand, value: object, *, command_line: 
             draft.put(place, read, source)
 
 
-def _put_preset(draft: Draft, option: Shorthand, kept: Sequence[str], *, switched_on: bool) -> None:
+def put_preset(draft: Draft, option: Shorthand, kept: Sequence[str], *, switched_on: bool) -> None:
     """Put what a switch stands for, but for the fields that were given beside it."""
     assert option.preset is not None
     for place, value in option.preset.items() if switched_on else ():

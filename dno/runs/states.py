@@ -17,7 +17,7 @@ from dno.runs.history import Mark
 from dno.runs.tensor_files import UNCHECKED
 from dno.wording import short
 
-_SNAPSHOTS: Final = ("initial", "best", "coarse_best")
+_SNAPSHOTS: Final = ("initial", "best", "coarse_best", "last")
 _MAYBE: Final = ("fine_BN", "repair_B")
 _FREE: Final = ("optimizer.", "constraints.")
 """Tensors that only a plugin knows."""
@@ -130,6 +130,7 @@ def state_of(
         initial=snapshot("initial"),
         best=snapshot("best"),
         coarse_best=snapshot("coarse_best"),
+        last=snapshot("last"),
         fine_BN=tensors.get("fine_BN"),
         repair_B=tensors.get("repair_B"),
     )
@@ -139,8 +140,9 @@ def _check(tensors: Mapping[str, Tensor], samples: int) -> None:
     """Raise `ValueError` unless these are the tensors of a state of so many samples."""
     required = {"noise"}
     required |= {f"{name}.{key}" for name in ("initial", "best") for key in _DIMENSIONS}
-    if "coarse_best.noise_BN" in tensors:
-        required |= {f"coarse_best.{key}" for key in _DIMENSIONS}
+    for name in ("coarse_best", "last"):
+        if f"{name}.noise_BN" in tensors:
+            required |= {f"{name}.{key}" for key in _DIMENSIONS}
     missing = sorted(required - tensors.keys())
     if missing:
         raise ValueError(f"there is no tensor {missing[0]}")

@@ -6,6 +6,8 @@ initial.png best.png last.png
                     pictures of the samples side by side; of several also each alone, in
                     best-0.png and so on; videos and sounds as .webp and .wav beside them
 result.json         how it ended, what it reached and what it cost
+start.safetensors start.png
+                    what a run started from that Python held in memory: noise, or a picture
 noise.safetensors   `initial` and `best`, B x N float32; metadata `dno` (JSON) holds each
                     draw's shape
 state.safetensors   where to go on from
@@ -36,20 +38,24 @@ from dno.core.stages import LoopState, Phase
 from dno.errors import ConfigError, RunError, RunFolderError
 from dno.files import PART, write_file
 from dno.media import Medium, encoded, png, side_by_side, thumbnails
-from dno.runs.check import noise_file
 from dno.runs.folders import holds_nothing
 from dno.runs.history import HistoryFile, read_history
 from dno.runs.lock import HeldError, hold
 from dno.runs.making import Making
 from dno.runs.run_config import RunConfig, located
+from dno.runs.start import noise_file
 from dno.runs.states import about_of, misfit, read_about, state_of, tensors_of
 from dno.runs.tensor_files import UnknownFormatError, pack, unpack
 from dno.runs.versions import versions
 from dno.wording import named, reason
 
 _STATE: Final = "state.safetensors"
-_SAVING_SHARE: Final = 0.05
-"""Of a run's time, what saving its state may take at most, where states are large."""
+_SAVING_SHARE: Final = 0.005
+"""Of a run's time, what saving its state should take at most."""
+_LARGEST_SHARE: Final = 0.05
+"""What it takes at most where states are so large that little would be saved otherwise."""
+_LONGEST_WAIT: Final = 120.0
+"""Seconds after which a state is saved all the same, within that largest share."""
 
 
 def read_noise(path: Path, draws: Sequence[tuple[int, ...]], samples: int) -> Tensor:
@@ -171,8 +177,9 @@ class RunFolder:
     def save_state(self, state: LoopState, config: RunConfig, every: float = 0.0) -> None:
         """Save where to go on from, unless that was done less than `every` seconds ago.
 
-        Where states are so large that this would take more than a twentieth of the run's time, it
-        waits longer. What it costs does not depend on how long the run has been going on.
+        It waits longer where this would take more than a two-hundredth of the run's time, up to
+        two minutes, and longer still where it would take a twentieth then. What it costs does not
+        depend on how long the run has been going on.
         """
         began = time.monotonic()
         if every and began - self._saved < max(every, self._wait):
@@ -184,7 +191,7 @@ class RunFolder:
         about = about_of(state, self._decisive_of(config), mark)
         self.write(_STATE, pack(tensors_of(state), about))
         self._saved = time.monotonic()
-        self._wait = (self._saved - began) / _SAVING_SHARE
+        self._wait = _wait_after(self._saved - began)
 
     def load_state(self, config: RunConfig, device: torch.device) -> LoopState | None:
         """What `save_state` saved last; None if the run never got so far.
@@ -262,10 +269,11 @@ class RunFolder:
         about = {"draws": [list(shape) for shape in draws], "items": items}
         self.write("noise.safetensors", pack(noise, about))
 
-        self.write("result.json", _as_json(outcome))
         snapshots = {"initial": outcome.initial, "best": outcome.best, "last": outcome.last}
         for name, snapshot in snapshots.items():
             self._save_samples(name, outcome.medium, snapshot.samples, making)
+        # The last of all: where it is, the run has ended and nothing is missing.
+        self.write("result.json", _as_json(outcome))
 
     def _save_samples(
         self, name: str, medium: Medium, samples: Tensor, making: Making | None
@@ -285,6 +293,12 @@ class RunFolder:
         if row and not (alone and files[0][0] == ".png"):
             shown = 0 if alone else None
             self.write(f"{name}.png", png(side_by_side(row), texts(shown, row[0].size)))
+
+
+def _wait_after(seconds: float) -> float:
+    """How long to wait after saving took so many seconds."""
+    seldom = min(seconds / _SAVING_SHARE, _LONGEST_WAIT)
+    return max(seldom, seconds / _LARGEST_SHARE)
 
 
 def _tidy(folder: Path) -> None:

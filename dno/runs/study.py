@@ -1,10 +1,11 @@
 """A study's folder: what was asked for, its items, its table, and what failed.
 
-study/batch.toml  items/<prompt>-<digest>-s<seed>/  items.csv  failed.jsonl
+study/batch.toml  items/<prompt>-<digest>-s<seed>/  items.csv  items.parquet  failed.jsonl
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import tomli_w
 
 from dno.errors import RunFolderError
 from dno.files import write_file
+from dno.runs.actor import ABOUT
 from dno.runs.batch import (
     ITEMS,
     Item,
@@ -23,6 +25,10 @@ from dno.runs.batch import (
     table_of,
     write_table,
 )
+from dno.runs.cluster import Cluster
+from dno.runs.keep import Keep, forecast, size, thin
+from dno.runs.parquet import write_parquet
+from dno.runs.standing import Standing, standing
 
 
 def run_study(
@@ -31,7 +37,10 @@ def run_study(
     *,
     part: tuple[int, int] = (1, 1),
     retries: int = 1,
+    cluster: Cluster | None = None,
+    keep: Keep = Keep.ALL,
     tell: Callable[[Told], None] = lambda told: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Run what is left of a study, and write its table.
 
@@ -40,11 +49,18 @@ def run_study(
         folder: made if it is not there.
         part: i of n, counted from 1.
         retries: how often an item that failed is tried again.
+        cluster: of Ray, whose workers run the items; None runs them here.
+        keep: what is kept of an item that is done.
         tell: hears of each item as it ends.
+        say: hears what there is to know of the whole.
 
     Raises:
+        ConfigError: Ray is not installed, or its machines cannot work on this study.
+        RunError: Ray cannot be reached.
         RunFolderError: the folder cannot be made or written.
     """
+    if cluster is not None:
+        cluster.check()
     try:
         (folder / ITEMS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -52,22 +68,47 @@ def run_study(
     _note(items, folder)
 
     ended: list[Told] = []
+    ours = shard(items, part)
 
     def listen(told: Told) -> None:
-        ended.append(told)
         tell(told)
+        left = len(ours) - told.number
+        if not ended and left and not told.attempt.error:
+            say(_forecast(told, folder, left))
+        ended.append(told)
 
-    summary = carry_out(shard(items, part), folder, retries=retries, tell=listen)
-    write_table(table_of(items, folder), folder / "items.csv")
+    if cluster is None:
+        summary = carry_out(ours, folder, retries=retries, keep=keep, tell=listen)
+    else:
+        from dno.runs.spread import carry_out_on_ray
+
+        summary = carry_out_on_ray(
+            ours, folder, cluster=cluster, retries=retries, keep=keep, tell=listen, say=say
+        )
+    if keep is Keep.BEST:
+        # A process that was killed may not have come to it.
+        for item in items:
+            path = folder / ITEMS / item.name
+            if standing(path) is Standing.DONE:
+                thin(path)
+    rows = table_of(items, folder)
+    write_table(rows, folder / "items.csv")
+    write_parquet(rows, folder / "items.parquet")
     _note_failures(ended, folder)
     return summary
+
+
+def _forecast(told: Told, folder: Path, left: int) -> str:
+    """How much of the disk the study will take, by the first item that ended."""
+    each = size(folder / ITEMS / told.item.name)
+    return forecast(each, left, shutil.disk_usage(folder).free)
 
 
 def _note(items: Sequence[Item], folder: Path) -> None:
     """What the study consists of, for whoever finds the folder."""
     listed = [{"item": item.name, "place": item.place} for item in items]
     content = {"items": len(items), "asked": listed}
-    write_file(folder / "batch.toml", tomli_w.dumps(content).encode())
+    write_file(folder / ABOUT, tomli_w.dumps(content).encode())
 
 
 def _note_failures(ended: Sequence[Told], folder: Path) -> None:

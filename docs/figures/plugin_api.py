@@ -44,6 +44,18 @@ PARTS = {
         "Slopes",
         "Look",
     ],
+    "What a plan is made of": [
+        "Footprint",
+        "Room",
+        "Beside",
+        "Cost",
+        "traced",
+        "kept_by",
+        "outlined",
+        "without_weights",
+        "is_shape",
+        "gib",
+    ],
     "What an observer sees": [
         "hookimpl",
         "Events",
@@ -101,9 +113,11 @@ HOMES = (
     "protocols",
     "report.page",
     "wording",
+    "core.costs",
     "core.events",
     "core.noise",
     "core.result",
+    "core.shapes",
 )
 """Where the names on the page are defined."""
 UNTOLD = ("model_config", "inside")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +24,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from rules import (
+    ADAM_FREE,
+    COARSE,
+    OURS,
+    PAPER,
+    RENO,
+    UNREPAIRED,
+    Clock,
+    Options,
+    search,
+    settings,
+)
 from taste import Colourfulness, taste
 
 from dno import Result, RunConfig, run
-from dno.core.events import RunStarted, StepDone
-from dno.plugin import hookimpl
 
 ANIMALS = (
     "bat", "bee", "bird", "camel", "chicken", "deer", "dolphin", "fish", "fox", "goat", "gorilla",
@@ -44,32 +53,6 @@ FORMS = {
     "taste": "a brown {}",
 }
 """What each reward is asked to climb on; the first two fight their prompts."""
-
-Options = Mapping[str, Any]
-
-# What moves the noise, and what holds it.
-PAPER: Options = {
-    "optimizer": {
-        "use": "torch",
-        "cls": "AdamW",
-        "options": {"lr": 0.01, "weight_decay": 0.01},
-    },
-    "regularizers": [{"use": "permutation", "weight": 1.0}],
-}
-ADAM_FREE: Options = {"optimizer": {"use": "adam", "lr": 0.03}, "regularizers": []}
-RENO: Options = {"optimizer": {"use": "sgd"}, "regularizers": []}
-OURS: Options = {
-    "optimizer": {"use": "ascent", "step": 5.0},
-    "regularizers": [],
-    "constraints": [{"use": "shell"}],
-}
-COARSE: Options = {"coarse": 10}
-UNREPAIRED: Options = {"repair": 0}
-
-
-def search(name: str, **options: Any) -> Options:
-    """A rule that draws its noise from N(0, I) itself."""
-    return {"optimizer": {"use": name, **options}, "regularizers": []}
 
 
 @dataclass(frozen=True)
@@ -93,24 +76,19 @@ class Case:
         monitors: list[Any] = [] if self.reward == "clip" else ["clip"]
         if self.reward == "taste":
             monitors.append(Colourfulness())
-        # The authors' brightness and darkness are means in [-1, 1], twice as large as ours.
-        doubled = self.options is PAPER and self.reward in ("brightness", "darkness")
-        plain: dict[str, Any] = {
-            "prompts": self.prompts(),
-            "seeds": [seed],
-            "iterations": self.iterations,
-            "rewards": [{"use": reward, "weight": 2.0 if doubled else 1.0}],
-            "monitors": monitors,
-            "observers": [clock],
-            "sampler": {"use": "ddim", "steps": self.steps, "eta": self.eta},
-            "constraints": [],
-            "coarse": [],
-            # By log P alone, so that rules which leave N(0, I) in other ways hand back what they
-            # reached, and are judged by it.
-            "p_floor": 0.0,
-            "device": "cpu",
-        }
-        return RunConfig.parse({**plain, **self.options})
+        return RunConfig.parse(
+            settings(
+                self.options,
+                prompts=self.prompts(),
+                seed=seed,
+                reward=reward,
+                iterations=self.iterations,
+                steps=self.steps,
+                eta=self.eta,
+                monitors=monitors,
+                observers=[clock],
+            )
+        )
 
 
 def cases() -> Iterator[Case]:
@@ -140,23 +118,6 @@ def cases() -> Iterator[Case]:
 
 
 CASES = tuple(cases())
-
-
-class Clock:
-    """An observer that reads the process's CPU time after each evaluation."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    @hookimpl
-    def run_started(self, event: RunStarted) -> None:
-        """Loading and binding are over."""
-        self._began = time.process_time()
-
-    @hookimpl
-    def step_done(self, event: StepDone) -> None:
-        """An evaluation, and the step from it, are done."""
-        self.seconds.append(time.process_time() - self._began)
 
 
 def finish(case: Case, seed: int, work: Path) -> None:

@@ -31,7 +31,9 @@ def table() -> list[dict[str, str]]:
 def test_a_list_becomes_run_folders_and_a_table(dno, tiny_folder) -> None:
     command = ["batch", "prompts.csv", "--seeds", "0..1", "--model", tiny_folder, *QUICK]
     code, out, err = dno(*command, "--out", "study", "--shard", "1/2")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.startswith("loading ")
+    assert err.count("\n") == 1
     assert out.splitlines()[0].startswith("[1/2] a-cat-")
     assert [row["standing"] for row in table()].count("done") == 2
 
@@ -55,6 +57,12 @@ MISTAKES = {
     "a shard": (["prompts.csv", "--shard", "9/8"], "--shard: needs part i of n"),
     "a reward": (["prompts.csv", "--reward", "brighness"], "did you mean brightness?"),
     "no reward": (["prompts.csv"], "say what to climb"),
+    "no cluster": (["prompts.csv", "--ray-gpus", "0.5"], "--ray-gpus: means nothing without --ray"),
+    "a client": (["prompts.csv", "--ray", "ray://head:1"], "'ray://head:1' is an address of"),
+    "what to keep": (
+        ["prompts.csv", "--keep", "some"],
+        "--keep: should be all or best",
+    ),
     "a cell": (["bad.csv", "--reward", "brightness"], "bad.csv, row 1: "),
 }
 

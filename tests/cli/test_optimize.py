@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dno.runs.saved import open_run
+
 DNO = Path(sys.executable).parent / "dno"
 QUICK = ["--steps", "3", "--iterations", "3", "--quiet"]
 
@@ -107,6 +109,25 @@ def test_progress_goes_to_stderr(dno, tiny_folder):
     assert code == 0
     assert "iteration 3/3" in err
     assert "log P" in err
+
+
+def test_what_loads_is_told_on_stderr_unless_it_should_be_quiet(dno, tiny_folder):
+    run = ["optimize", "x", "--model", tiny_folder, "--reward", "brightness", *QUICK[:-1]]
+    code, out, err = dno(*run, "--monitor", "clip", "--out", "loud")
+    assert code == 0
+    assert err.startswith("loading ")
+    assert err.splitlines()[0].endswith(f"{tiny_folder.name}, clip ...")
+    assert "loading" not in out
+    assert dno("resume", "loud")[2].startswith("loading ")
+    assert dno(*run, "--quiet", "--out", "quiet")[2] == ""
+    assert dno("resume", "quiet")[2] == ""
+
+
+def test_a_list_of_prompts_is_read_from_a_file(dno, tiny_folder, tmp_path):
+    (tmp_path / "list").write_text("a cat\na dog\n")
+    run = ["optimize", "--model", tiny_folder, "--reward", "brightness", *QUICK, "--iterations", 0]
+    assert dno(*run, "--prompts-file", "list", "--out", "run")[0] == 0
+    assert open_run(tmp_path / "run").items == [("a cat", 0), ("a dog", 0)]
 
 
 def test_observers_and_weighted_regularizers_by_name(dno, tiny_folder, tmp_path):
@@ -321,9 +342,11 @@ def test_a_mistake_is_told_in_one_sentence_before_anything_is_made(dno, tmp_path
     code, out, err = dno("optimize", *args)
     assert code == 2
     assert out == ""
-    assert told in err
-    assert err.startswith("dno: ")
-    assert err.count("\n") == 1
+    # What can be seen without loading anything is told before that is begun.
+    *before, last, _ = err.split("\n")
+    assert told in last
+    assert last.startswith("dno: ")
+    assert not before or (before == ["loading emoji ..."] and "device" in last)
     assert list(tmp_path.iterdir()) == []
 
 

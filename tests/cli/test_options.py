@@ -27,7 +27,8 @@ from dno.runs.shorthands import (
 )
 
 NO_PLACE = {
-    "prompts", "compare", "out", "quiet", "no_report", "config", "picture", "settings",
+    "prompts", "prompts_file", "compare", "out", "quiet", "no_report", "config", "picture",
+    "settings",
 }  # fmt: skip
 """Parameters of the command that are not shorthands for a place in the configuration."""
 
@@ -99,6 +100,20 @@ TOLD = {
     "the first seed": Told({}, "seed", "[default: 0]"),
     "the number of seeds": Told({}, "batch", "[default: 1]"),
     "who looks on": Told({}, "observer", f"[default: {', '.join(COMMAND_LINE_OBSERVERS)}]"),
+    "what climbs without a gradient": Told(
+        {"reward": ["jpeg"]}, "optimizer", "[default: local-search beta=0.6]"
+    ),
+    "none of what climbs without a gradient": Told(
+        {"reward": ["jpeg=2"]}, "lr", "[not an option of local-search]"
+    ),
+    "a gradient among them": Told(
+        {"reward": ["jpeg", "brightness"]}, "optimizer", "[default: ascent]"
+    ),
+    "left out beside jpeg, whatever is chosen": Told(
+        {"reward": ["jpeg"], "optimizer": "sgd"}, "optimizer", "[default: local-search beta=0.6]"
+    ),
+    "the paper's optimizer": Told({"paper": True}, "lr", "[default: 0.01]"),
+    "the paper's own": Told({"paper": True}, "iterations", "[default: 30]"),
     "what is required": Told({}, "reward", "only reports it."),
 }
 
@@ -229,6 +244,12 @@ def test_help_of_other_plugins_imports_nothing_heavy():
         ("dno optimize --guid", ["--guidance-scale"]),
         ("dno optimize --reward brigh", ["brightness"]),
         ("dno optimize --compare best", ["best-of-n"]),
+        ("dno optimize --optimizer asc", ["ascent"]),
+        ("dno optimize --sampler dd", ["ddim"]),
+        ("dno optimize --observer cur", ["curve"]),
+        ("dno optimize --monitor jp", ["jpeg"]),
+        ("dno batch --reward brigh", ["brightness"]),
+        ("dno plugins ch", ["check"]),
         ("dno optimize --model emoji-", ["emoji-clip", "emoji-judge"]),
     ],
 )
@@ -239,6 +260,103 @@ def test_a_shell_completes_options_and_names_of_plugins(dno, monkeypatch, words,
     code, out, _ = dno()
     assert code == 0
     assert out.split() == completed
+
+
+def test_completion_imports_nothing_heavy():
+    code = (
+        "import os, sys\n"
+        "os.environ |= {'_DNO_COMPLETE': 'complete_bash', 'COMP_CWORD': '3',"
+        " 'COMP_WORDS': 'dno optimize --reward c'}\n"
+        "from dno.cli.main import main\n"
+        "sys.argv = ['dno']\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'diffusers', 'transformers', 'tqdm', 'rich'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["clip", "contrast"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "line"),
+    [
+        ("bash", "complete -o default -F _dno_completion dno"),
+        ("zsh", "compdef _dno_completion dno"),
+        ("fish", "complete --command dno"),
+    ],
+)
+def test_completion_can_be_shown_and_installed(dno, monkeypatch, tmp_path, shell, line):
+    # What shell it is called from, a process tells that is not there in a test.
+    monkeypatch.setattr("typer.completion._get_shell_name", lambda: shell)
+    monkeypatch.setattr("typer._completion_shared._get_shell_name", lambda: shell)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, out, _ = dno("--show-completion")
+    assert code == 0
+    assert line in out
+    code, out, _ = dno("--install-completion")
+    assert code == 0
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(line in path.read_text() for path in written)
+
+
+MEANT = {
+    "--sampler.steps": "set it by its place: --set sampler.steps=VALUE",
+    "--sampler.stpes=3": "set it by its place: --set sampler.steps=VALUE",
+    "--budget.seconds": "set it by its place: --set budget.seconds=VALUE",
+    "--log-p-floor": "set it by its place: --set log_p_floor=VALUE",
+    "--revision": "set it by its place: --set sampler.revision=VALUE",
+    "--revsion": "did you mean --set sampler.revision=VALUE?",
+    "--num-inference-steps": "here it is --steps",
+    "--num_images_per_prompt": "here it is --batch",
+    "--itertions": "(Possible options: --iterations",
+    "--rewrd": "--reward",
+}
+
+
+@pytest.mark.parametrize(("option", "meant"), MEANT.items(), ids=MEANT)
+@pytest.mark.parametrize("command", ["optimize", "batch"])
+def test_an_option_that_there_is_none_of_is_told_what_it_may_mean(dno, command, option, meant):
+    code, out, err = dno(command, "x", "--out", "y", option, 3)
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last.startswith(f"Error: No such option: {option.partition('=')[0]}")
+    assert meant in last
+
+
+@pytest.mark.parametrize(
+    ("args", "near"),
+    [
+        (["optmize", "x"], "'optimize'"),
+        (["plugins", "lst"], "'list'"),
+        (["plugins", "show", "--jsn", "clip"], "--json"),
+        (["plugins", "new", "x", "--ot", "y"], "--out"),
+        (["resume", "x", "--iteration", 3], "--iterations"),
+        (["--versoin"], "--version"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_every_command_names_the_near_one(dno, args, near):
+    code, out, err = dno(*args)
+    assert (code, out) == (2, "")
+    assert near in err.splitlines()[-1]
+
+
+PLACES = {
+    "samplr.steps": "sampler",
+    "sampler.stpes": "steps",
+    "rewards.0.wieght": "weight",
+    "budgt.seconds": "budget",
+    "budget.secnds": "seconds",
+    "gradient.metod": "method",
+}
+
+
+@pytest.mark.parametrize(("place", "near"), PLACES.items(), ids=PLACES)
+def test_a_misspelt_place_names_the_near_one(dno, place, near):
+    code, _, err = dno("optimize", "x", "--reward", "brightness", "--set", f"{place}=3")
+    assert code == 2
+    assert f"unknown option; did you mean {near}?" in err
 
 
 def test_every_status_has_an_exit_code_and_two_are_success():

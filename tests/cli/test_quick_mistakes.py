@@ -35,6 +35,9 @@ MISTAKES = {
     "no such precision": f"{RUN},--dtype,float99",
     "no such start": f"{RUN},--start,nosuch.safetensors",
     "a start without noise": f"{RUN},--start,empty",
+    "a start that is a broken picture": f"{RUN},--start,picture.png",
+    "no such list": f"{RUN},--prompts-file,nosuch",
+    "prompts beside a list": f"{RUN},--prompts-file,file",
     "nothing with a weight": "optimize,a cat,--reward,brightness=0,--regularizer,none",
     "a spread of one": f"{RUN},--set,spread=1",
     "no such file": f"{RUN},--config,nosuch.toml",
@@ -69,6 +72,7 @@ print(json.dumps(told))
 def test_a_mistake_is_told_without_torch(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no [ TOML")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     for name, text in {"full": "", "wrong": "nope = 3", "right": "prompts = ['x']"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.toml").write_text(text)
@@ -86,4 +90,4 @@ def test_a_mistake_is_told_without_torch(tmp_path: Path) -> None:
     assert not wrong
     assert not [name for name, said in told.items() if "Traceback" in said[1]]
     made = {path.name for path in tmp_path.iterdir()}
-    assert made == {"file", "empty", "full", "wrong", "right"}
+    assert made == {"file", "picture.png", "empty", "full", "wrong", "right"}

@@ -18,8 +18,11 @@ from families.tiny_families import tiny_pipeline
 from torch import Tensor
 
 import dno
+from dno.core.rows import part_of, widened
 from dno.errors import ConfigError
 from dno.plugin import quiet
+from dno.runs.load import load
+from dno.runs.pose import pose
 from dno.testing.models import tiny_stable_diffusion
 
 pytestmark = pytest.mark.slow
@@ -244,3 +247,42 @@ def test_a_run_climbs_coarsely_under_a_pipelines_own_scheduler(pipe: Any) -> Non
     )
     assert [record.grid for record in result.history][:5] == [None, 4, 4, 4, None]
     assert (result.best.score_B > result.initial.score_B).all()
+
+
+def test_some_samples_are_asked_alone_as_they_are_among_the_others(pipe: Any) -> None:
+    """What a repair goes by: their pictures, rewards, scales, laws of noise and slopes."""
+    config = dno.RunConfig.parse(
+        {
+            "prompts": ["a cat", "a dog", "a bat"],
+            "seeds": [5],
+            "rewards": ["brightness", "contrast"],
+            "regularizers": ["permutation"],
+            "spread": 2,
+            "sampler": {"use": "ddim", "model": pipe, "steps": 4},
+        }
+    )
+    problem = pose(load(config), config).problem
+    rows = [2, 0]
+    part = part_of(problem, rows)
+    assert part.items == [problem.items[2], problem.items[0]]
+    noise_BN = problem.sample.noise_BN
+    whole = problem.evaluate(noise_BN, 7, with_grad=True)
+    some = part.evaluate(noise_BN[rows], 7, with_grad=True)
+
+    def close(ours: Tensor, theirs: Tensor) -> bool:
+        return torch.allclose(ours, theirs[rows], rtol=1e-4, atol=1e-5)
+
+    assert close(some.samples, whole.samples)
+    assert close(some.reward_B, whole.reward_B)
+    assert close(some.penalty_B, whole.penalty_B)
+    assert some.reward_grad_BN is not None
+    assert whole.reward_grad_BN is not None
+    assert close(some.reward_grad_BN, whole.reward_grad_BN)
+    for name, value_B in whole.figures.items():
+        assert torch.equal(some.figures[name], value_B[rows]), name
+
+    wide = widened(whole, some, rows)
+    assert torch.equal(wide.samples[1], whole.samples[1])
+    assert torch.equal(wide.samples[rows], some.samples)
+    assert wide.reward_grad_BN is not None
+    assert not wide.reward_grad_BN[1].any()

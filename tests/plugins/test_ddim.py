@@ -18,7 +18,7 @@ import pytest
 import torch
 from distributions import Site
 from dno_builtin.samplers._ddim import DDIMSampler
-from dno_builtin.samplers._diffusers.memory import Memory, spare_blocks
+from dno_builtin.samplers._diffusers.memory import Policy, spare_blocks
 from dno_builtin.samplers.ddim import DDIM
 from pydantic import ValidationError
 from torch import Tensor
@@ -228,9 +228,9 @@ def test_gradients_equal_finite_differences(kind: Kind, eta: float) -> None:
     assert (slopes_BN * direction).sum().item() == pytest.approx(rise.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("memory", [name for name in get_args(Memory) if name != "keep"])
+@pytest.mark.parametrize("memory", [name for name in get_args(Policy) if name != "keep"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_memory_policy_gives_the_same_gradient(kind: Kind, memory: Memory) -> None:
+def test_every_memory_policy_gives_the_same_gradient(kind: Kind, memory: Policy) -> None:
     pipe = tiny_stable_diffusion(kind)
     kept_images, kept = gradient(DDIMSampler(pipe, steps=STEPS, memory="keep"))
     images, slopes = gradient(DDIMSampler(pipe, steps=STEPS, memory=memory))
@@ -263,7 +263,7 @@ def saved_bytes(sampler: DDIMSampler) -> int:
 def test_recomputing_keeps_one_network_input_a_step() -> None:
     pipe = tiny_stable_diffusion()
 
-    def bytes_a_step(memory: Memory) -> float:
+    def bytes_a_step(memory: Policy) -> float:
         few = saved_bytes(DDIMSampler(pipe, steps=4, memory=memory))
         many = saved_bytes(DDIMSampler(pipe, steps=12, memory=memory))
         return (many - few) / (12 - 4)
@@ -280,7 +280,7 @@ def test_recomputing_keeps_the_inputs_of_the_decoders_blocks_alone(kind: Kind) -
     latents = torch.randn(2, *LATENT_SHAPE, generator=torch.Generator().manual_seed(0))
     kept: dict[str, int] = {}
     slopes: dict[str, Tensor] = {}
-    for memory in get_args(Memory):
+    for memory in get_args(Policy):
         vae: Any = DDIMSampler(pipe, steps=1, memory=memory)._sampler._pipe.vae
         leaf = latents.clone().requires_grad_()
         kept[memory] = 0
@@ -308,7 +308,7 @@ class BookBlock(torch.nn.Module):
 
 def test_a_block_that_writes_into_what_it_is_given_is_not_computed_twice() -> None:
     slopes = []
-    for memory in get_args(Memory):
+    for memory in get_args(Policy):
         decoder = torch.nn.Sequential(BookBlock())
         assert spare_blocks(memory, decoder)
         leaf = torch.linspace(0.1, 1.0, 5).requires_grad_()
@@ -475,10 +475,10 @@ def snapshot(pipe: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("memory", get_args(Memory))
+@pytest.mark.parametrize("memory", get_args(Policy))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_live_pipeline_is_left_as_it_was(kind: Kind, dtype: torch.dtype, memory: Memory) -> None:
+def test_a_live_pipeline_is_left_as_it_was(kind: Kind, dtype: torch.dtype, memory: Policy) -> None:
     pipe: Any = tiny_stable_diffusion(kind)
     pipe.unet.train().requires_grad_(True)
     pipe.set_progress_bar_config(desc="mine")
@@ -724,11 +724,6 @@ def test_live_pipelines_that_do_not_suit_are_refused() -> None:
     pipe: Any = tiny_stable_diffusion()
     with pytest.raises(ConfigError, match="must be a multiple of 8"):
         DDIMSampler(pipe, height=20)
-
-    pipe.vae._hf_hook = object()
-    with pytest.raises(ConfigError, match="load it without offloading"):
-        DDIMSampler(pipe)
-    del pipe.vae._hf_hook
 
     with pytest.raises(ConfigError, match="starts past its last noise level with 1000 steps"):
         DDIMSampler(pipe, steps=1000)

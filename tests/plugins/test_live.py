@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from dno_builtin.samplers._ddim import DDIMSampler
 from dno_builtin.samplers._pipeline import PipelineSampler
 from torch import Tensor, nn
@@ -18,8 +17,6 @@ from dno.plugin import ConfigError
 from dno.testing.models import tiny_stable_diffusion
 
 pytestmark = pytest.mark.slow
-
-CPU = torch.device("cpu")
 
 
 def images(pipe: Any) -> tuple[Tensor, Tensor]:
@@ -44,9 +41,19 @@ class Drawing(nn.Module):
         return self.inner(hidden + 0.01 * noise, *args, **kwargs)
 
 
+class Dropping(nn.Module):
+    """A block that drops a part of what it answers, whatever its mode."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return nn.functional.dropout(self.inner(hidden), 0.1)
+
+
 def with_dropout(pipe: Any) -> None:
-    forward = pipe.unet.conv_in.forward
-    pipe.unet.conv_in.forward = lambda hidden: nn.functional.dropout(forward(hidden), 0.1)
+    pipe.unet.conv_in = Dropping(pipe.unet.conv_in)
 
 
 def with_own_generator(pipe: Any) -> None:
@@ -61,23 +68,7 @@ def wrapped(name: str) -> Callable[[Any], None]:
     return lambda pipe: setattr(pipe, name, nn.DataParallel(getattr(pipe, name)))
 
 
-def offloaded(pipe: Any) -> None:
-    options: dict[str, Any] = {"onload_device": CPU, "offload_device": CPU}
-    apply_group_offloading(pipe.unet, offload_type="leaf_level", **options)
-
-
-def cast(pipe: Any) -> None:
-    apply_layerwise_casting(pipe.unet, torch.float8_e4m3fn, torch.float32)
-
-
-def moved_inside(pipe: Any) -> None:
-    pipe.unet.mid_block._hf_hook = object()
-
-
 NAMED = {
-    "group offload": (offloaded, "moves its networks between devices .* without offloading"),
-    "offload of a block": (moved_inside, "moves its networks between devices"),
-    "layerwise casting": (cast, r"unet changes the type of its weights .* \(layerwise casting\)"),
     "DataParallel": (wrapped("unet"), r"unet is wrapped in DataParallel; .* pipe.unet.module\)"),
     "DataParallel VAE": (wrapped("vae"), "vae is wrapped in DataParallel"),
     "no text encoder": (without("text_encoder"), "has no text_encoder, without which"),

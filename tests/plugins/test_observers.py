@@ -118,44 +118,27 @@ on_file = pytest.mark.parametrize("screen", [False], indirect=True, ids=["file"]
 
 
 @on_terminal
-def test_a_terminal_sees_one_line_rewritten(screen: Screen) -> None:
+def test_a_terminal_sees_one_bar_rewritten(screen: Screen) -> None:
     stops = show(screen, ONE, [record(i) for i in range(21)])
     assert stops == [False] * 21
     text = screen.getvalue()
     assert text.count("\n") == 1
     assert text.endswith("\n")
     states = text.removesuffix("\n").split("\r")[1:]
-    assert len(states) == 21
-    assert states[0].rstrip() == "iteration 0/20  brightness 0  best 0.25  log P -0.50"
-    assert (
-        states[5].rstrip() == "iteration 5/20  brightness 0.05  best 0.25  log P -0.50  30 s left"
-    )
-    assert (
-        states[20].rstrip() == "iteration 20/20  brightness 0.2  best 0.25  log P -0.50  0 s left"
-    )
+    first, middle, last = states[0], states[10], states[20]
+    assert re.fullmatch(r"iteration 0/20 \|\s+\| brightness 0  best 0.25  log P -0.50", first)
+    assert middle.startswith("iteration 10/20 |#####     |")
+    assert middle.endswith("| brightness 0.1  best 0.25  log P -0.50  20 s left")
+    assert last.startswith("iteration 20/20 |##########|")
 
 
 @on_terminal
-def test_a_shorter_line_leaves_nothing_of_a_longer_one(screen: Screen) -> None:
-    show(
-        screen,
-        ONE,
-        [
-            record(0, rewards={"brightness": (0.123456,)}),
-            record(1, rewards={"jpeg": (0.5,)}, log_p=None),
-        ],
-    )
-    first, second = screen.getvalue().removesuffix("\n").split("\r")[1:]
-    assert len(second.rstrip()) < len(first)
-    assert len(second) == len(first)
-
-
-@on_terminal
-def test_a_line_never_wraps(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    show(screen, ONE, [record(i) for i in range(3)])
-    states = screen.getvalue().removesuffix("\n").split("\r")[1:]
-    assert [len(state) for state in states] == [39, 39, 39]
+def test_the_grid_is_told_where_a_run_climbs_on_several(screen: Screen) -> None:
+    run = replace(ONE, config={"coarse": [10]})
+    show(screen, run, [replace(record(0), grid=10), record(1)])
+    first, second = screen.getvalue().split("\r")[1:3]
+    assert first.startswith("iteration 0/20 on 10 steps")
+    assert second.startswith("iteration 1/20 on all steps")
 
 
 @on_file

@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import torch
 from dno_builtin.samplers._ddim import DDIMSampler
-from dno_builtin.samplers._diffusers.memory import Memory
+from dno_builtin.samplers._diffusers.memory import Policy
 from dno_builtin.samplers._diffusers.noise_map import PipelineNoiseMap
 from dno_builtin.samplers._diffusers.schedule import make_scheduler
 from dno_builtin.samplers._pipeline import PipelineSampler
@@ -178,8 +178,8 @@ def test_a_batch_of_two_equals_two_of_one(case: Case) -> None:
         torch.testing.assert_close(slopes[item], slope, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("memory", [name for name in get_args(Memory) if name != "keep"])
-def test_every_memory_policy_gives_the_same_gradient(memory: Memory) -> None:
+@pytest.mark.parametrize("memory", [name for name in get_args(Policy) if name != "keep"])
+def test_every_memory_policy_gives_the_same_gradient(memory: Policy) -> None:
     keeping, _ = sampler("sd1", CASES[0], memory="keep")
     saving, _ = sampler("sd1", CASES[0], memory=memory)
     kept_images, kept = gradient(keeping.bind(PROMPTS, SEEDS))

@@ -444,6 +444,21 @@ def test_weights_are_frozen_and_half_precision_gives_float32_scores(
             assert all(p.dtype == dtype and not p.requires_grad for p in module.parameters())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_small_gradients_survive_float16(
+    models: Models, rewards: dict[str, Any], name: str
+) -> None:
+    images = square("noise", "emoji").requires_grad_()
+    (wanted,) = torch.autograd.grad(rewards[name](images, PROMPTS).sum(), images)
+    half = models.config(name, dtype="float16").build(CPU)
+    (whole,) = torch.autograd.grad(half(images, PROMPTS).sum(), images)
+    # Of a large picture, and a small weight. A power of two: no bit may change.
+    small = 2.0**-24 * half(images, PROMPTS).sum()
+    (found,) = torch.autograd.grad(small, images)
+    assert torch.equal(2.0**24 * found, whole)
+    assert F.cosine_similarity(whole.flatten(), wanted.flatten(), dim=0) > 0.999
+
+
 @pytest.mark.parametrize("name", ["siglip", "pickscore", "hpsv2"])
 def test_a_prompt_is_embedded_once(
     rewards: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch

@@ -105,7 +105,7 @@ def test_each_prompt_and_seed_is_searched_for_once(picture, monkeypatch):
     monkeypatch.setattr(invert, "NEAR", 1.0)
     sampler = DDIM(steps=2, start_image=picture).build(CONTEXT)
     first = sampler.bind(["a frog"], [0])
-    monkeypatch.setattr(ddim, "noise_of", lambda image, bound: pytest.fail("searched again"))
+    monkeypatch.setattr(ddim, "noise_of", lambda *_: pytest.fail("searched again"))
     copies = sampler.bind(["a frog"] * 3, [0] * 3)
     assert torch.equal(copies.noise_BN, first.noise_BN.expand(3, -1))
 
@@ -175,3 +175,42 @@ def test_a_file_that_is_no_picture(tmp_path):
     (tmp_path / "x.png").write_text("no picture")
     with pytest.raises(dno.ConfigError, match="start_image: .*x.png cannot be read as a picture"):
         DDIM(start_image=tmp_path / "x.png").check()
+
+
+def test_a_run_that_goes_on_searches_no_more(picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "ITERATIONS", 0)
+    monkeypatch.setattr(invert, "NEAR", 1.0)
+    monkeypatch.setattr(invert, "unlikely", lambda *_: [])
+    settings = {"sampler.start_image": str(picture)}
+    options = {"reward": "brightness", "steps": 2, "iterations": 1}
+    begun = dno.optimize("a frog", out=tmp_path / "run", settings=settings, **options)
+    by_start = dno.optimize("a frog", out=tmp_path / "start", start=picture, **options)
+    assert torch.equal(by_start.best.noise_BN, begun.best.noise_BN)
+
+    monkeypatch.setattr(ddim, "noise_of", lambda *_: pytest.fail("searched again"))
+    for folder in ("run", "start"):
+        longer = dno.resume(tmp_path / folder, iterations=2)
+        assert torch.equal(longer.initial.noise_BN, begun.initial.noise_BN)
+        assert longer.history[-1].iteration == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"last_steps": 2}, "start: is a picture, from which a text-to-image model can start"),
+        ({"sampler": "pipeline"}, "start: is a picture, and this sampler cannot find noise"),
+    ],
+    ids=["last steps", "another sampler"],
+)
+def test_a_start_that_no_search_is_made_for_is_told(picture, options, problem):
+    with pytest.raises(dno.ConfigError, match=problem):
+        dno.optimize("a frog", reward="brightness", steps=3, start=picture, **options)
+
+
+def test_a_first_latent_is_not_taken_for_a_later_draw():
+    latents = torch.randn(1, 24, 8, 8)
+    options = {"reward": "brightness", "steps": 3, "iterations": 0}
+    result = dno.optimize("a frog", start=latents, **options)
+    assert torch.equal(result.initial.noise_BN[0, : latents.numel()], latents.flatten())
+    with pytest.raises(dno.ConfigError, match="start: is the shape of the first latent, which"):
+        dno.optimize("a frog", start=latents, last_steps=2, **options)

@@ -354,8 +354,20 @@ def test_a_run_that_cannot_write_its_report_has_ended_as_it_did(
         out=tmp_path / "run",
     )
     assert result.status == "finished"
-    assert "there is no report: " in caplog.text
+    assert "there is no report: RunError: " in caplog.text
     assert "report.html cannot be written" in caplog.text
+
+
+def test_a_page_that_cannot_be_made_fails_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(history: Any, told: Any) -> Any:
+        raise ZeroDivisionError("a row of nothing")
+
+    monkeypatch.setattr("dno.report.gathered.rows_of", broken)
+    run_toy(tmp_path / "run")
+    assert open_run(tmp_path / "run").status == "finished"
+    assert "there is no report: ZeroDivisionError: a row of nothing" in caplog.text
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "partial"])

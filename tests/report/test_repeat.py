@@ -16,10 +16,11 @@ from typer.main import get_command
 
 from dno.cli.config import start_values
 from dno.cli.main import make_app
-from dno.cli.optimize import _configure
 from dno.report.repeat import repeat_of
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import open_run
+from dno.runs.shorthands import assemble, known_options
+from dno.runs.spellings import parse_settings
 from dno.testing import strategies as dno_st
 
 WHOLE: dict[str, Any] = {"prompts": ["a cat"], "rewards": ["brightness"]}
@@ -40,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
         "coarse": [],
         "p_floor": 0.0,
     },
+    "a price that adapts": {"regularizers": [{"use": "permutation", "weight": "auto"}, "norm"]},
     "a search": {
         "optimizer": {"use": "best-of-n"},
         "warm_start": {"optimizer": "local-search", "iterations": 8},
@@ -74,17 +76,14 @@ def carried_out(command: str) -> RunConfig:
     }
     values = {**start_values(None), "prompts": chosen.pop("prompts")}
     settings = chosen.pop("settings")
-    options = {name: value for name, value in chosen.items() if name not in NO_OPTIONS}
-    return _configure(values, options, settings, source="")
+    options = {name: chosen[name] for name in known_options(command_line=True)}
+    return assemble(values, options, parse_settings(settings or []), command_line=True)
 
 
 @functools.cache
 def parser() -> Any:
     """What reads the command line."""
     return get_command(make_app()).commands["optimize"]  # type: ignore[attr-defined]
-
-
-NO_OPTIONS = {"compare", "out", "quiet", "no_report", "config"}
 
 
 def same(one: RunConfig, other: RunConfig) -> bool:

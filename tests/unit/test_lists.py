@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dno.errors import ConfigError
-from dno.runs.lists import Row, read_rows, rows_from
+from dno.runs.lists import Row, read_prompts, read_rows, rows_from
 from dno.runs.spellings import parse_part, parse_seeds
 
 Form = tuple[str, str, list[str]]
@@ -105,7 +105,7 @@ WRONG = {
         "list.csv", "prompt,optimzer.step\nx,1\n", r"row 1: the column 'optimzer.step' leads to no "
         r"option; did you mean optimizer\?"
     ),
-    "not text": Wrong("list.txt", "\udcff", "cannot be read"),
+    "not text": Wrong("list.txt", "a\nb\r\n\udcff\n", r"line 3 is no UTF-8 text, its byte 0xff"),
 }  # fmt: skip
 
 
@@ -140,3 +140,36 @@ def test_seeds_that_are_none_are_told(text: str) -> None:
 def test_parts_that_are_none_are_told(text: str) -> None:
     with pytest.raises(ConfigError, match="^--shard: needs part i of n"):
         parse_part(text, "--shard")
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list", "prompts.md"])
+def test_a_plain_list_for_one_run_has_a_prompt_a_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("a cat\r\n\n  a dog \nein M\u00e4dchen\n", encoding="utf-8")
+    assert read_prompts(tmp_path / name) == ["a cat", "a dog", "ein M\u00e4dchen"]
+
+
+def test_a_list_for_one_run_may_be_a_table_with_labels(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("prompt,Category\na cat,animals\n")
+    assert read_prompts(tmp_path / "table.csv") == ["a cat"]
+
+
+NO_LISTS = {
+    "a bad line": ("list", "a cat\n\na \x07 dog\n", "list, line 3: the prompt has the control"),
+    "an option": ("t.csv", "prompt,steps\na cat,3\n", "t.csv, row 1: sets steps, and a run has"),
+    "a place": ("t.csv", "prompt,sampler.eta\na cat,1\n", "row 1: sets sampler.eta, .* dno batch"),
+    "nothing": ("list", "\n \n", "list: holds no prompt"),
+    "no text": ("list", b"\xff\xfe\x00\xd8", "list: line 1 is no UTF-8 text"),
+}
+
+
+@pytest.mark.parametrize("case", NO_LISTS.values(), ids=NO_LISTS)
+def test_what_is_no_list_for_one_run_is_told_by_its_place(
+    tmp_path: Path, case: tuple[str, str | bytes, str]
+) -> None:
+    name, content, told = case
+    data = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConfigError, match=told):
+        read_prompts(tmp_path / name)
+    with pytest.raises(ConfigError, match="there is no such file"):
+        read_prompts(tmp_path / "nowhere")

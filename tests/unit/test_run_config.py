@@ -42,7 +42,7 @@ CONFIGS = st.fixed_dictionaries(
         "iterations": st.integers(0, 10**6),
         "max_grad_norm": st.floats(1e-6, 1e6),
         "log_p_floor": st.floats(max_value=0, allow_nan=False),
-        "dtype": st.sampled_from(["float32", "bfloat16", "float16", "float64"]),
+        "dtype": st.sampled_from(["auto", "float32", "bfloat16", "float16", "float64"]),
         "sampler": st.fixed_dictionaries(
             {"use": st.just("ddim")},
             optional={
@@ -50,7 +50,7 @@ CONFIGS = st.fixed_dictionaries(
                 "eta": st.floats(0, 1),
                 "guidance_scale": st.floats(0, 50),
                 "negative_prompt": st.text(),
-                "memory": st.sampled_from(["keep", "recompute"]),
+                "memory": st.sampled_from(["auto", "keep", "recompute", "20GiB"]),
             },
         ),
         "regularizers": st.lists(
@@ -104,7 +104,7 @@ def test_the_defaults():
         "eta": 1.0,
         "guidance_scale": 5.0,
         "negative_prompt": "",
-        "memory": "keep",
+        "memory": "auto",
         "loras": [],
         "embeddings": [],
         "long_prompts": False,

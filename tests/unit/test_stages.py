@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ from dno.core.noise import gaussian_noise
 from dno.core.problem import Problem
 from dno.core.result import Outcome, Status
 from dno.core.stages import LoopState, Phase
-from dno.core.terms import RewardTerm
+from dno.core.terms import RewardTerm, Term
 from dno.errors import ConfigError
 from dno.testing.toy import Ascent
 
@@ -31,12 +31,14 @@ ENTRIES = math.prod(SHAPE)
 class Walk:
     """A picture of the sum of `steps` draws; the noise of a coarser one adds up neighbouring draws.
 
-    `wrong` bends the coarse picture away from the fine one.
+    `wrong` bends the coarse picture away from the fine one, by one number or one a sample. `asked`
+    has the number of samples of each call.
     """
 
     noise_BN: Tensor
     steps: int
-    wrong: float = 0.0
+    wrong: float | Tensor = 0.0
+    asked: list[int] = field(default_factory=list)
 
     @property
     def draws(self) -> Sequence[tuple[int, ...]]:
@@ -47,6 +49,7 @@ class Walk:
         return self.steps
 
     def __call__(self, noise_BN: Tensor, /) -> Tensor:
+        self.asked.append(len(noise_BN))
         summed = noise_BN.view(-1, self.steps, ENTRIES).sum(1) / math.sqrt(self.steps)
         return (summed * (1 - self.wrong)).sigmoid().view(-1, *SHAPE)
 
@@ -62,7 +65,7 @@ class Coarser:
 
     fine: Walk
     steps: int
-    wrong: float = 0.0
+    wrong: float | Tensor = 0.0
 
     @cached_property
     def sample(self) -> Walk:
@@ -224,14 +227,19 @@ def test_it_resumes_to_the_same_bits_from_any_stage(stopped_at: int) -> None:
     assert str(records[0]) == str(records[1])
 
 
-def posed(wrong: float) -> tuple[Problem, list[Phase]]:
-    """Two samples on a walk whose coarse map promises more, or less, than the fine one holds."""
+def posed(wrong: float | Sequence[float]) -> tuple[Problem, list[Phase]]:
+    """Samples on a walk whose coarse map promises more, or less, than the fine one holds.
+
+    They are two, or as many as there are numbers.
+    """
     from dno.core.stages import Coarse, Stay
 
-    items = [("x", 0), ("y", 1)]
-    walk = Walk(gaussian_noise((SHAPE,) * 8, [0, 1]), 8)
+    if isinstance(wrong, float):
+        wrong = (wrong, wrong)
+    items = [(letter, seed) for seed, letter in enumerate("xyz"[: len(wrong)])]
+    walk = Walk(gaussian_noise((SHAPE,) * 8, range(len(wrong))), 8)
     fine = Problem(items, walk, [RewardTerm("brightness", brightness)])
-    map_ = Coarser(walk, 2, wrong=wrong)
+    map_ = Coarser(walk, 2, wrong=torch.tensor(wrong)[:, None])
     coarse = Coarse(map_, replace(fine, sample=map_.sample), 2)
     return fine, [
         Phase(Stay(), 1),
@@ -260,3 +268,120 @@ def test_only_samples_that_lost_their_gain_are_repaired() -> None:
     problem, phases = posed(wrong=0.0)
     outcome, _ = carried_out(problem, phases)
     assert grids(outcome) == [None, 2, 2, 2, None]
+
+
+def asked_alone(problem: Problem) -> tuple[Problem, list[int]]:
+    """The problem whose samples may be asked without the others, and the sizes of such calls."""
+    walk = problem.sample
+    assert isinstance(walk, Walk)
+    asked: list[int] = []
+
+    def rows(places: Sequence[int]) -> Walk:
+        return Walk(walk.noise_BN[list(places)], 8, asked=asked)
+
+    return replace(problem, rows=rows), asked
+
+
+def of_records(outcome: Outcome) -> str:
+    return str([replace(record, seconds=0.0) for record in outcome.history])
+
+
+def test_a_repair_asks_only_about_samples_that_move_and_finds_the_same_bits() -> None:
+    problem, phases = posed(wrong=[0.0, -1.5, -1.5])
+    whole, _ = carried_out(problem, phases)
+    apart, asked = asked_alone(problem)
+    outcome, _ = carried_out(apart, phases)
+
+    assert len(outcome.history) > 5
+    assert set(asked) <= {1, 2}
+    # A look and a step for each record after the hand-over's; the last look finds nothing lost.
+    assert of_records(outcome) == of_records(whole)
+    for mine, theirs in ((outcome.best, whole.best), (outcome.last, whole.last)):
+        for name, tensor in theirs.tensors().items():
+            assert torch.equal(mine.tensors()[name], tensor), name
+
+
+def test_what_stays_is_not_asked_again_once_all_are_known() -> None:
+    problem, phases = posed(wrong=[0.0, 0.0, -1.5])
+    apart, asked = asked_alone(problem)
+    walk = apart.sample
+    assert isinstance(walk, Walk)
+    outcome, _ = carried_out(apart, phases)
+    # All at the start, and all at the hand-over.
+    assert walk.asked == [3, 3]
+    assert asked == [1] * len(asked)
+    assert len(asked) >= 2
+    unmoved = [record.reward[:2] for record in outcome.history[4:]]
+    assert unmoved == unmoved[:1] * len(unmoved)
+
+
+def test_observers_see_all_samples_while_some_are_repaired() -> None:
+    problem, phases = posed(wrong=[0.0, 0.0, -1.5])
+    apart, _ = asked_alone(problem)
+    seen: list[Tensor] = []
+    bus = Bus(RunInfo(apart.items, 7, 0, None), [Watching(seen)])
+    optimize(apart, phases, bus=bus)
+    assert {len(samples) for samples in seen} == {3}
+    assert torch.equal(seen[-1][:2], seen[4][:2])
+    assert not torch.equal(seen[-1][2], seen[4][2])
+
+
+@dataclass(frozen=True)
+class Watching:
+    seen: list[Tensor]
+
+    @hookimpl
+    def step_done(self, event: StepDone) -> None:
+        self.seen.append(event.samples)
+
+
+def drawn(noise_BN: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    return torch.stack([torch.rand((), generator=generator) for generator in generators])
+
+
+@pytest.mark.parametrize("stopped_at", range(7))
+def test_a_repair_of_some_resumes_to_the_same_bits(stopped_at: int) -> None:
+    problem, phases = posed(wrong=[0.0, -1.2, -3.0])
+    # Its answers are other ones at each evaluation: those of samples that stay must be kept.
+    apart, _ = asked_alone(replace(problem, reports=[Term("drawn", drawn)]))
+    whole, states = carried_out(apart, phases)
+    resumed, _ = carried_out(apart, phases, state=states[stopped_at])
+    assert of_records(resumed) == of_records(whole)
+    for name, tensor in whole.last.tensors().items():
+        assert torch.equal(resumed.last.tensors()[name], tensor), name
+
+
+def test_three_samples_are_three_of_one_while_some_are_repaired() -> None:
+    wrong = [0.0, -1.2, -3.0]
+    problem, phases = posed(wrong=wrong)
+    together, _ = carried_out(asked_alone(problem)[0], phases)
+    for row in range(3):
+        items = [problem.items[row]]
+        walk = Walk(gaussian_noise((SHAPE,) * 8, [row]), 8)
+        fine = replace(problem, items=items, sample=walk)
+        map_ = Coarser(walk, 2, wrong=wrong[row])
+        coarse = phases[1].coarse
+        assert coarse is not None
+        own = replace(coarse, map=map_, problem=replace(fine, sample=map_.sample))
+        alone, _ = carried_out(fine, [phases[0], replace(phases[1], coarse=own), phases[2]])
+        # To the last bits of sums, which torch adds up otherwise for other numbers of rows.
+        assert torch.allclose(alone.best.noise_BN[0], together.best.noise_BN[row], atol=1e-5)
+        assert torch.allclose(alone.best.score_B[0], together.best.score_B[row], atol=1e-6)
+
+
+def test_a_sample_that_fails_while_it_is_repaired_alone_ends_no_other() -> None:
+    problem, phases = posed(wrong=[0.0, 0.0, -1.5])
+    calls = 0
+
+    def sick(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        nonlocal calls
+        value_B = brightness(images, prompts)
+        calls += len(images) == 1
+        return value_B * math.nan if len(images) == 1 and calls > 1 else value_B
+
+    apart, _ = asked_alone(replace(problem, rewards=[RewardTerm("brightness", sick)]))
+    outcome, _ = carried_out(apart, phases)
+    assert outcome.status is Status.PARTIAL
+    assert list(outcome.failures) == [2]
+    assert "for sample 2;" in outcome.failures[2]
+    assert math.isfinite(outcome.history[-1].reward[0])

@@ -292,7 +292,8 @@ def test_saving_takes_no_more_than_a_share_of_the_time(
     for _ in range(400):
         now += 1.0
         folder.save_state(loop_state(), CONFIG, every=5.0)
-    assert 8 <= len(writes) <= 12
+    # 2 s each are worth it every two minutes.
+    assert 3 <= len(writes) <= 5
 
 
 def test_a_config_is_taken_apart_once_a_run(

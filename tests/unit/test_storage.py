@@ -19,6 +19,7 @@ from dno.core.result import Snapshot, StepRecord
 from dno.core.stages import LoopState
 from dno.errors import RunError, RunFolderError
 from dno.media import pictures
+from dno.runs import storage
 from dno.runs.folders import default_folder, free_folder, slug
 from dno.runs.run_config import RunConfig
 from dno.runs.storage import RunFolder
@@ -70,6 +71,7 @@ def loop_state(iteration=3):
         coarse_best=replace(snapshot, score_B=torch.randn(1)),
         fine_BN=torch.randn(1, 8),
         repair_B=torch.tensor([True]),
+        last=replace(snapshot, score_B=torch.randn(1)),
         initial=snapshot,
         best=snapshot,
         history=[replace(record, iteration=i) for i in range(iteration)],
@@ -92,7 +94,7 @@ def test_a_state_comes_back_bit_for_bit(folder):
     assert torch.equal(loaded.noise_BN, state.noise_BN)
     assert loaded.optimizer.keys() == state.optimizer.keys()
     assert all(torch.equal(loaded.optimizer[k], v) for k, v in state.optimizer.items())
-    for name in ("initial", "best", "coarse_best"):
+    for name in ("initial", "best", "coarse_best", "last"):
         ours, theirs = getattr(loaded, name).tensors(), getattr(state, name).tensors()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -246,3 +248,10 @@ def test_a_new_folder_that_another_process_filled_meanwhile_is_left_alone(tmp_pa
     with pytest.raises(RunFolderError, match="run is in use"):
         RunFolder(tmp_path / "run", new=True)
     assert (tmp_path / "run" / "best.png").read_text() == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("took", "waits"), [(0.0, 0.0), (0.05, 10.0), (0.6, 120.0), (2.0, 120.0), (10.0, 200.0)]
+)
+def test_saving_waits_until_it_takes_little_of_the_time(took, waits):
+    assert storage._wait_after(took) == pytest.approx(waits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import subprocess
 import sys
@@ -18,8 +19,10 @@ import dno
 from dno.core.function import FunctionSampler
 from dno.errors import ConfigError
 from dno.plugin import StepDone
-from dno.runs.batch import Standing, shard, standing
+from dno.runs.batch import shard
 from dno.runs.lock import hold
+from dno.runs.standing import Standing, standing
+from dno.runs.storage import RunFolder
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
 
@@ -163,6 +166,10 @@ WRONG = {
     ),
     "a value": ([{"prompt": "x", "iterations": -1}], "prompts, entry 1: iterations: .*got -1"),
     "a place": ([{"prompt": "x", "optimizer.stp": 1}], "prompts, entry 1: .*unknown option"),
+    "one bad line": (
+        [*[f"animal {n}" for n in range(300)], "a\x00cat", "a dog"],
+        "^prompts, entry 301: the prompt has the control character U[+]0000 in it, as character 2",
+    ),
     "text alone": ("a cat", "prompts: should be a list of prompts"),
 }
 
@@ -215,3 +222,78 @@ def test_observers_of_a_study_see_each_item(tmp_path: Path) -> None:
 
     study(tmp_path / "study", observer=look, seeds=[0], iterations=0)
     assert seen == ["a cat", "a dog"]
+
+
+def test_the_table_is_written_as_parquet_too(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    prompts = [{"prompt": "a cat", "Category": "pets"}, {"prompt": "a dog"}]
+    found = study(tmp_path / "study", prompts, seeds=[2**64 - 1], iterations=0)
+    rows = parquet.read_table(tmp_path / "study" / "items.parquet").to_pylist()
+    assert [row["seed"] for row in rows] == [2**64 - 1] * 2
+    assert [row["label.Category"] for row in rows] == ["pets", None]
+    for row, expected in zip(rows, found.rows, strict=True):
+        assert row["rewards.bright.best"] == expected["rewards.bright.best"]
+
+
+def test_of_an_item_that_is_done_the_best_alone_is_kept(tmp_path: Path) -> None:
+    study(tmp_path / "all", ["a cat"], seeds=[0])
+    study(tmp_path / "best", ["a cat"], seeds=[0], keep="best")
+    (everything,) = folders(tmp_path / "all")
+    (thin,) = folders(tmp_path / "best")
+    gone = {path.name for path in everything.iterdir()} - {path.name for path in thin.iterdir()}
+    assert gone == {"state.safetensors", "last.png", "frames"}
+    assert bits(tmp_path / "all") == bits(tmp_path / "best")
+
+    # Asked again, it is done; and what was kept in full can be made thin.
+    assert study(tmp_path / "best", ["a cat"], seeds=[0], keep="best").failed == []
+    study(tmp_path / "all", ["a cat"], seeds=[0], keep="best")
+    assert not (everything / "state.safetensors").exists()
+
+
+def test_what_is_held_while_the_others_run_is_looked_at_again(tmp_path: Path) -> None:
+    study(tmp_path / "study", iterations=0)
+    first = folders(tmp_path / "study")[0]
+    (first / "result.json").unlink()
+    release = hold(first)
+
+    def let_go(event: StepDone) -> None:
+        release()
+
+    found = study(tmp_path / "study", ["a cat", "a dog", "a fox"], iterations=0, observer=let_go)
+    assert [row["standing"] for row in found.rows] == ["done"] * 6
+
+
+def test_where_the_result_is_nothing_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write = RunFolder.write
+
+    def note(folder: RunFolder, name: str, data: bytes) -> None:
+        written.append(name)
+        write(folder, name, data)
+
+    monkeypatch.setattr(RunFolder, "write", note)
+    study(tmp_path / "study", ["a cat"], seeds=[0])
+    before, _, after = " ".join(written).partition("result.json")
+    assert {"best.png", "last.png", "noise.safetensors", "state.safetensors"} <= {*before.split()}
+    assert after == ""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+def test_a_process_does_not_grow_with_the_runs_that_it_made(tmp_path: Path) -> None:
+    looks: list[tuple[int, int]] = []
+
+    def look(event: StepDone) -> None:
+        gc.collect()
+        looks.append((len([*Path("/proc/self/fd").iterdir()]), len(gc.get_objects())))
+
+    prompts = [f"animal {number}" for number in range(14)]
+    study(tmp_path / "study", prompts, seeds=[0], iterations=0, observer=look)
+    # The first few fill caches.
+    files, objects = zip(*looks[4:], strict=True)
+    assert len(set(files)) == 1
+    # A row each stays, of what became of it.
+    assert objects[-1] - objects[0] < 20 * len(objects)

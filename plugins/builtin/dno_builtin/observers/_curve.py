@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from dno.plugin import Outcome, RunFinished, hookimpl, thumbnails, write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SHOWN = 4
 """Samples whose pictures are shown; the curves show all."""
@@ -29,6 +31,9 @@ class CurveObserver:
 
 def draw(outcome: Outcome) -> Figure:
     """The run as a figure: a row of pictures where samples have them, above the curves."""
+    # Here, since it takes a second that no run should wait for before it begins.
+    from matplotlib.figure import Figure
+
     rows = {
         title: _row(outcome, snapshot.samples)
         for title, snapshot in {

@@ -6,10 +6,9 @@ import logging
 
 from dno.plugin import (
     BuildContext,
-    ConfigError,
     ObserverConfig,
-    RunError,
     RunFinished,
+    clean,
     hookimpl,
     write_report,
 )
@@ -41,5 +40,6 @@ class Reporter:
             return
         try:
             write_report(folder)
-        except (ConfigError, RunError) as error:
-            _log.warning("there is no report: %s", error)
+        # No page is worth a run that went well, whatever keeps it from being written.
+        except Exception as error:
+            _log.warning("there is no report: %s", clean(f"{type(error).__name__}: {error}"))

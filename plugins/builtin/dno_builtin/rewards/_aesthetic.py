@@ -15,7 +15,14 @@ from dno.plugin import ConfigError
 from dno_builtin.rewards._clip import features, load_network
 from dno_builtin.rewards._files import fetch
 from dno_builtin.rewards._preprocess import Preprocess
-from dno_builtin.rewards._weights import apply_layers, full, linear_layers, loading, read_weights
+from dno_builtin.rewards._weights import (
+    apply_layers,
+    full,
+    linear_layers,
+    loading,
+    read_weights,
+    seen_in,
+)
 
 
 def load_aesthetic(
@@ -74,6 +81,9 @@ class AestheticScore:
 
     def __call__(self, images: Tensor, prompts: Sequence[str], /) -> Tensor:
         """`B` scores for `B x 3 x H x W` images in [0, 1]."""
-        pixels = self.preprocess(full(images.to(self.model.device))).to(self.model.dtype)
-        features_BF = full(features(self.model.get_image_features(pixel_values=pixels)))
+        pixels = self.preprocess(full(images.to(self.model.device)))
+        features_BF = seen_in(self.model.dtype, pixels, self._seen)
         return apply_layers(self.head, F.normalize(features_BF, dim=1))
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        return features(self.model.get_image_features(pixel_values=pixels))

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from dno.plugin import ConfigError
+from dno.plugin import ConfigError, without_weights
 from dno_builtin.rewards._files import WEIGHTS, commit, fetch
 from dno_builtin.rewards._preprocess import Preprocess
-from dno_builtin.rewards._weights import full, loading, read_weights
+from dno_builtin.rewards._weights import full, loading, read_weights, seen_in
 
 _log = logging.getLogger("dno")
 
@@ -25,8 +25,24 @@ READING = threading.Lock()
 Kind = Literal["CLIP", "SigLIP"]
 
 
-def load_network(model: str, kind: Kind, revision: str | None, dtype: torch.dtype) -> Any:
-    """A folder's or hub id's `CLIPModel` or `SiglipModel`, frozen, on the CPU.
+def load_network(
+    model: str,
+    kind: Kind,
+    revision: str | None,
+    dtype: torch.dtype,
+    *,
+    device: torch.device | None = None,
+    weightless: bool = False,
+) -> Any:
+    """A folder's or hub id's `CLIPModel` or `SiglipModel`, frozen.
+
+    Args:
+        model: the folder or hub id.
+        kind: which of the two.
+        revision: of a hub id.
+        dtype: of its weights.
+        device: where they go; None: they stay on the CPU.
+        weightless: whether its weights are to be shapes, and none need be there.
 
     Raises:
         ConfigError: it cannot be loaded, is of another type, or lacks weights.
@@ -42,6 +58,10 @@ def load_network(model: str, kind: Kind, revision: str | None, dtype: torch.dtyp
             raise ConfigError(
                 f'"{model}" is a model of type {config.model_type}; name a {kind} model', at="model"
             )
+        if weightless:
+            with without_weights():
+                shape = cls._from_config(config, dtype=dtype)
+            return shape.eval().requires_grad_(False)
         weights = fetch(model, WEIGHTS, revision)
         if weights.suffix == ".bin":
             source = {"config": config, "state_dict": read_weights(weights)}
@@ -66,6 +86,8 @@ def load_network(model: str, kind: Kind, revision: str | None, dtype: torch.dtyp
             f'"{model}" lacks {len(missing)} of a {kind} model\'s weights, such as {missing[0]}',
             at="model",
         )
+    if device is not None:
+        network.to(device)
     return network.eval().requires_grad_(False)
 
 
@@ -107,10 +129,13 @@ class CosineScore:
     def __call__(self, images: Tensor, prompts: Sequence[str], /) -> Tensor:
         """`B` scores for `B x 3 x H x W` images in [0, 1] and B prompts."""
         text_BF = torch.stack([self._text(prompt) for prompt in prompts])
-        pixels = self.preprocess(full(images.to(self.model.device))).to(self.model.dtype)
-        seen_BF = full(features(self.model.get_image_features(pixel_values=pixels)))
+        pixels = self.preprocess(full(images.to(self.model.device)))
+        seen_BF = seen_in(self.model.dtype, pixels, self._seen)
         scores_B = self.scale * F.cosine_similarity(seen_BF, text_BF, dim=1)
         return scores_B.clamp(min=0) if self.floor else scores_B
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        return features(self.model.get_image_features(pixel_values=pixels))
 
     def _text(self, prompt: str) -> Tensor:
         """The prompt's embedding."""

@@ -4,6 +4,7 @@ head.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from dno_builtin.rewards._weights import (
     linear_layers,
     loading,
     read_weights,
+    seen_in,
 )
 
 _log = logging.getLogger("dno")
@@ -110,10 +112,16 @@ class ImageRewardScore:
 
     def __call__(self, images: Tensor, prompts: Sequence[str], /) -> Tensor:
         """`B` scores for `B x 3 x H x W` images in [0, 1] and B prompts."""
-        pixels = self.preprocess(full(images.to(self.vision.device))).to(self.vision.dtype)
+        pixels = self.preprocess(full(images.to(self.vision.device)))
+        look = functools.partial(self._read_with, prompts)
+        read_BLD = seen_in(self.vision.dtype, pixels, look)
+        return (apply_layers(self.head, read_BLD[:, 0]) - MEAN) / STD
+
+    def _read_with(self, prompts: Sequence[str], pixels: Tensor) -> Tensor:
+        """What the prompts' tokens are to their images."""
         seen_BPD = self.vision(pixel_values=pixels).last_hidden_state
         ids, masks = zip(*(self._read(prompt) for prompt in prompts), strict=True)
-        read_BLD = self.text(
+        read_BLD: Tensor = self.text(
             input_ids=torch.cat(ids),
             attention_mask=torch.cat(masks),
             encoder_hidden_states=seen_BPD,
@@ -123,7 +131,7 @@ class ImageRewardScore:
             use_cache=False,
             is_decoder=False,
         ).last_hidden_state
-        return (apply_layers(self.head, full(read_BLD[:, 0])) - MEAN) / STD
+        return read_BLD
 
     def _read(self, prompt: str) -> tuple[Tensor, Tensor]:
         """The prompt's tokens and which of them are not filling, `1 x TOKENS` each."""

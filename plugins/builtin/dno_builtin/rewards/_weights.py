@@ -11,7 +11,7 @@ import os
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dno.plugin import ConfigError, first_line, quiet
+from dno_builtin._lift import Lift
 
 _log = logging.getLogger("dno")
 
@@ -193,6 +194,24 @@ def apply_layers(layers: list[tuple[Tensor, Tensor]], features_BF: Tensor) -> Te
             features_BF, weight.to(features_BF.dtype), bias.to(features_BF.dtype)
         )
     return features_BF.squeeze(1)
+
+
+def seen_in(dtype: torch.dtype, pixels: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a model in that dtype answers of pixels, in at least float32.
+
+    Gradients on their way through float16 are scaled, so that they are not lost in it.
+
+    Args:
+        dtype: the model's.
+        pixels: `B x ...`, in at least float32.
+        look: the model's answer, a row for each of the pixels'.
+    """
+    if dtype != torch.float16:
+        return full(look(pixels.to(dtype)))
+    lift = Lift()
+    narrow: Tensor = lift.enter(pixels).to(dtype)
+    answer: Tensor = lift.leave(full(look(narrow)))
+    return answer
 
 
 def full(values: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ class Brightness(RewardConfig):
     """Mean pixel value of each image, in [0, 1]: 0 is black, 1 is white."""
 
     judges = "image"
+    weightless = True
 
     def build(self, ctx: BuildContext) -> Reward:
         """The reward; it has no weights."""

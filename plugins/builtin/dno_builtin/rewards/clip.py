@@ -22,6 +22,8 @@ class Clip(ModelReward):
     others: see the model page.
     """
 
+    weightless = True
+
     model: str = Field(default="emoji-clip", min_length=1)
     """An installed model's name, a folder that holds a `CLIPModel` with its `CLIPProcessor`, or a
     hub id (owner/name); no code is run to read its weights."""
@@ -60,13 +62,21 @@ class Clip(ModelReward):
 
         from dno_builtin.rewards._clip import CosineScore, load_network, load_processor
 
-        self.check()
+        if not ctx.weightless:
+            self.check()
         model = locate(self.model)
-        network = load_network(model, "CLIP", self.revision, getattr(torch, self.dtype))
+        network = load_network(
+            model,
+            "CLIP",
+            self.revision,
+            getattr(torch, self.dtype),
+            device=ctx.device,
+            weightless=ctx.weightless,
+        )
         tokenizer, preprocess = load_processor(model, "CLIP", self.revision, "model")
         depicts = self.clipscore and "template" not in self.model_fields_set
         return CosineScore(
-            network.to(ctx.device),
+            network,
             tokenizer,
             preprocess,
             template="A photo depicts {}" if depicts else self.template,

@@ -35,6 +35,7 @@ class Contrast(RewardConfig):
     """
 
     judges = "image"
+    weightless = True
 
     def build(self, ctx: BuildContext) -> Reward:
         """The reward; it has no weights."""

@@ -20,6 +20,7 @@ class Darkness(RewardConfig):
     """1 - mean pixel value of each image, in [0, 1]: 0 is white, 1 is black."""
 
     judges = "image"
+    weightless = True
 
     def build(self, ctx: BuildContext) -> Reward:
         """The reward; it has no weights."""

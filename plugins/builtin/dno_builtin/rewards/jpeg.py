@@ -41,6 +41,7 @@ class Jpeg(RewardConfig):
     """
 
     judges = "image"
+    weightless = True
     differentiable: ClassVar[bool] = False
 
     quality: int = Field(default=95, ge=1, le=95)

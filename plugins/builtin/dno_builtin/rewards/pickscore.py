@@ -25,6 +25,8 @@ class PickScore(ModelReward):
     repository says MIT.
     """
 
+    weightless = True
+
     model: str = Field(default="yuvalkirstain/PickScore_v1", min_length=1)
     """A folder that holds a `CLIPModel`, or a hub id (owner/name); no code is run to read its
     weights."""
@@ -52,13 +54,20 @@ class PickScore(ModelReward):
 
         from dno_builtin.rewards._clip import CosineScore, load_network, load_processor
 
-        self.check()
+        if not ctx.weightless:
+            self.check()
         network = load_network(
-            locate(self.model), "CLIP", self.revision, getattr(torch, self.dtype)
+            locate(self.model),
+            "CLIP",
+            self.revision,
+            getattr(torch, self.dtype),
+            device=ctx.device,
+            weightless=ctx.weightless,
         )
         tokenizer, preprocess = load_processor(self._processor(), "CLIP", None, "processor")
-        scale = network.logit_scale.float().exp().item()
-        return CosineScore(network.to(ctx.device), tokenizer, preprocess, scale=scale)
+        # A shape has no number; which does not matter to a plan.
+        scale = 100.0 if ctx.weightless else network.logit_scale.float().exp().item()
+        return CosineScore(network, tokenizer, preprocess, scale=scale)
 
     def _processor(self) -> str:
         if self.processor is not None:

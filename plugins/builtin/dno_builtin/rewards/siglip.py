@@ -21,6 +21,8 @@ class Siglip(ModelReward):
     Licence: google/siglip2-so400m-patch14-384 Apache-2.0; others: see the model page.
     """
 
+    weightless = True
+
     model: str = Field(default="google/siglip2-so400m-patch14-384", min_length=1)
     """A folder that holds a `SiglipModel` with its `SiglipProcessor`, or a hub id (owner/name); no
     code is run to read its weights."""
@@ -47,8 +49,16 @@ class Siglip(ModelReward):
 
         from dno_builtin.rewards._clip import CosineScore, load_network, load_processor
 
-        self.check()
+        if not ctx.weightless:
+            self.check()
         model = locate(self.model)
-        network = load_network(model, "SigLIP", self.revision, getattr(torch, self.dtype))
+        network = load_network(
+            model,
+            "SigLIP",
+            self.revision,
+            getattr(torch, self.dtype),
+            device=ctx.device,
+            weightless=ctx.weightless,
+        )
         tokenizer, preprocess = load_processor(model, "SigLIP", self.revision, "model")
-        return CosineScore(network.to(ctx.device), tokenizer, preprocess, kind="SigLIP")
+        return CosineScore(network, tokenizer, preprocess, kind="SigLIP")

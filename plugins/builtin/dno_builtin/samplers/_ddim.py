@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from dno.plugin import ConfigError, quiet
+from dno.plugin import ConfigError, Room, quiet
 
 from ._diffusers.apart import ApartNoiseMap
 from ._diffusers.folder import PIPELINES, check_size, check_steps
 from ._diffusers.invert import noise_of
 from ._diffusers.kinds import check_ddim
 from ._diffusers.live import check_live
-from ._diffusers.memory import Memory
 from ._diffusers.needs import DDIM_PIPELINES, PICTURES
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.schedule import UNCLIPPED, Scheduler, options_of
@@ -38,7 +38,7 @@ class DDIMSampler:
         steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps,
             long_prompts, start_image: see `DDIM`.
         inputs: see `PipelineSampler`.
-        device, dtype: see `PipelineSampler`.
+        device, dtype, vae_dtype: see `PipelineSampler`.
 
     Raises:
         ConfigError: the pipeline cannot be sampled by DDIM, or a size or number of steps does not
@@ -55,13 +55,14 @@ class DDIMSampler:
         negative_prompt: str = "",
         height: int | None = None,
         width: int | None = None,
-        memory: Memory = "keep",
+        memory: str = "keep",
         last_steps: int | None = None,
         long_prompts: bool = False,
         start_image: Path | None = None,
         inputs: Mapping[str, Any] | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        vae_dtype: torch.dtype | None = None,
     ) -> None:
         _check_pipeline(pipe)
         with quiet():
@@ -86,11 +87,17 @@ class DDIMSampler:
             scheduler=scheduler,
             device=device,
             dtype=dtype,
+            vae_dtype=vae_dtype,
         )
         self.device: torch.device = self._sampler.device
+        self._inputs = dict(inputs or {})
         self._start_image = start_image
         self._started: dict[tuple[str, int], Tensor] = {}
         """The noise of the start image, by prompt and seed."""
+
+    def make_room(self, room: Room) -> None:
+        """See `PipelineSampler.make_room`."""
+        self._sampler.make_room(room)
 
     def bind(
         self, prompts: Sequence[str], seeds: Sequence[int]
@@ -114,13 +121,38 @@ class DDIMSampler:
             )
         return bound
 
+    def noise_of(self, picture: Image.Image, sample: PipelineNoiseMap | ApartNoiseMap) -> Tensor:
+        """Ordinary noise from which this sampler draws a picture, `B x N`.
+
+        Args:
+            picture: in RGB; scaled to the sampler's size.
+            sample: this sampler, bound, with the seeds' noise.
+
+        Raises:
+            ConfigError: no such noise was found, and why.
+        """
+        # The search needs all the noise to move, from the first latent on.
+        drawn = isinstance(sample, PipelineNoiseMap) and sample.moves_all
+        if not drawn or any(name in PICTURES for name in self._inputs):
+            raise ConfigError(
+                "is a picture, from which a text-to-image model can start that moves all its "
+                "noise; leave out last_steps, image and mask"
+            )
+        assert isinstance(sample, PipelineNoiseMap)
+        return noise_of(picture, sample, "the picture")
+
     def _start_noise(
         self, image: Path, bound: PipelineNoiseMap, prompts: Sequence[str], seeds: Sequence[int]
     ) -> Tensor:
         """The noise of the start image, searched for once for each prompt and seed."""
         items = list(zip(prompts, seeds, strict=True))
         if not all(item in self._started for item in items):
-            rows = noise_of(image, bound)
+            with Image.open(image) as picture:
+                seen = ImageOps.exif_transpose(picture).convert("RGB")
+            try:
+                rows = noise_of(seen, bound, str(image))
+            except ConfigError as error:
+                raise error.inside("start_image") from None
             self._started.update(zip(items, rows, strict=True))
         return torch.stack([self._started[item] for item in items])
 

@@ -7,17 +7,21 @@ from typing import Any
 
 import torch
 
+from dno.plugin import Room
+
 from ._diffusers.apart import ApartNoiseMap
 from ._diffusers.call import call_parameters, check_class, check_negative_prompt, check_options
 from ._diffusers.conditioning import arguments, fitted, prepare
 from ._diffusers.embeddings import tell_unused
+from ._diffusers.ledger import Ledger
 from ._diffusers.lengths import length_arguments
-from ._diffusers.live import check_live
-from ._diffusers.memory import Memory
+from ._diffusers.live import check_live, computes_on, tell_set_aside
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.parts import own_dtype, private_pipeline, remembering
 from ._diffusers.prompts import Cuts, check_long_prompts, read_long_prompts, tell_syntax
+from ._diffusers.shapes import answer_by_zeros
+from ._diffusers.spare import Spare
 from ._diffusers.watch import SharedDrawError
 
 
@@ -38,10 +42,11 @@ class PipelineSampler:
         inputs: pictures and what goes with them, as `InputsConfig.inputs` has them.
         lengths: frames, their rate, and seconds of sound, as `Pipeline.lengths` has them.
         scheduler: what samples in place of the pipeline's own `scheduler`; it is left as it is.
-        device: where to compute; None: where the pipeline is.
-        dtype: what the denoising networks and the text encoders compute in; None: the pipeline's
-            own. Decoders compute in float32 (float64 where that is float64): half precision
-            overflows in them.
+        device: where to compute; None: where the pipeline does.
+        dtype: what the denoising networks and the text encoders compute in; None: each in its own,
+            on the pipeline's own weights.
+        vae_dtype: what decoders compute in; None: float32 (float64 where the networks do), since
+            pictures have few levels in bfloat16, and some decoders overflow in float16.
 
     Raises:
         ConfigError: it is not such a pipeline, or it does not take one of the options.
@@ -56,7 +61,7 @@ class PipelineSampler:
         negative_prompt: str = "",
         height: int | None = None,
         width: int | None = None,
-        memory: Memory = "keep",
+        memory: str = "keep",
         last_steps: int | None = None,
         long_prompts: bool = False,
         options: Mapping[str, Any] | None = None,
@@ -65,16 +70,18 @@ class PipelineSampler:
         scheduler: Any = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        vae_dtype: torch.dtype | None = None,
     ) -> None:
         check_class(type(pipe))
         check_live(pipe)
         if long_prompts:
             check_long_prompts(pipe)
-        self.device: torch.device = device or pipe.device
-        dtype = dtype or own_dtype(pipe)
+        self.device: torch.device = device or computes_on(pipe)
+        tell_set_aside(pipe, self.device)
+        networks_dtype = dtype or own_dtype(pipe)
 
         inputs = inputs or {}
-        pipe = fitted(pipe, inputs, dtype)
+        pipe = fitted(pipe, inputs, networks_dtype)
         cls = type(pipe)
         self._prepared = prepare(pipe, inputs, height, width)
         if self._prepared.size is not None:
@@ -83,10 +90,18 @@ class PipelineSampler:
             if "height" not in call_parameters(cls):
                 height = width = None
 
-        self._dtype = wide_dtype(dtype)
+        self._dtype = wide_dtype(networks_dtype)
         self._pipe = private_pipeline(
-            pipe, scheduler=scheduler, device=self.device, dtype=dtype, memory=memory
+            pipe,
+            scheduler=scheduler,
+            device=self.device,
+            dtype=dtype,
+            vae_dtype=vae_dtype,
+            memory=memory,
         )
+        self._spare = Spare(memory, Ledger(self._pipe, networks_dtype))
+        if self._spare.ledger.weightless:
+            answer_by_zeros(self._pipe)
         if long_prompts:
             read_long_prompts(self._pipe)
         self._last_steps = last_steps
@@ -112,6 +127,10 @@ class PipelineSampler:
         check_options(cls, {**self._options, **self._prepared.pictures}, free)
         if negative_prompt:
             check_negative_prompt(cls)
+
+    def make_room(self, room: Room) -> None:
+        """Take no more memory than this from now on, where the policy is `auto` or a size."""
+        self._spare = self._spare.within(room)
 
     def bind(
         self, prompts: Sequence[str], seeds: Sequence[int]
@@ -155,6 +174,8 @@ class PipelineSampler:
 
         pipe = remembering(self._pipe, self._dtype)
         cuts = Cuts(pipe)
-        bound = PipelineNoiseMap(pipe, options, seeds, self.device, self._last_steps)
+        bound = PipelineNoiseMap(
+            pipe, options, seeds, self.device, self._last_steps, spare=self._spare
+        )
         cuts.tell(self._told)
         return bound

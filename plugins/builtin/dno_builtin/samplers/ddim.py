@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import Field
 
-from dno.plugin import BuildContext, ConfigError
+from dno.plugin import BuildContext, ConfigError, quiet
 
 from ._diffusers.folder import check_size, check_steps, read_levels, read_scale, read_scheduler
 from ._diffusers.inputs import InputsConfig
@@ -72,6 +72,10 @@ class DDIM(InputsConfig):
                 at="last_steps",
             )
 
+    def resumed(self) -> Self:
+        """The same without a picture to start from: the noise that was found is saved."""
+        return self.model_copy(update={"start_image": None})
+
     def build(self, ctx: BuildContext) -> DDIMSampler:
         """Load the model and put DDIM on it.
 
@@ -79,7 +83,9 @@ class DDIM(InputsConfig):
             ConfigError: the pipeline cannot be loaded, is not one that `ddim` samples, or an option
                 does not suit it.
         """
-        from ._ddim import DDIMSampler
+        # What libraries say while they are imported is no use to who runs this.
+        with quiet():
+            from ._ddim import DDIMSampler
 
         pipe = self.load(ctx)
         passed = {
@@ -94,11 +100,14 @@ class DDIM(InputsConfig):
             "long_prompts",
             "start_image",
         }
+        if ctx.weightless:
+            # It is found by sampling, which takes no more memory than the run itself.
+            passed.remove("start_image")
         return DDIMSampler(
             pipe,
             inputs=self.inputs(),
             device=ctx.device,
-            dtype=ctx.dtype,
+            **self.dtypes(ctx),
             **self.model_dump(include=passed),
         )
 

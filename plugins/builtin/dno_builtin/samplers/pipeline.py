@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from dno.plugin import BuildContext, ConfigError
+from dno.plugin import BuildContext, ConfigError, quiet
 
 from ._diffusers.inputs import InputsConfig
 
@@ -97,7 +97,10 @@ class Pipeline(InputsConfig):
                 the options.
         """
         from ._diffusers.schedule import make_scheduler
-        from ._pipeline import PipelineSampler
+
+        # What libraries say while they are imported is no use to who runs this.
+        with quiet():
+            from ._pipeline import PipelineSampler
 
         pipe = self.load(ctx)
         scheduler = make_scheduler(pipe, self.scheduler_class, self.scheduler)
@@ -118,6 +121,6 @@ class Pipeline(InputsConfig):
             lengths=self.lengths(),
             scheduler=scheduler,
             device=ctx.device,
-            dtype=ctx.dtype,
+            **self.dtypes(ctx),
             **self.model_dump(include=passed),
         )

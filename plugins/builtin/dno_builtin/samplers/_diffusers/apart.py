@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dno.plugin import Medium
+from dno.plugin import Footprint, Medium
 
 from .noise_map import PipelineNoiseMap
 
@@ -30,8 +30,22 @@ class ApartNoiseMap:
         """Shape of each moving draw of one sample, in the order drawn."""
         self.network_evaluations: int = maps[0].network_evaluations
         """Passes through the denoising network that a call makes for each sample."""
+        self.remedy: str = maps[0].remedy
+        """What to do where a sample or its gradient is not finite."""
         self.noise_BN: Tensor = torch.cat([one.noise_BN for one in maps])
         """Where the seeds start, float32 `B x N`, on the sampler's device."""
+
+    @property
+    def footprint(self) -> Footprint | None:
+        """What an evaluation with gradient needs: their graphs add up."""
+        one = self._maps[0].footprint
+        if one is None:
+            return None
+        more = len(self._maps) - 1
+        graphs = {part: size * (1 + more) for part, size in one.graphs.items()}
+        flop = None if one.flop is None else one.flop * (1 + more)
+        peak = one.peak + more * sum(one.graphs.values())
+        return one._replace(graphs=graphs, flop=flop, peak=peak)
 
     def __call__(self, noise_BN: Tensor, /) -> Tensor:
         """Samples of this noise, as their medium has them, in the noise's dtype and device."""

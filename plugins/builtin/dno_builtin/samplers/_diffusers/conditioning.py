@@ -11,11 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from diffusers import (
-    AutoPipelineForImage2Image,
-    AutoPipelineForInpainting,
-    AutoPipelineForText2Image,
-)
 
 from dno.plugin import ConfigError, first_line, quiet
 
@@ -76,11 +71,12 @@ def fitted(pipe: Any, inputs: Mapping[str, Any], dtype: torch.dtype) -> Any:
     if controlnet is not None:
         pipe = _with_controlnet(pipe, controlnet, dtype)
 
+    # Not imported above: they import every pipeline that diffusers has.
     taken = arguments(type(pipe))
     if "mask" in inputs and "mask" not in taken:
-        pipe = _converted(pipe, AutoPipelineForInpainting, "mask")
+        pipe = _converted(pipe, diffusers.AutoPipelineForInpainting, "mask")
     elif "image" in inputs and "image" not in taken:
-        pipe = _converted(pipe, AutoPipelineForImage2Image, "image")
+        pipe = _converted(pipe, diffusers.AutoPipelineForImage2Image, "image")
 
     name = type(pipe).__name__
     taken = arguments(type(pipe))
@@ -122,7 +118,7 @@ def _with_controlnet(pipe: Any, name: str, dtype: torch.dtype) -> Any:
             part = getattr(diffusers, kinds[0]).from_pretrained(
                 str(path) if path.is_dir() else name, torch_dtype=dtype, use_safetensors=True
             )
-            return AutoPipelineForText2Image.from_pipe(pipe, controlnet=part)
+            return diffusers.AutoPipelineForText2Image.from_pipe(pipe, controlnet=part)
     # Loading reaches several libraries, each with errors of its own.
     except Exception as error:
         raise ConfigError(

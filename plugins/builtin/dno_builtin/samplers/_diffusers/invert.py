@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ DECODER_ITERATIONS = 60
 DECODER_RATE = 0.03
 
 
-def noise_of(image: Path, bound: PipelineNoiseMap) -> Tensor:
+def noise_of(image: Image.Image, bound: PipelineNoiseMap, name: str) -> Tensor:
     """Ordinary noise from which a sampler bound to its prompts draws an image, `B x N`.
 
     Where the search for it begins: at eta > 0 at the draws of a walk from the seeds' noise to the
@@ -35,6 +34,7 @@ def noise_of(image: Path, bound: PipelineNoiseMap) -> Tensor:
     Args:
         image: a picture; scaled to the pipeline's size.
         bound: a DDIM sampler's, with the seeds' noise.
+        name: what messages call the picture.
 
     Raises:
         ConfigError: no such noise was found, and why.
@@ -46,9 +46,8 @@ def noise_of(image: Path, bound: PipelineNoiseMap) -> Tensor:
         latents, error = _nearest_latents(picture_3HW, pipe)
     if error > NEAR:
         raise ConfigError(
-            f"the model's decoder draws {image} no nearer than {_levels(error)}, and should come "
-            f"within {_levels(NEAR)}; give a picture such as this model draws",
-            at="start_image",
+            f"the model's decoder draws {name} no nearer than {_levels(error)}, and should come "
+            f"within {_levels(NEAR)}; give a picture such as this model draws"
         )
 
     latents = latents.to(bound.noise_BN)
@@ -59,26 +58,23 @@ def noise_of(image: Path, bound: PipelineNoiseMap) -> Tensor:
             noise_BN = _solved_backwards(pipe, options, latents, len(bound.noise_BN))
 
     found = fitted(noise_BN.to(bound.noise_BN), picture_3HW, bound)
-    _check(found, image, bound)
+    _check(found, name, bound)
     return found.noise_BN
 
 
-def _check(found: Fitted, image: Path, bound: PipelineNoiseMap) -> None:
+def _check(found: Fitted, name: str, bound: PipelineNoiseMap) -> None:
     """Raise `ConfigError` unless the noise draws the image and could have been drawn."""
     error = float(found.error_B.max())
     if not error <= NEAR:
         raise ConfigError(
-            f"no ordinary noise was found from which {image} is drawn: the nearest is "
+            f"no ordinary noise was found from which {name} is drawn: the nearest is "
             f"{_levels(error)} off, and should come within {_levels(NEAR)}; use a prompt that says "
-            "what it shows, a lower guidance_scale, eta = 1 or more steps",
-            at="start_image",
+            "what it shows, a lower guidance_scale, eta = 1 or more steps"
         )
     told = unlikely(found.noise_BN, bound)
     if told:
         raise ConfigError(
-            f"the noise found for {image} is no ordinary draw ({', '.join(told)}); use another "
-            "seed",
-            at="start_image",
+            f"the noise found for {name} is no ordinary draw ({', '.join(told)}); use another seed"
         )
 
 
@@ -191,10 +187,9 @@ class _Recording(Scheduler):
         return target
 
 
-def _pixels(image: Path, height: int, width: int) -> Tensor:
+def _pixels(image: Image.Image, height: int, width: int) -> Tensor:
     """A picture scaled to this size, `3 x H x W` in [0, 1]."""
-    with Image.open(image) as file:
-        picture = file.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    picture = image.resize((width, height), Image.Resampling.LANCZOS)
     values_HW3 = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
     return values_HW3.permute(2, 0, 1)
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
 from typing import Any
 
+import torch
 from torch import nn
 
 from dno.plugin import ConfigError
 
+from .hooks import (
+    foreign_hook,
+    is_cast,
+    is_compiled,
+    is_offloaded,
+    is_on_disk,
+    kept_elsewhere,
+    other_hooks,
+    replaced,
+    uncompiled,
+)
+from .packed import check_packed
+
+_log = logging.getLogger("dno")
+
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-_OFFLOADING = ("group_offloading", "lazy_prefetch_group_offloading", "layer_execution_tracker")
-"""Names of diffusers' hooks that move weights as a network runs."""
-_CASTING = "layerwise_casting"
 
 
 def check_live(pipe: Any) -> None:
@@ -36,39 +49,93 @@ def check_live(pipe: Any) -> None:
                 at="model",
             )
         if isinstance(part, nn.Module):
-            _check_hooks(name, part)
+            _check_module(name, uncompiled(part))
 
 
-def _check_hooks(name: str, part: nn.Module) -> None:
-    hooks = set(_hooks(part))
-    if "accelerate" in hooks or hooks.intersection(_OFFLOADING):
+def computes_on(pipe: Any) -> torch.device:
+    """Where a pipeline computes, whatever keeps its weights elsewhere meanwhile."""
+    device: torch.device = pipe._execution_device if _offloaded(pipe) else pipe.device
+    return device
+
+
+def tell_set_aside(pipe: Any, device: torch.device) -> None:
+    """Say what a pipeline has that its private view does without.
+
+    Args:
+        pipe: a pipeline that `check_live` has passed.
+        device: where its view is to be.
+    """
+    name = type(pipe).__name__
+    if _offloaded(pipe):
+        _log.warning(
+            "%s: its offloading is set aside, since no backward pass can follow it: the run has "
+            "the weights of all its parts on %s",
+            name,
+            device,
+        )
+    modules = _modules(pipe)
+    if any(is_cast(part) for part in modules.values()):
+        _log.warning(
+            "%s: its layerwise casting is set aside, since no backward pass can follow it: the run "
+            "has its weights in the type that they compute in",
+            name,
+        )
+    if any(is_compiled(part) for part in modules.values()):
+        _log.warning("%s: the run does without torch.compile, which it cannot share", name)
+
+
+def _offloaded(pipe: Any) -> bool:
+    return any(is_offloaded(part) for part in _modules(pipe).values())
+
+
+def _modules(pipe: Any) -> dict[str, nn.Module]:
+    return {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+
+
+def _check_module(name: str, part: nn.Module) -> None:
+    if is_on_disk(part):
         raise ConfigError(
-            "the pipeline moves its networks between devices as it runs, which breaks the "
-            "backward pass; load it without offloading",
+            f"the pipeline's {name} has its weights in files (group offloading to a disk), which a "
+            "run cannot read; offload to the CPU, or load it without offloading",
             at="model",
         )
-    if _CASTING in hooks:
+    others = other_hooks(part)
+    if others:
         raise ConfigError(
-            f"the pipeline's {name} changes the type of its weights as it runs (layerwise "
-            "casting), which breaks the backward pass; load it without, and choose dtype=bfloat16 "
-            "to save memory",
-            at="model",
-        )
-    if hooks:
-        raise ConfigError(
-            f"the pipeline's {name} has hooks of diffusers ({', '.join(sorted(hooks))}), which may "
-            "answer from what an earlier call left; load it without",
+            f"the pipeline's {name} has hooks of diffusers ({', '.join(sorted(others))}), which "
+            "may answer from what an earlier call left; load it without",
             at="model",
         )
 
+    method = replaced(part)
+    if method is not None:
+        raise ConfigError(
+            f"the pipeline's {name} has another function in place of its {method}, as DeepCache "
+            "and the like put there, and a run cannot tell what that does to gradients; take it "
+            "off, or load the pipeline anew",
+            at="model",
+        )
+    place = foreign_hook(part)
+    if place is not None:
+        raise ConfigError(
+            f"the pipeline's {name} has a forward hook (on {place}), and a run cannot tell what "
+            "that does to gradients; remove it",
+            at="model",
+        )
 
-def _hooks(part: nn.Module) -> Iterator[str]:
-    """Names of the hooks that accelerate and diffusers put on a module and on those in it."""
-    for module in part.modules():
-        if hasattr(module, "_hf_hook"):
-            yield "accelerate"
-        registry = getattr(module, "_diffusers_hook", None)
-        yield from getattr(registry, "hooks", ())
+    check_packed(name, part)
+    _check_whole(name, part)
+
+
+def _check_whole(name: str, part: nn.Module) -> None:
+    """Raise `ConfigError` where a weight is nowhere."""
+    kept = {id(weight) for weight, _ in kept_elsewhere(part)}
+    for weight in (*part.parameters(), *part.buffers()):
+        if weight.is_meta and id(weight) not in kept:
+            raise ConfigError(
+                f"the pipeline's {name} has weights on the meta device, without values; load them",
+                at="model",
+            )
 
 
 def without(pipe: Any) -> str:

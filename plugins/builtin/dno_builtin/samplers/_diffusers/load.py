@@ -31,7 +31,7 @@ from .where import Where, find
 _DECODERS = ("movq", "vqgan")
 """What pipelines call a decoder that they do not call `vae`."""
 
-_LIBRARIES = ("diffusers", "transformers")
+LIBRARIES = ("diffusers", "transformers")
 """Where a pipeline's parts may come from, besides diffusers' own modules of pipelines."""
 
 _CONFIGS = (
@@ -156,11 +156,11 @@ def _downloaded(file: HubFile, classes: Sequence[str] | None, variant: str | Non
 def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None, *, installed: bool) -> Any:
     index = read_json(folder / INDEX)
     check_class(pipeline_class(index["_class_name"]))
-    _check_parts(index, folder, installed=installed)
+    check_parts(index, folder, installed=installed)
 
     dtypes = {"default": dtype}
     for name in index:
-        if "vae" in name or name in _DECODERS:
+        if is_decoder(name):
             dtypes[name] = wide_dtype(dtype)
 
     # Only pipelines that may have one take the argument.
@@ -177,7 +177,12 @@ def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None, *, insta
     )
 
 
-def _check_parts(index: Mapping[str, Any], folder: Path, *, installed: bool) -> None:
+def is_decoder(name: str) -> bool:
+    """Whether a pipeline calls its decoder so."""
+    return "vae" in name or name in _DECODERS
+
+
+def check_parts(index: Mapping[str, Any], folder: Path, *, installed: bool) -> None:
     """Raise `ConfigError` unless every part is of a class that may be loaded.
 
     Those are the libraries' own, and what this process has imported. diffusers would import any
@@ -191,7 +196,7 @@ def _check_parts(index: Mapping[str, Any], folder: Path, *, installed: bool) -> 
         if not isinstance(module, str) or not isinstance(cls, str):
             continue
 
-        is_known = module in _LIBRARIES or hasattr(pipeline_modules, module)
+        is_known = module in LIBRARIES or hasattr(pipeline_modules, module)
         if is_known and not _brings_code(folder / name, cls):
             continue
         if installed and _is_inside(folder, module):

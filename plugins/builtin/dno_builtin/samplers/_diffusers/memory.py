@@ -1,20 +1,87 @@
 """What the backward pass finds in memory, and what it computes once more.
 
-A further policy is a name in `Memory`, a case of `with_memory`, and a sentence in the docstring of
-the samplers' option `memory`. Nothing else knows which policies there are.
+A policy is what a user asks for; a level is what one call of a network or decoder keeps. `keep`
+and `recompute` are one level for all calls; `auto` and a size choose one for each, see `choice.py`.
+A further level is a name in `Level`, a case of `with_memory`, its price and its words in
+`choice.py`, and its cost in `ledger.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
-from typing import Any, Literal, assert_never
+import re
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Annotated, Any, Final, Literal, assert_never, get_args
 
-Memory = Literal["keep", "recompute"]
-"""Names of the policies."""
+from pydantic import BeforeValidator, WithJsonSchema
+
+Policy = Literal["auto", "keep", "recompute"]
+"""Names of the policies; a size is one too."""
+
+Level = Literal["keep", "step", "blocks"]
+"""What a call keeps for its backward pass: all; its arguments alone, from which it is computed once
+more when its turn comes; the same, and then its blocks one at a time once more."""
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)", re.IGNORECASE)
+_PREFIXES: Final = "kmgt"
 
 
-def with_memory(memory: Memory, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _policy(given: object) -> object:
+    """A policy as it is written in a configuration."""
+    if given in get_args(Policy):
+        return given
+    text = f"{given}" if isinstance(given, (int, float, str)) and given is not True else ""
+    if _bytes(text) is None:
+        raise ValueError(
+            "should be auto, keep, recompute, or a size such as 20GiB, which the run may take of "
+            "its device in all"
+        )
+    return f"{text}GiB" if isinstance(given, (int, float)) else text.strip()
+
+
+def _bytes(text: str) -> int | None:
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        return None
+    number, unit = found.groups()
+    # A bare number is one of GiB.
+    unit = unit.lower() or "gib"
+    base = 1024 if "i" in unit else 1000
+    power = _PREFIXES.find(unit[0]) + 1
+    return int(float(number) * base**power) or None
+
+
+Memory = Annotated[str, BeforeValidator(_policy), WithJsonSchema({"type": "string"})]
+"""A policy by its name, or the size that all may take: `20GiB`, `20GB`, or a number of GiB."""
+
+
+def limit_of(memory: str) -> int | None:
+    """Bytes that a policy lets a run take in all; None for those that are names."""
+    return None if memory in get_args(Policy) else _bytes(memory)
+
+
+def chooses(memory: str) -> bool:
+    """Whether a policy chooses a level for each call."""
+    return memory not in ("keep", "recompute")
+
+
+_level: ContextVar[Level | None] = ContextVar("level", default=None)
+
+
+@contextlib.contextmanager
+def at_level(level: Level | None) -> Iterator[None]:
+    """Inside, calls of networks and decoders keep what this level lets them keep; None: what their
+    policy says."""
+    token = _level.set(level)
+    try:
+        yield
+    finally:
+        _level.reset(token)
+
+
+def with_memory(memory: str, forward: Callable[..., Any]) -> Callable[..., Any]:
     """A network's forward, or a decoder's, that keeps what a policy lets it keep.
 
     Its answers and gradients are those of `forward` whatever the policy.
@@ -23,16 +90,23 @@ def with_memory(memory: Memory, forward: Callable[..., Any]) -> Callable[..., An
         memory: the policy.
         forward: what to wrap. It must draw no noise, since it may be computed once more.
     """
-    match memory:
-        case "keep":
-            return forward
-        case "recompute":
-            return _recomputed(forward)
-        case _:
-            assert_never(memory)
+    usual: Level = "step" if memory == "recompute" else "keep"
+
+    @functools.wraps(forward)
+    def sparing(*args: Any, **kwargs: Any) -> Any:
+        level = _level.get() or usual
+        match level:
+            case "keep":
+                return forward(*args, **kwargs)
+            case "step" | "blocks":
+                return _again(forward, level, args, kwargs)
+            case _:
+                assert_never(level)
+
+    return sparing
 
 
-def spare_blocks(memory: Memory, view: Any) -> bool:
+def spare_blocks(memory: str, view: Any) -> bool:
     """Let the blocks of a decoder keep what a policy lets them keep; its answers stay the same.
 
     A decoder runs once for all steps, and at full size keeps more than any of them: 22.7 GB for a
@@ -46,41 +120,79 @@ def spare_blocks(memory: Memory, view: Any) -> bool:
     Returns:
         Whether there were such blocks.
     """
-    found = False
-    for part in view.modules():
-        if part is view or "Block" not in type(part).__name__:
-            continue
+    blocks = list(_blocks(view))
+    for part in blocks:
         part.forward = _unless_it_keeps_books(part.forward, with_memory(memory, part.forward))
-        found = True
-    return found
+    return bool(blocks)
 
 
-def _unless_it_keeps_books(forward: Callable[..., Any], spared: Callable[..., Any]) -> Any:
+def spare_inner_blocks(view: Any) -> None:
+    """Let the innermost blocks of a network be computed once more, where a level says so."""
+    for part in _blocks(view):
+        if any(True for _ in _blocks(part)):
+            continue
+
+        forward = part.forward
+
+        @functools.wraps(forward)
+        def sparing(*args: Any, forward: Callable[..., Any] = forward, **kwargs: Any) -> Any:
+            if _level.get() != "blocks":
+                return forward(*args, **kwargs)
+            return _again(forward, "keep", args, kwargs)
+
+        # Networks hand on tables of options, mostly empty, and nobody writes into those.
+        part.forward = _unless_it_keeps_books(forward, sparing, empty=True)
+
+
+def _blocks(view: Any) -> Iterator[Any]:
+    for part in view.modules():
+        if part is not view and "Block" in type(part).__name__:
+            yield part
+
+
+def _unless_it_keeps_books(
+    forward: Callable[..., Any], spared: Callable[..., Any], *, empty: bool = False
+) -> Any:
     """The spared forward, but the plain one where it is handed a list or a table.
 
     Decoders of videos pass on what they remember of earlier frames so, and write into it: computed
     once more, they would go on from what they wrote.
+
+    Args:
+        forward: the plain one.
+        spared: the spared one.
+        empty: whether an empty table is none.
     """
+
+    def is_book(given: object) -> bool:
+        return isinstance(given, (list, dict)) and not (empty and given == {})
 
     @functools.wraps(forward)
     def choose(*args: Any, **kwargs: Any) -> Any:
-        books = any(isinstance(given, (list, dict)) for given in (*args, *kwargs.values()))
+        books = any(map(is_book, (*args, *kwargs.values())))
         return (forward if books else spared)(*args, **kwargs)
 
     return choose
 
 
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps its arguments alone, from which the backward pass computes the rest once more."""
+def _again(forward: Callable[..., Any], level: Level, args: Any, kwargs: Any) -> Any:
+    """Keeps its arguments alone, from which the backward pass computes the rest once more.
+
+    Args:
+        forward: what to call.
+        level: what the calls inside of it keep then.
+        args, kwargs: what to call it with.
+    """
     import torch
     from torch.utils.checkpoint import checkpoint
 
-    @functools.wraps(forward)
-    def recomputed(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+
+    def at_its_level(*args: Any, **kwargs: Any) -> Any:
+        # The backward pass comes when whoever chose the level is gone.
+        with at_level(level):
             return forward(*args, **kwargs)
 
-        # Without the state of the random generators: there is nothing to draw again.
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    return recomputed
+    # Without the state of the random generators: there is nothing to draw again.
+    return checkpoint(at_its_level, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

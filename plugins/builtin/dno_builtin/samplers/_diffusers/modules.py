@@ -11,7 +11,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dno_builtin._lift import Lift
+
+from .hooks import bare, kept_elsewhere, own_hooks, uncompiled, widened
 from .nests import cast, each, tensors
+from .packed import is_packed, keep_gradients, scratch_tensors, shared_copy
+from .sight import GradientWatch, aside, check_gradient
 
 M = TypeVar("M", bound=nn.Module)
 Function = Callable[..., Any]
@@ -22,25 +27,62 @@ _HALVES = (torch.float16, torch.bfloat16)
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """What decoders, latents and schedulers compute in where the networks compute in `dtype`.
 
-    float32, since half precision overflows in decoders; float64 where that is asked for.
+    float32, since half precision has few levels and decoders may overflow in it; float64 where
+    that is asked for.
     """
     if dtype == torch.float64:
         return torch.float64
     return torch.float32
 
 
-def frozen_view(module: M, device: torch.device, dtype: torch.dtype) -> M:
+def computes_in(module: nn.Module) -> torch.dtype:
+    """What a module computes in as it stands."""
+    # The libraries' own answer knows of hooks that widen weights, and of weights kept in float32.
+    own = getattr(module, "dtype", None)
+    if isinstance(own, torch.dtype) and own.is_floating_point:
+        return own
+    for weight in module.parameters():
+        if weight.is_floating_point():
+            return weight.dtype
+    return torch.float32
+
+
+def frozen_view(module: M, device: torch.device, dtype: torch.dtype | None) -> M:
     """The module's structure once more around the same weights, frozen and in evaluation mode.
 
     Only weights that must change device or dtype, or were loaded in inference mode, take memory.
     Nothing done to the view (its mode, its methods, a cast) reaches the module it was made from.
-    Weights that the module's class names as too delicate for half precision stay in float32.
+    What libraries' hooks and `torch.compile` put on the module, the view has not.
+
+    Args:
+        module: left as it is.
+        device: where the view's weights are to be.
+        dtype: theirs, but for those that the module's class names as too delicate for half
+            precision, which are float32 then; None: what each weight computes in already.
     """
-    shared: dict[int, Any] = {}
+    shared: dict[int, Any] = {id(hooks): hooks for hooks in own_hooks(module)}
+    kept = {id(weight): tensor for weight, tensor in kept_elsewhere(module)}
+    stored = {id(weight): wide for weight, wide in widened(module)}
+    in_float32 = delicate(module, dtype)
+
+    def placed(tensor: Tensor) -> Tensor:
+        data = _recordable(kept.get(id(tensor), tensor.detach()))
+        into = dtype
+        if id(tensor) in in_float32:
+            into = torch.float32
+        elif into is None:
+            into = stored.get(id(tensor))
+        if not data.is_floating_point():
+            into = None
+        return data.to(device=device, dtype=into)
+
     for weight in module.parameters():
-        shared[id(weight)] = nn.Parameter(_recordable(weight.detach()), requires_grad=False)
+        if is_packed(weight):
+            shared[id(weight)] = shared_copy(weight)
+        else:
+            shared[id(weight)] = nn.Parameter(placed(weight), requires_grad=False)
     for buffer in module.buffers():
-        shared[id(buffer)] = _recordable(buffer)
+        shared[id(buffer)] = placed(buffer)
 
     # Weights that are computed from others as a forward begins (weight_norm) lie about as results.
     for part in module.modules():
@@ -48,19 +90,17 @@ def frozen_view(module: M, device: torch.device, dtype: torch.dtype) -> M:
             if isinstance(value, Tensor) and not value.is_leaf:
                 shared[id(value)] = value.detach()
 
-    # `deepcopy` takes what it finds in its memo in place of making it again.
-    view = copy.deepcopy(module, shared).eval()
-    delicate = {
-        name: weight.data
-        for name, weight in view.named_parameters()
-        if _is_delicate(module, name, dtype)
-    }
+    for scratch in scratch_tensors(module):
+        shared[id(scratch)] = scratch
 
-    # The base class's `to`: libraries override it with checks and logs that a private view has no
-    # use for.
-    nn.Module.to(view, device=device, dtype=dtype)
-    for name, data in delicate.items():
-        view.get_parameter(name).data = data.to(device, torch.float32)
+    # `deepcopy` takes what it finds in its memo in place of making it again.
+    for part in module.modules():
+        plain = uncompiled(part)
+        if plain is not part:
+            shared[id(part)] = copy.deepcopy(plain, shared)
+    view = copy.deepcopy(module, shared).eval()
+    bare(view)
+    keep_gradients(view)
     return view
 
 
@@ -69,26 +109,43 @@ def _recordable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _is_delicate(module: nn.Module, weight: str, dtype: torch.dtype) -> bool:
-    """Whether the module's class wants this weight in float32 where others are halved."""
+def delicate(module: nn.Module, dtype: torch.dtype | None) -> set[int]:
+    """Identities of weights that the module's class wants in float32 where others are halved."""
     if dtype not in _HALVES:
-        return False
+        return set()
 
     named: set[str] = set()
     for attribute in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"):
         named.update(getattr(module, attribute, None) or ())
-    return any(part in named for part in weight.split("."))
+    return {
+        id(weight)
+        for name, weight in module.named_parameters()
+        if any(part in named for part in name.split("."))
+    }
 
 
-def heavy(function: Function, *, inside: torch.dtype, outside: torch.dtype) -> Function:
+def heavy(
+    function: Function,
+    *,
+    name: str,
+    inside: torch.dtype,
+    outside: torch.dtype,
+    packed: bool = False,
+) -> Function:
     """A network's forward as the hot path calls it: in its own dtype, and out of the tape's sight.
+
+    Gradients that go through float16 are scaled, so that they are not lost in it. The first call
+    with a gradient is watched: a network that cuts it somewhere is refused.
 
     Args:
         function: the forward; it must draw no noise, since no noise tape sees it.
+        name: what the pipeline calls the network.
         inside: dtype that its floating-point arguments are cast to.
         outside: dtype that its result is cast to.
+        packed: whether it has weights with a class of their own, which computes with them.
     """
     whole = False
+    watched = False
 
     def enter(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
@@ -102,24 +159,44 @@ def heavy(function: Function, *, inside: torch.dtype, outside: torch.dtype) -> F
         return tensor.to(inside)
 
     def compute(args: Any, kwargs: Any) -> Any:
+        nonlocal whole
+        try:
+            return function(*each(args, enter), **each(kwargs, enter))
+        except RuntimeError as error:
+            if whole or "dtype" not in str(error):
+                raise
+        # A few networks take the dtype that they compute in from their times.
+        whole = True
         return function(*each(args, enter), **each(kwargs, enter))
+
+    def answer(args: Any, kwargs: Any) -> Any:
+        if inside != torch.float16:
+            return cast(compute(args, kwargs), outside)
+        lift = Lift()
+        args, kwargs = lift.enter((args, kwargs))
+        return lift.leave(cast(compute(args, kwargs), outside))
 
     # Pipelines look at the signature.
     @functools.wraps(function)
     def hidden(*args: Any, **kwargs: Any) -> Any:
-        nonlocal whole
+        nonlocal watched
+        follows = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in tensors((args, kwargs))
+        )
+        if follows and not watched:
+            with aside(), GradientWatch(name):
+                result = answer(args, kwargs)
+            check_gradient(name, (args, kwargs), result)
+            watched = True
+            return result
+
+        if packed:
+            with aside():
+                return answer(args, kwargs)
         # A torch function mode costs Python time at every operation of a network, where it has
         # nothing to say.
         with torch._C.DisableTorchFunction():
-            try:
-                result = compute(args, kwargs)
-            except RuntimeError as error:
-                if whole or "dtype" not in str(error):
-                    raise
-                # A few networks take the dtype that they compute in from their times.
-                whole = True
-                result = compute(args, kwargs)
-            return cast(result, outside)
+            return answer(args, kwargs)
 
     return hidden
 
@@ -127,7 +204,7 @@ def heavy(function: Function, *, inside: torch.dtype, outside: torch.dtype) -> F
 def without_gradient(function: Function, args: Any, kwargs: Any) -> Any:
     """What the function answers, without a graph even inside a noise tape."""
     # Inside a noise tape `no_grad` has an effect only out of its sight.
-    with torch._C.DisableTorchFunction(), torch.no_grad():
+    with aside(), torch.no_grad():
         return function(*args, **kwargs)
 
 

@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dno.plugin import ConfigError, Medium, RunError, gaussian_noise
+from dno.plugin import ConfigError, Footprint, Medium, RunError, gaussian_noise
 
 from .call import call_pipeline
 from .coarse import CoarsePath, coarse_path
 from .made import as_samples
+from .memory import at_level
 from .modules import Function, without_gradient
 from .nests import each
-from .parts import Answer, for_one_call
+from .parts import Answer, for_one_call, remedy
 from .rehearsal import Found, Rehearsal
+from .spare import Spare
 from .tape import NoiseTape
 
 
@@ -31,6 +33,7 @@ class PipelineNoiseMap:
         seeds: one for each prompt.
         device: where it computes.
         last_steps: steps whose noise moves, counted from the last; None: all.
+        spare: what its networks cost, and what memory they may take.
 
     Raises:
         ConfigError: the pipeline refuses its options, or is not a differentiable map from noise to
@@ -45,13 +48,21 @@ class PipelineNoiseMap:
         seeds: Sequence[int],
         device: torch.device,
         last_steps: int | None = None,
+        *,
+        spare: Spare,
     ) -> None:
         self.pipe = pipe
         """The private pipeline."""
         self.options = options
         """What it is called with."""
 
-        rehearsal = Rehearsal(pipe, options, len(seeds), device)
+        self.spare = spare
+        """What its networks cost, and what memory they may take."""
+
+        self.remedy: str = remedy(pipe)
+        """What to do where a sample or its gradient is not finite."""
+
+        rehearsal = Rehearsal(pipe, options, len(seeds), device, spare.ledger)
         found = rehearsal.rehearse()
         moves = found.acts
         acts = found.acts
@@ -68,6 +79,7 @@ class PipelineNoiseMap:
         self.before: int = sum(moves[: found.before])
         """Draws, of those that move, that come before the first step."""
 
+        self._memory = spare.of(found)
         self._asked = found.asked
         self._depends = found.depends
         self._signed = found.signed
@@ -112,6 +124,11 @@ class PipelineNoiseMap:
             images: Tensor = call_pipeline(pipe, self.options)
         return as_samples(images, self.medium, signed=self._signed).to(noise_BN)
 
+    @property
+    def footprint(self) -> Footprint | None:
+        """What an evaluation with gradient needs; see `dno.plugin.NoiseMap`."""
+        return self._memory.footprint()
+
     def coarser(self, steps: int) -> CoarsePath:
         """The same prompts and seeds on `steps` of the timesteps; see `dno.plugin.CoarseMap`.
 
@@ -146,11 +163,13 @@ class PipelineNoiseMap:
         Those that no moving noise can reach are made once, without a graph.
         """
         called = itertools.count()
+        levels = iter(self._memory.levels)
 
         def answer(function: Function, _: bool, args: Any, kwargs: Any) -> Any:
             index = next(called)
             if index >= len(self._depends) or self._depends[index]:
-                return function(*args, **kwargs)
+                with at_level(next(levels, None)):
+                    return function(*args, **kwargs)
 
             if index not in self._answers:
                 self._answers[index] = without_gradient(function, args, kwargs)

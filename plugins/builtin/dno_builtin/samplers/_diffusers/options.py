@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
@@ -68,6 +68,8 @@ Places = Annotated[tuple[str, ...], BeforeValidator(_as_several)]
 class DiffusersConfig(SamplerConfig):
     """Base of samplers of diffusers pipelines."""
 
+    weightless = True
+
     classes: ClassVar[Sequence[str] | None] = None
     """Names of the pipeline classes that the sampler takes; None: any."""
 
@@ -100,10 +102,16 @@ class DiffusersConfig(SamplerConfig):
     """Height of the images in pixels; the model's own if not given."""
     width: Annotated[int | None, Field(ge=8)] = None
     """Width of the images in pixels; the model's own if not given."""
-    memory: Memory = "keep"
-    """What the backward pass finds in memory: `keep` keeps all that network and decoder computed;
-    `recompute` keeps each step's input and computes the step once more, and the decoder block by
-    block: the same gradient, memory of one step, 1.5 to 1.8 times the time."""
+    vae_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What the decoder computes in; if not given, float32 (float64 where `dtype` is that). bfloat16
+    takes half of its memory, and gives pictures levels of 1/256; some overflow in float16."""
+    memory: Memory = "auto"
+    """What the backward pass finds in memory; the gradient is the same. `keep` keeps all that
+    network and decoder computed; `recompute` keeps each step's input and computes the step once
+    more, and the decoder block by block: memory of one step, 1.5 to 1.8 times the time. `auto`
+    keeps as many of the last steps as the device has memory for and computes the others once more,
+    block by block where it must; a size such as 20GiB does so within that much in
+    all."""
     last_steps: Annotated[int | None, Field(ge=1)] = None
     """Only the noise drawn for that many last steps moves; what comes before is computed once and
     kept. All steps if not given."""
@@ -202,6 +210,13 @@ class DiffusersConfig(SamplerConfig):
         if not isinstance(self.model, str):
             return self.model
 
+        if ctx.weightless:
+            from .shapes import shaped_pipeline
+
+            return shaped_pipeline(
+                self._find(), dtype=ctx.dtype, classes=self.classes, config=self.config
+            )
+
         from .embeddings import add
         from .load import Choice, load_pipeline
         from .lora_merge import merge
@@ -215,6 +230,19 @@ class DiffusersConfig(SamplerConfig):
         merge(pipe, self.loras)
         add(pipe, self.embeddings)
         return pipe
+
+    def dtypes(self, ctx: BuildContext) -> dict[str, Any]:
+        """What networks and decoders are to compute in, as `PipelineSampler` has it.
+
+        Where no dtype was chosen, a loaded pipeline computes in its own.
+        """
+        import torch
+
+        is_loaded = not isinstance(self.model, str)
+        return {
+            "dtype": ctx.dtype if ctx.dtype_chosen or not is_loaded else None,
+            "vae_dtype": getattr(torch, self.vae_dtype) if self.vae_dtype else None,
+        }
 
     def _find(self) -> Where:
         """Where the model is.

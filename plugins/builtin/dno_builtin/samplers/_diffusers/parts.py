@@ -12,10 +12,17 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import nn
 from transformers import PreTrainedModel
 
-from .memory import Memory, spare_blocks, with_memory
-from .modules import Function, frozen_view, heavy, remember, wide_dtype
+from dno.plugin import ConfigError, is_shape
+
+from .hooks import uncompiled
+from .memory import chooses, spare_blocks, spare_inner_blocks, with_memory
+from .modules import Function, computes_in, frozen_view, heavy, remember, wide_dtype
 from .nests import cast
+from .packed import check_placed, is_quantised
 from .schedule import unclipped
+
+_ARITHMETIC = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What networks can compute in."""
 
 Role = Literal["scheduler", "encoder", "decoder", "vocoder", "network"]
 
@@ -23,7 +30,7 @@ Answer = Callable[[Function, bool, Any, Any], Any]
 """Answers for a network or decoder: from its function, whether it decodes, and its arguments."""
 
 
-def _role(part: Any) -> Role | None:
+def role_of(part: Any) -> Role | None:
     """What a pipeline does with one of its parts, told from the part alone."""
     if isinstance(part, SchedulerMixin):
         return "scheduler"
@@ -50,16 +57,34 @@ def family(pipe: Any) -> Iterator[Any]:
 
 
 def own_dtype(pipe: Any) -> torch.dtype:
-    """What the pipeline's denoising networks compute in as it stands."""
+    """What the pipeline's denoising networks compute in as it stands, the first of them at least.
+
+    Raises:
+        ConfigError: that is nothing to compute in.
+    """
     for member in family(pipe):
-        for part in vars(member).values():
-            if _role(part) != "network":
+        for name, part in vars(member).items():
+            part = uncompiled(part)
+            if role_of(part) != "network":
                 continue
-            for weight in part.parameters():
-                if weight.is_floating_point():
-                    dtype: torch.dtype = weight.dtype
-                    return dtype
+            return arithmetic_of(name, part)
     return torch.float32
+
+
+def arithmetic_of(name: str, part: nn.Module) -> torch.dtype:
+    """What a part of a pipeline computes in as it stands.
+
+    Raises:
+        ConfigError: it is stored in a type that is nothing to compute in.
+    """
+    dtype = computes_in(part)
+    if dtype not in _ARITHMETIC:
+        raise ConfigError(
+            f"the pipeline's {name} is in {str(dtype).removeprefix('torch.')}, in which nothing "
+            "can be computed; choose what it computes in, dtype=bfloat16 say",
+            at="dtype",
+        )
+    return dtype
 
 
 def _rebuilt(pipe: Any, change: Callable[[str, Any], Any]) -> Any:
@@ -71,7 +96,7 @@ def _rebuilt(pipe: Any, change: Callable[[str, Any], Any]) -> Any:
         for name, part in vars(pipe).items():
             if isinstance(part, DiffusionPipeline):
                 vars(own)[name] = rebuilt(part)
-            elif _role(part):
+            elif role_of(part):
                 # The pipelines of a combined one share parts.
                 if id(part) not in done:
                     done[id(part)] = change(name, part)
@@ -89,8 +114,9 @@ def private_pipeline(
     *,
     scheduler: Any,
     device: torch.device,
-    dtype: torch.dtype,
-    memory: Memory,
+    dtype: torch.dtype | None,
+    vae_dtype: torch.dtype | None,
+    memory: str,
 ) -> Any:
     """The pipeline as the sampler calls it: it shares weights, and nothing else that can change.
 
@@ -98,28 +124,34 @@ def private_pipeline(
         pipe: left as it is.
         scheduler: what takes the place of the pipeline's own `scheduler`; None: that one.
         device: where to compute.
-        dtype: what networks and encoders compute in; decoders compute in `wide_dtype` of it.
+        dtype: what networks and encoders compute in; None: each in its own.
+        vae_dtype: what decoders compute in; None: `wide_dtype` of what the networks do.
         memory: what networks and decoders keep for the backward pass.
+
+    Raises:
+        ConfigError: a part cannot be moved or cast to there, or a decoder overflows in that.
     """
+    wide = wide_dtype(dtype or own_dtype(pipe))
 
     def change(name: str, part: Any) -> Any:
         # It would take the image out of torch.
         if name == "safety_checker":
             return None
 
-        match _role(part):
+        part = uncompiled(part)
+        match role_of(part):
             case "scheduler":
                 if scheduler is not None and part is pipe.scheduler:
                     return unclipped(scheduler)
                 return unclipped(part)
             case "decoder":
-                return _private_decoder(part, device, dtype, memory)
+                return _private_decoder(name, part, device, vae_dtype or wide, wide, memory)
             case "vocoder":
-                return _private_vocoder(part, device, dtype, memory)
+                return _private_vocoder(name, part, device, wide, memory)
             case "network":
-                return _private_network(part, device, dtype, memory)
+                return _private_network(name, part, device, dtype, wide, memory)
             case _:
-                return frozen_view(part, device, dtype)
+                return _private_encoder(name, part, device, dtype)
 
     own = _rebuilt(pipe, change)
     for member in family(own):
@@ -127,40 +159,129 @@ def private_pipeline(
         # Stable Diffusion XL's, which would take the image out of torch too.
         if getattr(member, "watermark", None) is not None:
             member.watermark = None
+        # Its modules have no hooks, and it is not to put any on them after a call.
+        member._all_hooks = []
+        member.hf_device_map = None
     return own
 
 
-def _private_decoder(part: Any, device: torch.device, dtype: torch.dtype, memory: Memory) -> Any:
-    wide = wide_dtype(dtype)
-    view = frozen_view(part, device, wide)
+def _private_encoder(name: str, part: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    check_placed(name, part, device, dtype)
+    if is_quantised(part):
+        return frozen_view(part, device, None)
+    if dtype is None:
+        arithmetic_of(name, part)
+    return frozen_view(part, device, dtype)
+
+
+def _private_decoder(
+    name: str,
+    part: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    wide: torch.dtype,
+    memory: str,
+) -> Any:
+    check_overflow(name, part, dtype)
+    check_placed(name, part, device, None)
+    packed = is_quantised(part)
+    view = frozen_view(part, device, None if packed else dtype)
+    inside = computes_in(part) if packed else dtype
+    hidden = functools.partial(heavy, name=name, inside=inside, outside=wide, packed=packed)
+
     decode = view.decode
     if not spare_blocks(memory, view):
         decode = with_memory(memory, decode)
-    view.decode = heavy(decode, inside=wide, outside=wide)
+    view.decode = hidden(decode)
     if callable(getattr(view, "encode", None)):
-        view.encode = heavy(view.encode, inside=wide, outside=wide)
-    # It is wide already, and pipelines that widen it would make it float32 for good.
+        view.encode = hidden(view.encode)
+    # It is as wide as it is to be, and pipelines that widen it would make it float32 for good.
     if view.config.get("force_upcast"):
         view.register_to_config(force_upcast=False)
     return view
 
 
-def _private_vocoder(part: Any, device: torch.device, dtype: torch.dtype, memory: Memory) -> Any:
-    wide = wide_dtype(dtype)
+def check_overflow(name: str, part: Any, dtype: torch.dtype) -> None:
+    """Raise `ConfigError` where a decoder says that it overflows in float16.
+
+    It does where its configuration itself has `force_upcast`, as Stable Diffusion XL's has; for
+    all others diffusers fills that in.
+    """
+    config = part.config
+    assumed = config.get("_use_default_values", ())
+    if dtype == torch.float16 and config.get("force_upcast") and "force_upcast" not in assumed:
+        raise ConfigError(
+            f"the model's {name} overflows in float16 (its configuration has force_upcast); "
+            "choose bfloat16 or float32, or a decoder made for float16 (sampler.vae)",
+            at="vae_dtype",
+        )
+
+
+def _private_vocoder(
+    name: str, part: Any, device: torch.device, wide: torch.dtype, memory: str
+) -> Any:
     view = frozen_view(part, device, wide)
-    view.forward = heavy(with_memory(memory, view.forward), inside=wide, outside=wide)
+    forward = with_memory(memory, view.forward)
+    view.forward = heavy(forward, name=name, inside=wide, outside=wide)
     return view
 
 
-def _private_network(part: Any, device: torch.device, dtype: torch.dtype, memory: Memory) -> Any:
-    view = frozen_view(part, device, dtype)
-    if device.type == "cpu" and all(weight.ndim < 5 for weight in view.parameters()):
+def _private_network(
+    name: str,
+    part: Any,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    wide: torch.dtype,
+    memory: str,
+) -> Any:
+    check_placed(name, part, device, dtype)
+    packed = is_quantised(part)
+    inside = arithmetic_of(name, part) if packed or dtype is None else dtype
+    view = frozen_view(part, device, None if packed else dtype)
+    weights = list(view.parameters())
+    is_flat = all(weight.ndim < 5 for weight in weights)
+    is_there = not any(is_shape(weight) for weight in weights)
+    if device.type == "cpu" and inside == wide and is_flat and is_there and not packed:
         # oneDNN convolves a tenth faster this way: it need not reorder the weights at each call.
         nn.Module.to(view, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    if chooses(memory):
+        spare_inner_blocks(view)
     forward = with_memory(memory, view.forward)
-    view.forward = heavy(forward, inside=dtype, outside=wide_dtype(dtype))
+    view.forward = heavy(forward, name=name, inside=inside, outside=wide, packed=packed)
     return view
+
+
+def remedy(pipe: Any) -> str:
+    """What to do where a private pipeline's samples, or their gradients, are not finite."""
+    found: dict[Any, list[str]] = {}
+    for member in family(pipe):
+        for name, part in vars(member).items():
+            if role_of(part) in ("network", "decoder"):
+                found.setdefault((role_of(part), computes_in(part)), []).append(name)
+
+    overflowing = found.get(("network", torch.float16), ())
+    if overflowing:
+        return (
+            f"the model computes {' and '.join(overflowing)} in float16, which ends at 65504; "
+            "choose dtype=bfloat16, which does not, or dtype=float32"
+        )
+    overflowing = found.get(("decoder", torch.float16), ())
+    if overflowing:
+        return (
+            f"the model computes {' and '.join(overflowing)} in float16, which ends at 65504; "
+            "leave sampler.vae_dtype out, for float32"
+        )
+    coarse = found.get(("network", torch.bfloat16), ())
+    if coarse:
+        return (
+            f"try a smaller learning rate, or dtype=float32: the model computes "
+            f"{' and '.join(coarse)} in bfloat16, with 3 digits"
+        )
+    return (
+        "try a smaller learning rate; the model computes in float32 already, so that another dtype "
+        "does not help"
+    )
 
 
 # A pipeline for one set of prompts.
@@ -175,7 +296,7 @@ def remembering(pipe: Any, dtype: torch.dtype) -> Any:
     """
 
     def change(_: str, part: Any) -> Any:
-        role = _role(part)
+        role = role_of(part)
         if role == "encoder":
             own = copy.copy(part)
             own.forward = remember(part.forward)
@@ -222,7 +343,7 @@ def for_one_call(
     """
 
     def change(_: str, part: Any) -> Any:
-        role = _role(part)
+        role = role_of(part)
         if role == "encoder":
             return part
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dno.plugin import ConfigError, Medium, RunError, first_line, out_of_memory
 
 from .call import call_pipeline
+from .ledger import Ledger
 from .live import without
 from .made import medium_of, rate_of
 from .parts import for_one_call
@@ -46,21 +47,27 @@ class Found:
     """What is made."""
     before: int
     """Draws that come before the scheduler's first step begins."""
+    calls: list[tuple[Any, bool]]
+    """The form of each call that can depend on moving noise, and whether it decodes."""
+    shape: tuple[int, ...]
+    """Shape of what is made, batch first."""
+    entries: int
+    """Entries of noise of all samples."""
 
 
 class Rehearsal:
     """Calls of the pipeline with cheap stand-ins for its networks, to see which noise goes where.
 
-    Each network runs once for each form of its arguments, for the form of its answer. From then on
-    it answers fixed numbers that have the gradient of a weighted sum of its inputs, so that
-    everything that reaches an input goes on to every entry of the answer, and gradients show what
-    reaches the image.
+    The ledger knows the form of each network's answer. In its place come fixed numbers that have
+    the gradient of a weighted sum of its inputs, so that everything that reaches an input goes on
+    to every entry of the answer, and gradients show what reaches the image.
 
     Args:
         pipe: a private pipeline; left as it is.
         options: what it is called with.
         items: prompts among them, each of which gets a sample.
         device: where it computes.
+        ledger: what the networks answer.
     """
 
     def __init__(
@@ -69,13 +76,14 @@ class Rehearsal:
         options: Mapping[str, Any],
         items: int,
         device: torch.device,
+        ledger: Ledger,
     ) -> None:
         self._pipe = pipe
         self._options = options
         self._items = items
         self._device = device
         self._name = type(pipe).__name__
-        self._forms: dict[Any, Any] = {}
+        self._ledger = ledger
 
     def rehearse(self, moves: Sequence[bool] | None = None) -> Found:
         """What one call of the pipeline turns out to do.
@@ -87,7 +95,7 @@ class Rehearsal:
             ConfigError: the call fails, or is not a differentiable map from noise to images.
             RunError: it draws noise that is not Gaussian.
         """
-        watch = Watch(self._name, self._items, moves, self._forms)
+        watch = Watch(self._name, self._items, moves, self._ledger)
         images = self._called(watch)
 
         rate = rate_of(self._pipe, self._options)
@@ -119,6 +127,9 @@ class Rehearsal:
             signed=bool(images.min() < 0) or bool(images.max() > 1),
             medium=medium,
             before=len(watch.leaves) if watch.before is None else watch.before,
+            calls=watch.calls,
+            shape=tuple(images.shape),
+            entries=sum(leaf.numel() for leaf in watch.leaves),
         )
 
     def _of_one(self, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from dno.plugin import ConfigError
 
 from .draws import Draws
-from .modules import Function, without_gradient
+from .ledger import Ledger
+from .modules import Function
 from .nests import each, tensors
 
 
@@ -27,7 +28,7 @@ class Watch:
         name: the pipeline's class, for messages.
         items: rows that each draw must have; where there is but one, all of a draw is its own.
         moves: whether each draw moves; None: all do.
-        forms: an answer of each network for each form of its arguments; added to.
+        ledger: what each network answers to each form of its arguments.
     """
 
     def __init__(
@@ -35,12 +36,12 @@ class Watch:
         name: str,
         items: int,
         moves: Sequence[bool] | None,
-        forms: dict[Any, Any],
+        ledger: Ledger,
     ) -> None:
         self._name = name
         self._items = items
         self._moves = moves
-        self._forms = forms
+        self._ledger = ledger
         self._generator = torch.Generator().manual_seed(0)
 
         self.draws = Draws()
@@ -55,6 +56,8 @@ class Watch:
         """Draws that came before the first step; None where there was no step yet."""
         self.depends: list[bool] = []
         """Whether each call of a network or decoder depended on a draw that moves."""
+        self.calls: list[tuple[Any, bool]] = []
+        """The form of each of those calls that did, and whether it decodes."""
         self.rows = 0
         """Rows that went through the denoising networks in those calls."""
 
@@ -100,18 +103,17 @@ class Watch:
         if inputs and not decodes:
             self.rows += _rows((*args, *kwargs.values()))
 
-        form = id(function), repr(_form(args)), repr(_form(kwargs))
-        if form not in self._forms:
-            self._forms[form] = without_gradient(function, args, kwargs)
+        form, known = self._ledger.answer(function, args, kwargs)
         if not inputs:
-            return each(self._forms[form], Tensor.clone)
+            return each(known, Tensor.clone)
+        self.calls.append((form, decodes))
 
         def stand_in(like: Tensor) -> Tensor:
             return _stand_in(like, inputs, self._generator)
 
         # Out of the tape's sight: its numbers are not draws of the sampler.
         with torch._C.DisableTorchFunction(), self.draws.aside():
-            return each(self._forms[form], stand_in)
+            return each(known, stand_in)
 
     def acting_on(self, images: Tensor) -> list[bool]:
         """Whether each draw can act on the images."""
@@ -140,19 +142,6 @@ def _rows(arguments: Sequence[Any]) -> int:
             return len(value)
         return len(next(tensors(value)))
     return 0
-
-
-def _form(value: Any) -> Any:
-    """What of a network's argument can decide the form of its answer."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape), value.dtype
-    if isinstance(value, dict):
-        return {key: _form(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_form(inner) for inner in value]
-    if isinstance(value, (bool, int, str, type(None))):
-        return value
-    return type(value)
 
 
 def _stand_in(like: Tensor, inputs: Sequence[Tensor], generator: torch.Generator) -> Tensor:

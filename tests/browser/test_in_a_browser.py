@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from conftest import browser as browser_path
+from browsers import browser
 from distributions import Site
 from playwright.sync_api import Browser, Page, sync_playwright
 from reported import HOSTILE, kill, rename, run_toy
@@ -60,7 +60,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
+        launched = playwright.chromium.launch(executable_path=browser(), args=FLAGS)
         yield launched
         launched.close()
 

@@ -1,24 +1,19 @@
-"""What keeping a run in its folder costs an iteration, as the run goes on; on the toy sampler.
+"""What keeping a run in its folder costs an iteration, at its start and long after.
 
-    python tests/benchmarks/bench_checkpoints.py [--iterations 5000] [--block 250]
-
-Prints JSON: seconds of a checkpoint of each kind by iteration, each the median over the last block.
 `record` is a checkpoint that only takes note of the new state, `save` one that writes it; where
 both stay flat, what a run costs does not depend on how long it has been going on.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from measuring import Figure, Size, middle
 
 from dno.core.result import Snapshot, StepRecord
 from dno.core.stages import LoopState
@@ -26,12 +21,14 @@ from dno.runs.run_config import RunConfig
 from dno.runs.storage import RunFolder
 
 CONFIG = RunConfig.parse({"prompts": "x", "rewards": "brightness"})
+EVERY = 20
+"""Iterations from one writing to the next."""
 _NAMES = ("p_mean", "p_norm", "p_spectrum", "p_covariance", "p_third", "p_fourth")
 
 
 def first_state() -> LoopState:
-    """A state as a run of one sample on the embedded model has it: 600 kB of tensors."""
-    noise_BN = torch.randn(1, 12_800)
+    """A state as a run of one sample on the embedded model has it: 1.5 MB of tensors."""
+    noise_BN = torch.randn(1, 78_336)
     snapshot = Snapshot(
         noise_BN=noise_BN,
         samples=torch.rand(1, 3, 64, 64),
@@ -69,35 +66,23 @@ def record_at(iteration: int) -> StepRecord:
     )
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--iterations", type=int, default=5000)
-    parser.add_argument("--block", type=int, default=250)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-
+def measure(size: Size) -> Iterator[Figure]:
+    """Times of a checkpoint in the first and in the last tenth of a run."""
     state = first_state()
-    block: dict[str, list[float]] = {"record": [], "save": []}
-    figures: dict[int, dict[str, Any]] = {}
+    times: dict[str, list[float]] = {"record": [], "save": []}
     with tempfile.TemporaryDirectory() as place, RunFolder(Path(place, "run")) as folder:
-        for iteration in range(1, args.iterations + 1):
+        for iteration in range(1, size.checkpoints + 1):
             record = record_at(iteration - 1)
-            saves = iteration % 25 == 0
-            began = time.perf_counter()
+            saves = iteration % EVERY == 0
+            began = time.process_time()
             # As the loop does it.
             state = replace(state, iteration=iteration, history=(*state.history, record))
             folder.save_state(state, CONFIG, every=0.0 if saves else 1e9)
-            block["save" if saves else "record"].append(time.perf_counter() - began)
-            if iteration % args.block == 0:
-                figures[iteration] = {
-                    name: float(f"{statistics.median(times):.3g}") for name, times in block.items()
-                }
-                block = {"record": [], "save": []}
-    print(json.dumps(figures, indent=2))
+            times["save" if saves else "record"].append(1e3 * (time.process_time() - began))
 
-
-if __name__ == "__main__":
-    main()
+    words = {"record": "noting a state", "save": "writing a state"}
+    for name, values in times.items():
+        tenth = max(1, len(values) // 10)
+        for when, part in (("first", values[:tenth]), ("last", values[-tenth:])):
+            text = f"{words[name]}, {when} tenth of {size.checkpoints} iterations"
+            yield middle(f"checkpoints.{name}.{when}", text, part, "CPU ms")

@@ -1,0 +1,28 @@
+"""What is measured, a part a file, each with a function `measure` from a size to figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from measuring import Figure, Size
+
+PARTS: Mapping[str, str] = {
+    "iteration": "An iteration, in plain samples",
+    "memory": "Kept between forward and backward",
+    "batch": "Samples side by side",
+    "engine": "Where an iteration's time goes",
+    "regularizer": "The published penalty, and the shell",
+    "checkpoints": "Keeping a run in its folder",
+    "startup": "Start-up, CPU seconds",
+    "rivals": "Reward a second, against the published recipe",
+}
+"""Names of the parts, and headings of their tables."""
+
+
+def measure(part: str, size: Size) -> Iterable[Figure]:
+    """The figures of one part."""
+    found: Iterable[Figure] = import_module(f"parts.{part}").measure(size)
+    return found

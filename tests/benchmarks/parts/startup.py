@@ -1,0 +1,77 @@
+"""What starting costs: a process from nothing to its first iteration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+from measuring import Figure, Size, middle
+
+STEP = "iteration 0/"
+"""How the first iteration's line begins."""
+DNO = (sys.executable, "-c", "from dno.cli.entry import main; main()")
+
+
+def whole(command: Sequence[str]) -> float:
+    """CPU seconds of a process that ends by itself."""
+    before = os.times()
+    subprocess.run(command, check=True, capture_output=True, env=_environment())
+    after = os.times()
+    return (
+        after.children_user
+        + after.children_system
+        - (before.children_user + before.children_system)
+    )
+
+
+def to_first_iteration() -> float:
+    """CPU seconds of `dno optimize` until it prints its first iteration."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*DNO, "optimize", "a black cat", "--reward", "brightness"]
+        command += ["--iterations", "1", "--out", str(Path(folder, "run"))]
+        started = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_environment(),
+        )
+        times = None
+        assert started.stderr is not None
+        # To its end, or it would wait for somebody to read on.
+        for line in started.stderr:
+            if times is None and line.startswith(STEP):
+                times = psutil.Process(started.pid).cpu_times()
+        started.wait()
+    if times is None:
+        raise RuntimeError("no iteration was printed")
+    return times.user + times.system
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def measure(size: Size) -> Iterator[Figure]:
+    """Medians over processes, in turns; bytecode is there from a first one that does not count."""
+    seconds: dict[str, list[float]] = {"help": [], "torch": [], "first": []}
+    for turn in range(size.starts + 1):
+        found = {
+            "help": whole([*DNO, "--help"]),
+            "torch": whole([sys.executable, "-c", "import torch"]),
+            "first": to_first_iteration(),
+        }
+        if turn:
+            for name, value in found.items():
+                seconds[name].append(value)
+        time.sleep(0.1)
+    yield middle("startup.help", "`dno --help`", seconds["help"], "CPU s")
+    yield middle("startup.torch", "`import torch` alone", seconds["torch"], "CPU s")
+    text = "`dno optimize` until its first iteration, that one included"
+    yield middle("startup.first", text, seconds["first"], "CPU s")
