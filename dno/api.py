@@ -430,7 +430,7 @@ def batch(
     Raises:
         ConfigError: the request is wrong, with the prompt's place; nothing was run.
     """
-    from dno.report.study_page import write_page_of_items
+    from dno.report.study_page import page_if_interrupted, write_page_of_items
     from dno.runs.batch import items_of, table_of
     from dno.runs.cluster import Cluster
     from dno.runs.keep import parse_keep
@@ -457,7 +457,8 @@ def batch(
 
     items = items_of(rows_from(prompts), seeds, configure)
     folder = Path(out).expanduser()
-    summary = run_study(items, folder, part=part, retries=retries, cluster=cluster, keep=kept)
+    with page_if_interrupted(items, folder):
+        summary = run_study(items, folder, part=part, retries=retries, cluster=cluster, keep=kept)
     write_page_of_items(items, folder)
     return Study(folder, table_of(items, folder), summary.failed, summary.interrupted)
 

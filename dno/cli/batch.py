@@ -158,7 +158,7 @@ def batch(
 
     items = items_of(rows, numbers, configure)
 
-    from dno.report.study_page import write_page_of_items
+    from dno.report.study_page import page_if_interrupted, write_page_of_items
     from dno.runs.study import run_study
 
     telling: dict[str, Any] = {}
@@ -168,7 +168,7 @@ def batch(
             "tell": functools.partial(_tell, output),
             "say": functools.partial(say, stream=output),
         }
-    with plugins_at_work():
+    with plugins_at_work(), page_if_interrupted(items, out):
         summary = run_study(
             items, out, part=part, retries=retries, cluster=cluster, keep=kept, **telling
         )

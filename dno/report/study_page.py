@@ -55,6 +55,16 @@ def write_page_of_items(items: Sequence[Item], folder: Path) -> Path | None:
         return None
 
 
+@contextlib.contextmanager
+def page_if_interrupted(items: Sequence[Item], folder: Path) -> Iterator[None]:
+    """Write the page of a study where Ctrl-C ends what is within, wherever it strikes."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        write_page_of_items(items, folder)
+        raise
+
+
 def write_study_page(folder: Path, path: Path | None = None) -> Path:
     """Write the page of a study, whole or not at all.
 

@@ -421,6 +421,32 @@ def test_a_page_of_somebody_else_stays_and_the_study_is_none_the_worse(
     assert len(items(out)) == 2
 
 
+@pytest.mark.parametrize("where", ["in an evaluation", "between items"])
+def test_a_study_that_is_interrupted_has_a_page(tmp_path: Path, where: str) -> None:
+    out = tmp_path / "study"
+
+    def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        begun = len(list((out / "items").iterdir()))
+        if where == "in an evaluation" and begun == 2:
+            raise KeyboardInterrupt
+        return images.mean(dim=(1, 2, 3))
+
+    class Impatient:
+        @hookimpl
+        def run_finished(self, event: RunFinished) -> None:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"reward": brightness, "iterations": 2}
+    if where == "between items":
+        with pytest.raises(KeyboardInterrupt):
+            run_study(out, observer=Impatient(), **options)
+    else:
+        run_study(out, **options)
+    text = Elements((out / "report.html").read_text()).text
+    assert "1 done" in text
+    assert "not begun" in text
+
+
 def test_a_study_without_reports_has_none_itself(tmp_path: Path) -> None:
     out = run_study(tmp_path / "study", ["a cat"], settings={"observers": ["curve"]}, iterations=1)
     assert not (out / "report.html").exists()
