@@ -16,7 +16,6 @@ from dno.cli.help import OptimizeCommand
 from dno.cli.loading import tell_that_it_loads
 from dno.cli.optimize import ConfigFile, Settings, ask_for_a_reward, table_parameters
 from dno.cli.say import say
-from dno.guard import collecting_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,6 +152,8 @@ def batch(
 
     # From here on torch is needed, which takes seconds to import: mistakes in the list are told
     # before.
+    from dno.guard import collecting_later
+
     with collecting_later():
         from dno.runs.batch import items_of
 

@@ -16,7 +16,6 @@ from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.help import OptimizeCommand
 from dno.cli.loading import tell_loading
 from dno.cli.say import say
-from dno.guard import collecting_later
 
 if TYPE_CHECKING:
     from dno.runs.carried import Carried
@@ -217,6 +216,8 @@ def _carried_by(picture: Path | None, config: Path | None) -> Carried | None:
 def _run(run_config: RunConfig, compare: str | None, folder: Path) -> None:
     """Run, and end with how it went."""
     # From here on torch is needed, which takes seconds to import: a mistake is told before.
+    from dno.guard import collecting_later
+
     with collecting_later():
         from dno.api import run
 
@@ -338,6 +339,8 @@ def _configure(
 
 def _run_and_compare(run_config: RunConfig, name: str, folder: Path) -> None:
     """Run, then spend the same seconds on another optimizer, in a folder beside."""
+    from dno.guard import collecting_later
+
     with collecting_later():
         from dno.api import compare
 

@@ -10,7 +10,6 @@ import typer
 from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.loading import tell_loading
 from dno.cli.say import say
-from dno.guard import collecting_later
 
 
 def resume(
@@ -43,6 +42,8 @@ def resume(
     tell_loading(config)
 
     # After what was given has been read: this imports torch, which takes seconds.
+    from dno.guard import collecting_later
+
     with collecting_later():
         from dno.api import resume as go_on
 

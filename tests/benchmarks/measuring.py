@@ -50,9 +50,9 @@ FULL = Size(
     iterations=12,
     checkpoints=2000,
     starts=3,
-    prompts=6,
-    block=3,
-    climb=1.0,
+    prompts=4,
+    block=2,
+    climb=0.5,
 )
 QUICK = Size(
     steps=50,
