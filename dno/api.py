@@ -431,6 +431,7 @@ def batch(
         ConfigError: the request is wrong, with the prompt's place; nothing was run.
     """
     from dno.report.page import write_report
+    from dno.report.study_page import page_if_interrupted, write_page_of_items
     from dno.runs.batch import items_of, table_of
     from dno.runs.cluster import Cluster
     from dno.runs.keep import parse_keep
@@ -459,16 +460,18 @@ def batch(
     folder = Path(out).expanduser()
     if size < 1:
         raise ConfigError(f"must be 1 or more, got {short(size)}", at="size")
-    summary = run_study(
-        items,
-        folder,
-        part=part,
-        retries=retries,
-        cluster=cluster,
-        keep=kept,
-        size=size,
-        page=write_report,
-    )
+    with page_if_interrupted(items, folder):
+        summary = run_study(
+            items,
+            folder,
+            part=part,
+            retries=retries,
+            cluster=cluster,
+            keep=kept,
+            size=size,
+            page=write_report,
+        )
+    write_page_of_items(items, folder)
     return Study(folder, table_of(items, folder), summary.failed, summary.interrupted)
 
 

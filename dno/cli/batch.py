@@ -169,6 +169,7 @@ def batch(
     items = items_of(rows, numbers, configure)
 
     from dno.report.page import write_report
+    from dno.report.study_page import page_if_interrupted, write_page_of_items
     from dno.runs.study import run_study
 
     telling: dict[str, Any] = {}
@@ -178,7 +179,7 @@ def batch(
             "tell": functools.partial(_tell, output),
             "say": functools.partial(say, stream=output),
         }
-    with plugins_at_work():
+    with plugins_at_work(), page_if_interrupted(items, out):
         summary = run_study(
             items,
             out,
@@ -192,6 +193,9 @@ def batch(
         )
     told_of.append(out)
     say(summary.sentence(out))
+    page = write_page_of_items(items, out)
+    if page is not None:
+        say(page)
     if summary.interrupted:
         raise typer.Exit(INTERRUPTED)
     if summary.failed:
