@@ -334,11 +334,17 @@ class Session:
         """Optimise the noise of a prompt on the loaded models; see `dno.optimize`.
 
         Args:
-            prompt, regularizer, constraint, optimizer, observer, out, settings, options: as
-                `dno.optimize` takes them, over those of the session.
+            prompt: what to draw, or several.
+            regularizer: in place of the session's.
+            constraint: in place of the session's.
+            optimizer: in place of the session's.
+            observer: in place of the session's.
             onlookers: objects with methods that `dno.plugin.hookimpl` marks, or functions, that
                 are told of the run and may ask it to stop. Unlike an observer they are no part of
                 its configuration, so that `dno resume` goes on with its folder without them.
+            out: run folder to make; None keeps nothing on disk.
+            settings: over those of the session, by dotted place.
+            options: over those of the session.
 
         Raises:
             ConfigError: the request is wrong, or needs other models than were loaded.

@@ -83,7 +83,7 @@ BAD = {
     "ends the program": ("import sys; sys.exit(0)", "could not be imported: SystemExit"),
     "no function": ("greet = 3", "is no function; its author must name one"),
     "a class": ("class greet: ...", "is no function; its author must name one"),
-    "no parameters": ("def greet(x: dict[str, int]): ...", "parameters that Typer cannot read"),
+    "no parameters": ("def greet(x: 'NoSuchType'): ...", "parameters that Typer cannot read"),
 }
 
 

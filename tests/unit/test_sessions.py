@@ -14,6 +14,7 @@ from small_problems import same
 from torch import Tensor
 
 import dno
+from dno.core.events import StepDone
 from dno.core.function import FunctionSampler
 from dno.errors import ConfigError
 from dno.registry.registry import REWARDS, SAMPLERS
@@ -251,3 +252,32 @@ def test_the_counted_plugins_are_installed(counted: Counted) -> None:
     """What the tests above build is found by name, as anybody's plugin is."""
     assert {info.name for info in REWARDS.infos()} >= {"told"}
     assert SAMPLERS.load("toy").__name__ == "Toy"
+
+
+def test_onlookers_are_told_may_stop_and_are_no_part_of_the_run(
+    counted: Counted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[int] = []
+
+    def stop_at_two(event: StepDone) -> bool:
+        seen.append(event.record.iteration)
+        return event.record.iteration == 2
+
+    def break_down(event: StepDone) -> None:
+        raise KeyError("lost")
+
+    session = dno.load(**counted.parts(), iterations=5, paper=True, lr=0.1)
+    out = tmp_path / "run"
+    result = session.optimize("a cat", onlookers=[stop_at_two, break_down], out=out)
+    assert seen == [0, 1, 2]
+    assert result.status == "stopped"
+    # One that fails takes nobody with it.
+    assert "the run goes on without it" in caplog.text
+    assert "python:" not in (out / "run.toml").read_text()
+
+    # It ends as if nobody had looked on.
+    resumed = dno.resume(out)
+    assert seen == [0, 1, 2]
+    assert resumed.status == "finished"
+    alone = dno.optimize("a cat", iterations=5, paper=True, lr=0.1, **counted.parts())
+    assert same(resumed.last, alone.last)
