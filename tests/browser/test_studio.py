@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from reported import HOSTILE
 
 import dno
+from dno.plugin import Option
 
 pytestmark = pytest.mark.slow
 
@@ -89,8 +92,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         assert address.startswith("http://127.0.0.1:"), (place / "log").read_text()
         yield Served(process, address, place / "mine")
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) in (0, 130)
-        process.stdout.close()
+        try:
+            assert process.wait(60) in (0, 130)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
     assert "Traceback" not in (place / "log").read_text()
 
 
@@ -270,7 +277,9 @@ def test_what_a_stranger_writes_does_nothing(chromium: Browser, served: Served) 
     opened.wait_for("ended")
     (name,) = served.folders() - before
     assert re.fullmatch(r"[a-z0-9-]+", name)
-    assert {path.name for path in served.runs.parent.iterdir()} == around
+    # Nothing beside the runs but what programs keep in a home.
+    new = {path.name for path in served.runs.parent.iterdir()} - around
+    assert new <= {"mine", "gradio", ".cache", ".config"}
     assert dno.open_run(served.runs / name).items[0][0] == EVIL
     opened.tab("Runs")
     opened.choose("run", name)
@@ -294,6 +303,35 @@ def test_what_a_stranger_writes_does_nothing(chromium: Browser, served: Served) 
     # What it wanted from elsewhere was refused by the page's policy before it was asked for.
     assert {url for url in opened.asked if "example.org" in url} <= {"https://example.org/x.png"}
     assert any("Content Security Policy" in line for line in opened.complaints)
+
+
+class Tags(HTMLParser):
+    """The elements of a piece of HTML."""
+
+    def __init__(self, piece: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.feed(piece)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.found.add(tag)
+
+
+def test_what_plugins_and_errors_say_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "plugins" / "studio"))
+    html = importlib.import_module("dno_studio._html")
+    job = importlib.import_module("dno_studio._job")
+    option = Option(EVIL, EVIL, EVIL, EVIL)
+    view = job.View(job.Phase.ENDED, 1, (0.1, 0.2), folder=Path(EVIL), told=EVIL, failed=True)
+    pieces = [
+        html.note(EVIL),
+        html.plugin(EVIL, EVIL, EVIL, [option]),
+        html.progress(view, 0),
+        html.frame(f'">{EVIL}'),
+    ]
+    for piece in pieces:
+        assert not Tags(piece).found & {"script", "img"}
+        assert "window.owned" in piece
 
 
 def test_paths_out_of_the_folder_are_refused(chromium: Browser, served: Served) -> None:
