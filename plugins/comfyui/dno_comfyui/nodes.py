@@ -5,6 +5,7 @@ ComfyUI shows an error's text on the node; those of dno are one sentence, and ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -45,9 +46,7 @@ class Optimize(io.ComfyNode):  # type: ignore[misc]
                 io.Float.Input(
                     "seconds", default=0.0, min=0.0, max=1e6, step=1.0, tooltip="0: no limit."
                 ),
-                io.Int.Input(
-                    "seed", default=0, min=0, max=_LAST_SEED, control_after_generate=True
-                ),
+                io.Int.Input("seed", default=0, min=0, max=_LAST_SEED, control_after_generate=True),
                 io.Int.Input("batch", default=1, min=1, max=64, tooltip="Seeds, from seed on."),
                 _REWARDS.Input("rewards", optional=True, tooltip="More rewards to climb."),
                 _NOISE.Input("start", optional=True, tooltip="Where to start, not at the seed."),
@@ -236,8 +235,11 @@ class OpenRun(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str) -> str:
+    def fingerprint_inputs(cls, folder: str | None = None) -> str | float:
         """What changes when the run does, so that ComfyUI reads it again."""
+        # Along a wire it is not known yet; what is unequal to itself is always read.
+        if folder is None:
+            return math.nan
         path = host.inside_output(folder, "folder")
         files = [path / name for name in ("noise.safetensors", "result.json")]
         return repr([file.stat().st_mtime_ns for file in files if file.is_file()])
@@ -261,7 +263,6 @@ class OpenRun(io.ComfyNode):  # type: ignore[misc]
             RunError: its samples are no pictures.
         """
         import dno
-
         from dno.report.facts import facts_of_saved
         from dno.report.verdict import verdict
 

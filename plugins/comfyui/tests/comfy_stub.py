@@ -98,7 +98,7 @@ class ComfyNode:
     """Base of nodes; ComfyUI makes no instances."""
 
     @classmethod
-    def GET_SCHEMA(cls) -> Schema:  # noqa: N802 (ComfyUI's name)
+    def GET_SCHEMA(cls) -> Schema:
         schema: Schema = cls.define_schema()  # type: ignore[attr-defined]
         schema.validate()
         return schema

@@ -78,7 +78,9 @@ def test_a_run_in_inference_mode_is_the_run_of_python(nodes, execute, output, tm
 
     comfy.utils.set_progress_bar_global_hook(hook)
     try:
-        image, before, noise, verdict = execute(nodes["DNOOptimize"], prompt="a cat", batch=2, **FEW)
+        image, before, noise, verdict = execute(
+            nodes["DNOOptimize"], prompt="a cat", batch=2, **FEW
+        )
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
 
@@ -118,6 +120,18 @@ def test_going_on_from_noise_and_from_an_opened_run(nodes, execute, output):
     torch.testing.assert_close(start, image, atol=0.51 / 255, rtol=0)
     assert further.mean() > image.mean()
     assert (output / "dno" / "run_00002" / "result.json").is_file()
+
+
+def test_a_run_that_goes_on_is_read_again(nodes, execute, output):
+    node = nodes["DNOOpenRun"]
+    execute(nodes["DNOOptimize"], prompt="a cat", **{**FEW, "iterations": 1})
+    before = node.fingerprint_inputs("dno/run_00001")
+    assert node.fingerprint_inputs("dno/run_00001") == before
+    dno.resume(output / "dno" / "run_00001", iterations=2)
+    assert node.fingerprint_inputs("dno/run_00001") != before
+    # Unequal to itself: always read.
+    unknown = node.fingerprint_inputs(None)
+    assert unknown != unknown
 
 
 def test_rewards_in_a_chain_and_settings_are_the_runs(nodes, execute, output):
@@ -204,9 +218,7 @@ LATER = {
 
 
 @pytest.mark.parametrize(("given", "told"), LATER.values(), ids=LATER.keys())
-def test_what_dno_refuses_is_one_sentence_and_makes_no_folder(
-    nodes, execute, output, given, told
-):
+def test_what_dno_refuses_is_one_sentence_and_makes_no_folder(nodes, execute, output, given, told):
     with pytest.raises(dno.ConfigError) as caught:
         execute(nodes["DNOOptimize"], prompt="a cat", **{**FEW, **given})
     assert told in str(caught.value)
