@@ -13,7 +13,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from dno.plugin import ConfigError, short
 
-from . import choices, host
+from . import choices, host, loaded
 from .values import Noise, comfy_images, images_of_pictures, parse_lines
 
 _NOISE: Final = io.Custom("DNO_NOISE")
@@ -72,6 +72,12 @@ class Optimize(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     tooltip="What run folders in ComfyUI's output folder are called.",
                 ),
+                io.Boolean.Input(
+                    "keep_loaded",
+                    default=False,
+                    optional=True,
+                    tooltip="Whether the models stay in memory for the next run that needs them.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image"),
@@ -119,6 +125,7 @@ class Optimize(io.ComfyNode):  # type: ignore[misc]
         sampler: str = choices.USUAL,
         settings: str = "",
         folder: str = "dno/run",
+        keep_loaded: bool = False,
     ) -> Any:
         """Run, and hand on the best pictures, the first ones, the best noise and the verdict.
 
@@ -126,31 +133,27 @@ class Optimize(io.ComfyNode):  # type: ignore[misc]
             DNOError: the request is wrong, or the run failed; one sentence.
             InterruptProcessingException: it was stopped; the run's folder has what it reached.
         """
-        import dno
-
         asked = _prompt(prompt)
-        placed = parse_lines(settings, "settings")
+        models = {
+            "model": other_model.strip() or host.model_path(model),
+            "reward": [*_reward(reward, weight), *rewards],
+            "sampler": choices.chosen(sampler),
+            "steps": steps or None,
+            "negative_prompt": negative_prompt.strip() or None,
+            "settings": parse_lines(settings, "settings"),
+        }
         out = host.new_run_folder(folder)
-        called = other_model.strip() or host.model_path(model)
-
-        host.make_room()
-        result = dno.optimize(
-            asked,
-            reward=[*_reward(reward, weight), *rewards],
-            sampler=choices.chosen(sampler),
-            optimizer=choices.chosen(optimizer),
-            observer=host.Watcher(),
-            out=out,
-            settings=placed,
-            model=called,
-            steps=steps or None,
-            iterations=iterations,
-            seconds=seconds or None,
-            seed=seed,
-            batch=batch,
-            start=None if start is None else start.noise_BN,
-            negative_prompt=negative_prompt.strip() or None,
-        )
+        run = {
+            "optimizer": choices.chosen(optimizer),
+            "observer": host.Watcher(),
+            "iterations": iterations,
+            "seconds": seconds or None,
+            "seed": seed,
+            "batch": batch,
+            "start": None if start is None else start.noise_BN,
+            "out": out,
+        }
+        result = loaded.optimize(asked, models=models, run=run, keep=keep_loaded)
         host.raise_if_interrupted()
         result.raise_for_status()
 

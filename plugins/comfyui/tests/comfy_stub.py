@@ -50,6 +50,7 @@ WIDGETS = {
     "STRING": {"default", "multiline", "placeholder", "dynamic_prompts"},
     "INT": NUMBER | {"control_after_generate"},
     "FLOAT": NUMBER | {"round"},
+    "BOOLEAN": {"default", "label_on", "label_off"},
     "COMBO": {"default", "options"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
+import dno_comfyui
 import pytest
 import torch
 
@@ -127,11 +129,57 @@ def test_a_run_that_goes_on_is_read_again(nodes, execute, output):
     execute(nodes["DNOOptimize"], prompt="a cat", **{**FEW, "iterations": 1})
     before = node.fingerprint_inputs("dno/run_00001")
     assert node.fingerprint_inputs("dno/run_00001") == before
-    dno.resume(output / "dno" / "run_00001", iterations=2)
+    dno.resume(output / "dno" / "run_00001", iterations=2, settings={"observers": ["curve"]})
     assert node.fingerprint_inputs("dno/run_00001") != before
     # Unequal to itself: always read.
     unknown = node.fingerprint_inputs(None)
     assert unknown != unknown
+
+
+def test_models_stay_loaded_where_asked_and_runs_are_the_same(nodes, execute, monkeypatch):
+    loads: list[Any] = []
+    rooms: list[None] = []
+    load = dno.load
+    monkeypatch.setattr(dno, "load", lambda **given: loads.append(given) or load(**given))
+    monkeypatch.setattr(comfy.model_management, "unload_all_models", lambda: rooms.append(None))
+
+    def image(**given: Any) -> torch.Tensor:
+        images: torch.Tensor = execute(nodes["DNOOptimize"], **{**FEW, "iterations": 1, **given})[0]
+        return images
+
+    cold = image(prompt="a dog")
+    assert (len(loads), len(rooms)) == (0, 1)
+    image(prompt="a cat", keep_loaded=True)
+    warm = image(prompt="a dog", keep_loaded=True)
+    assert torch.equal(warm, cold)
+    assert (len(loads), len(rooms)) == (1, 2)
+    # Another number of steps is another sampler.
+    image(prompt="a dog", keep_loaded=True, steps=3)
+    assert (len(loads), len(rooms)) == (2, 3)
+    image(prompt="a dog")
+    image(prompt="a dog", keep_loaded=True, steps=3)
+    assert (len(loads), len(rooms)) == (3, 5)
+
+
+def test_the_workflow_that_comes_with_the_nodes_runs(nodes, execute):
+    file = Path(inspect.getfile(dno_comfyui)).with_name("workflow_api.json")
+    given: dict[str, tuple[Any, ...]] = {}
+    for number, step in json.loads(file.read_text()).items():
+        node = nodes.get(step["class_type"])
+        values = {
+            name: given[value[0]][value[1]] if isinstance(value, list) else value
+            for name, value in step["inputs"].items()
+        }
+        if node is None:
+            # Nodes of ComfyUI itself, which take what comes.
+            assert step["class_type"] in {"SaveImage", "PreviewImage", "PreviewAny"}
+            continue
+        known = {port.id: port.optional for port in node.GET_SCHEMA().inputs}
+        assert {name for name, optional in known.items() if not optional} <= set(values)
+        assert set(values) <= set(known)
+        given[number] = execute(node, **values)
+    assert given["2"][0].shape == given["2"][1].shape == (2, 64, 64, 3)
+    assert "contrast" in given["2"][3]
 
 
 def test_rewards_in_a_chain_and_settings_are_the_runs(nodes, execute, output):
