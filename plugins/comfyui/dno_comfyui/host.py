@@ -98,26 +98,44 @@ def make_room() -> None:
     comfy.model_management.soft_empty_cache()
 
 
-def raise_if_interrupted() -> None:
-    """Tell ComfyUI that the run ended because somebody pressed its stop button."""
-    comfy.model_management.throw_exception_if_processing_interrupted()
-
-
 class Watcher:
-    """An observer that moves ComfyUI's progress bar, and asks to stop where its user did."""
+    """An observer that moves ComfyUI's progress bar, and asks to stop where its user did.
+
+    ComfyUI's bar raises where somebody has pressed stop, and takes that as told: it would be an
+    error of an observer, and nobody would know of the stop. So it is caught here, and raised when
+    the run has ended and is saved.
+    """
 
     def __init__(self) -> None:
         self._bar = comfy.utils.ProgressBar(1)
+        self._stopped = False
 
     @hookimpl
     def run_started(self, event: RunStarted) -> None:
         """The bar has as many parts as the run has iterations."""
-        self._bar.update_absolute(event.run.start, event.run.iterations)
+        self._show(event.run.start, event.run.iterations)
 
     @hookimpl
     def step_done(self, event: StepDone) -> bool:
         """Show how far the run is and its first picture; True where it is to stop."""
-        pictures = thumbnails(event.medium, event.samples[:1])
-        preview = ("JPEG", pictures[0], _PREVIEW) if pictures else None
-        self._bar.update_absolute(event.record.iteration, event.run.iterations, preview)
-        return bool(comfy.model_management.processing_interrupted())
+        if not comfy.model_management.processing_interrupted():
+            pictures = thumbnails(event.medium, event.samples[:1])
+            preview = ("JPEG", pictures[0], _PREVIEW) if pictures else None
+            self._show(event.record.iteration, event.run.iterations, preview)
+        return self._stopped or bool(comfy.model_management.processing_interrupted())
+
+    def raise_if_stopped(self) -> None:
+        """Tell ComfyUI that somebody pressed stop.
+
+        Raises:
+            InterruptProcessingException: somebody did.
+        """
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if self._stopped:
+            raise comfy.model_management.InterruptProcessingException
+
+    def _show(self, done: int, iterations: int, preview: object = None) -> None:
+        try:
+            self._bar.update_absolute(done, iterations, preview)
+        except comfy.model_management.InterruptProcessingException:
+            self._stopped = True

@@ -143,9 +143,10 @@ class Optimize(io.ComfyNode):  # type: ignore[misc]
             "settings": parse_lines(settings, "settings"),
         }
         out = host.new_run_folder(folder)
+        watcher = host.Watcher()
         run = {
             "optimizer": choices.chosen(optimizer),
-            "observer": host.Watcher(),
+            "observer": watcher,
             "iterations": iterations,
             "seconds": seconds or None,
             "seed": seed,
@@ -154,7 +155,7 @@ class Optimize(io.ComfyNode):  # type: ignore[misc]
             "out": out,
         }
         result = loaded.optimize(asked, models=models, run=run, keep=keep_loaded)
-        host.raise_if_interrupted()
+        watcher.raise_if_stopped()
         result.raise_for_status()
 
         name = out.relative_to(host.output_folder()).as_posix()

@@ -17,7 +17,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 
-class InterruptProcessingException(Exception):  # noqa: N818 (ComfyUI's name)
+class InterruptProcessingException(BaseException):
     """What ends a workflow whose user pressed stop."""
 
 

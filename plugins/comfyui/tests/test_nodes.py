@@ -202,10 +202,17 @@ def test_rewards_in_a_chain_and_settings_are_the_runs(nodes, execute, output):
     assert values["sampler"]["eta"] == 0.5
 
 
-def test_stop_ends_the_run_and_keeps_what_it_reached(nodes, execute, output):
+@pytest.mark.parametrize("pressed", ["in an iteration", "as the bar moves", "at the start"])
+def test_stop_ends_the_run_and_keeps_what_it_reached(nodes, execute, output, pressed):
     def hook(value, total, preview, node_id=None):
-        if value == 1:
-            comfy.model_management.interrupt_current_processing()
+        """ComfyUI's own raises where it finds that stop was pressed, and forgets it."""
+        press = comfy.model_management.interrupt_current_processing
+        at = 0 if pressed == "at the start" else 1
+        if value == at and pressed != "in an iteration":
+            press()
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if value == at:
+            press()
 
     comfy.utils.set_progress_bar_global_hook(hook)
     try:
