@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import dno
+from dno.plugin import find_model
 
 FEW = {"steps": 4, "iterations": 2, "seed": 3}
 
@@ -107,6 +108,24 @@ def test_a_run_in_inference_mode_is_the_run_of_python(nodes, execute, output, tm
         "output",
         "here",
     }
+
+
+def test_a_diffusers_folder_is_drawn_with(nodes, execute, output, tmp_path):
+    folder = find_model("emoji")
+    (tmp_path / "models" / "diffusers" / "mine").symlink_to(folder)
+    given = {**FEW, "iterations": 1}
+    drawn = [
+        execute(nodes["DNOOptimize"], prompt="a cat", **chosen, **given)[0]
+        for chosen in (
+            {"model": "emoji"},
+            {"model": "diffusers/mine"},
+            {"model": "gone", "other_model": folder},
+        )
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+    used = dno.open_run(output / "dno" / "run_00002").values["sampler"]["model"]
+    assert used.endswith("models/diffusers/mine")
 
 
 def test_going_on_from_noise_and_from_an_opened_run(nodes, execute, output):
