@@ -80,6 +80,16 @@ def floors(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, into build/site; after `--`, "serve" shows it while you write."""
+    session.install("-e", ".[docs]")
+    if "serve" in session.posargs:
+        session.run("zensical", "serve")
+    else:
+        session.run("zensical", "build", "--strict", "--clean")
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """The distribution, into dist/."""
     session.install("build")

@@ -34,6 +34,7 @@ from dno.runs.saved import list_runs as list_runs
 from dno.runs.saved import open_run as open_run
 from dno.runs.shorthands import assemble
 from dno.runs.spellings import weighted
+from dno.wording import short
 
 Named: TypeAlias = str | Mapping[str, Any]
 """A plugin's name, or a table with `use` and its options."""
@@ -145,8 +146,7 @@ def again(
 
     Args:
         picture: a PNG file of a run.
-        prompt, reward, observer, progress, out, settings, options: what goes over it, as
-            `dno.optimize` takes it.
+        prompt: what goes over it, as `dno.optimize` takes it; and so with all that follow.
 
     Raises:
         ConfigError: it carries no configuration, or one that cannot be run here; nothing was run.
@@ -256,9 +256,8 @@ def load(
         ...     session.optimize(prompt, seed=1, out=f"runs/{prompt}")
 
     Args:
-        reward, sampler, monitor, regularizer, constraint, optimizer, observer, settings,
-            options: as
-            `dno.optimize` takes them; what does not decide the models may differ for each prompt.
+        reward: as `dno.optimize` takes it, like all that follow; what does not decide the models
+            may differ for each prompt.
 
     Raises:
         ConfigError: the request is wrong, or a model cannot be loaded.
@@ -387,6 +386,7 @@ def batch(
     out: str | Path,
     reward: AnyReward,
     seeds: Sequence[int] = (0,),
+    size: int = 1,
     part: tuple[int, int] = (1, 1),
     retries: int = 1,
     ray: str | None = None,
@@ -414,10 +414,10 @@ def batch(
         prompts: a list; a table of columns or a data frame, where columns that are called as
             options set them; or the path of a file, see `dno batch --help`.
         out: folder of the study.
-        reward, sampler, monitor, regularizer, constraint, optimizer, observer, settings,
-            options: as
-            `dno.optimize` takes them.
+        reward: as `dno.optimize` takes it, like all parts and options that are not told here.
         seeds: for each prompt that has none of its own.
+        size: how many items are run side by side in one tensor, where they differ in prompt or
+            seed alone; each costs less then, and agrees with one that ran alone to rounding.
         part: i of n, counted from 1: every nth item alone.
         retries: how often an item that failed is tried again.
         ray: run the items on workers of a Ray cluster: "auto" for the one that runs here, else one
@@ -430,6 +430,8 @@ def batch(
     Raises:
         ConfigError: the request is wrong, with the prompt's place; nothing was run.
     """
+    from dno.report.page import write_report
+    from dno.report.study_page import page_if_interrupted, write_page_of_items
     from dno.runs.batch import items_of, table_of
     from dno.runs.cluster import Cluster
     from dno.runs.keep import parse_keep
@@ -456,7 +458,20 @@ def batch(
 
     items = items_of(rows_from(prompts), seeds, configure)
     folder = Path(out).expanduser()
-    summary = run_study(items, folder, part=part, retries=retries, cluster=cluster, keep=kept)
+    if size < 1:
+        raise ConfigError(f"must be 1 or more, got {short(size)}", at="size")
+    with page_if_interrupted(items, folder):
+        summary = run_study(
+            items,
+            folder,
+            part=part,
+            retries=retries,
+            cluster=cluster,
+            keep=kept,
+            size=size,
+            page=write_report,
+        )
+    write_page_of_items(items, folder)
     return Study(folder, table_of(items, folder), summary.failed, summary.interrupted)
 
 

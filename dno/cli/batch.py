@@ -49,6 +49,15 @@ def batch(
             help="Seeds of every prompt, as 0..7 or 0,3,5.", metavar="SEEDS", rich_help_panel="DRAW"
         ),
     ] = "0",
+    size: Annotated[
+        int,
+        typer.Option(
+            "--batch",
+            help="Items side by side in one tensor, where they differ in prompt or seed alone.",
+            min=1,
+            rich_help_panel="DRAW",
+        ),
+    ] = 1,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -159,6 +168,8 @@ def batch(
 
     items = items_of(rows, numbers, configure)
 
+    from dno.report.page import write_report
+    from dno.report.study_page import page_if_interrupted, write_page_of_items
     from dno.runs.study import run_study
 
     telling: dict[str, Any] = {}
@@ -168,12 +179,23 @@ def batch(
             "tell": functools.partial(_tell, output),
             "say": functools.partial(say, stream=output),
         }
-    with plugins_at_work():
+    with plugins_at_work(), page_if_interrupted(items, out):
         summary = run_study(
-            items, out, part=part, retries=retries, cluster=cluster, keep=kept, **telling
+            items,
+            out,
+            part=part,
+            retries=retries,
+            cluster=cluster,
+            keep=kept,
+            size=size,
+            page=write_report,
+            **telling,
         )
     told_of.append(out)
     say(summary.sentence(out))
+    page = write_page_of_items(items, out)
+    if page is not None:
+        say(page)
     if summary.interrupted:
         raise typer.Exit(INTERRUPTED)
     if summary.failed:

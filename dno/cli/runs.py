@@ -60,14 +60,14 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File to write. [default: report.html in the run folder; of several, here]",
+            help="File to write. [default: report.html in the folder; of several, here]",
             metavar="FILE",
             show_default=False,
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
-    """Write a page that shows runs, whether they ended, were killed or go on, for any browser."""
+    """Write a page that shows runs or a study, whether they ended or go on, for any browser."""
     from dno.report.page import report as write
 
     with plugins_at_work():

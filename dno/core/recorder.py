@@ -74,7 +74,7 @@ class Recorder:
 
         Args:
             moving_B: the samples that are asked, at least one of them.
-                known: the newest evaluation of all.
+            known: the newest evaluation of all.
         """
         stays_B = ~moving_B.to(self._start_BN.device)
         # Of one that failed there, the noise was put back.

@@ -49,7 +49,8 @@ def traced(
 
     Args:
         call: differentiable, and the same whatever the numbers are.
-        args, kwargs: what to call it with; nests of tensors.
+        args: what to call it with; nests of tensors.
+        kwargs: the same, by name.
 
     Returns:
         The cost; and the answer, its tensors filled with zeros.
@@ -71,7 +72,8 @@ def kept_by(
 
     Args:
         call: differentiable.
-        args, kwargs: what to call it with.
+        args: what to call it with.
+        kwargs: the same, by name.
         weights: addresses of storages that are not the call's own (`untyped_storage().data_ptr()`).
 
     Returns:

@@ -146,7 +146,7 @@ def charts_of(
 
 
 def _chart(row: Row, iterations: Sequence[int], axis: Across, range_: Range) -> Chart:
-    low, high, ticks = _nice(*range_)
+    low, high, ticks = nice(*range_)
 
     def y(value: float) -> float:
         return HEIGHT - _INSET - (value - low) / (high - low) * (HEIGHT - 2 * _INSET)
@@ -201,7 +201,7 @@ def _range(row: Row) -> Range | None:
     return (min(known), max(known)) if known else None
 
 
-def _nice(low: float, high: float) -> tuple[float, float, list[str]]:
+def nice(low: float, high: float) -> tuple[float, float, list[str]]:
     """Round numbers around a range, with the numbers in between, from the top down."""
     span = high - low
     if span <= abs(high) * 1e-9 or not math.isfinite(span):

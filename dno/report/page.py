@@ -7,24 +7,17 @@ policy forbids it: even its own script and style run only by their checksums.
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from dno.errors import RunFolderError
 from dno.files import read_file, write_file
 from dno.paths import user_path
 from dno.runs.saved import SavedRun, open_run
-from dno.runs.versions import versions
 from dno.wording import named, reason
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from dno.report.view import Sheet
 
 NAME: Final = "report.html"
@@ -55,20 +48,34 @@ def write_report(folder: Path) -> Path:
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
-    """Write a page of one or several runs.
+    """Write a page of one or several runs, or of one study.
 
     Args:
-        runs: the run folders.
-        out: where to write it; unless given, `report.html` in the folder of a run that is alone,
-            and in the current folder for several. A page that `dno` wrote is replaced.
+        runs: the run folders, or a study's folder alone.
+        out: where to write it; unless given, `report.html` in the folder of a run or study that is
+            alone, and in the current folder for several. A page that `dno` wrote is replaced.
 
     Returns:
         Where it is.
 
     Raises:
-        RunFolderError: one is no run folder, or a file is in the way that `dno` did not write.
+        RunFolderError: one is no run folder, a study is not alone, or a file is in the way that
+            `dno` did not write.
         RunError: the file cannot be written.
     """
+    from dno.report.study_page import write_study_page
+    from dno.report.study_read import is_study
+
+    given = [user_path(run) for run in runs]
+    studies = [folder for folder in given if is_study(folder)]
+    if studies and len(given) > 1:
+        raise RunFolderError(
+            f"{named(studies[0])} is a study, which has a page of its own; name it alone, or set "
+            "studies side by side with `dno compare`"
+        )
+    if studies:
+        return write_study_page(studies[0], None if out is None else user_path(out, source="--out"))
+
     opened = [open_run(run) for run in runs]
     if out is not None:
         path = user_path(out, source="--out")
@@ -76,12 +83,12 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
         path = opened[0].path / NAME
     else:
         path = Path(NAME)
-    _check_place(path)
+    check_place(path)
     write_file(path, page_of(opened))
     return path
 
 
-def _check_place(path: Path) -> None:
+def check_place(path: Path) -> None:
     """Raise `RunFolderError` where something stands that is not a report."""
     # A link is replaced, and what it leads to stays.
     if path.is_symlink() or not path.exists():
@@ -112,49 +119,6 @@ def page_of(runs: Sequence[SavedRun]) -> bytes:
 
 def render(sheet: Sheet) -> str:
     """A page of what is known."""
-    from markupsafe import Markup
+    from dno.report.pages import rendered
 
-    style = _part("report.css")
-    script = _part("report.js")
-    policy = (
-        "default-src 'none'; img-src data:; "
-        f"style-src '{_checksum(style)}'; script-src '{_checksum(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    template = _environment().get_template("page.html")
-    return template.render(
-        sheet=sheet,
-        version=versions().get("dno", ""),
-        policy=policy,
-        # Ours, and free of what would end their elements.
-        style=Markup(style),
-        script=Markup(script),
-    )
-
-
-def _checksum(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
-
-
-@functools.cache
-def _part(name: str) -> str:
-    return files("dno.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-@functools.cache
-def _environment() -> Environment:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    from dno.report.view import number
-
-    environment = Environment(
-        loader=FunctionLoader(_part),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters: dict[str, Any] = {"number": number}
-    environment.filters.update(filters)
-    return environment
+    return rendered("page.html", styles=["report.css"], script="report.js", sheet=sheet)

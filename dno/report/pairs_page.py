@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from dno.files import read_file
+from dno.report.pages import rendered
+from dno.report.pictures import small_picture
 from dno.report.tables import Table, paired_table
 from dno.runs.ended import EndedItem
 from dno.runs.pairs import Key, Paired
+from dno.wording import clean
 
 _SIDE: Final = 160
 """Longest side of a picture, in pixels."""
@@ -43,15 +40,15 @@ class _Row:
 def pairs_page(paired: Paired) -> str:
     """The page, as HTML."""
     reward = paired.climbed[0]
-    environment = Environment(
-        loader=PackageLoader("dno.report", "."), autoescape=True, undefined=StrictUndefined
-    )
     table: Table = paired_table(paired)
     keys = _most_different(paired, reward)
-    return environment.get_template("pairs.html").render(
-        sentence=paired.sentence(),
-        table=table,
-        reward=reward,
+    return rendered(
+        "pairs.html",
+        styles=["report.css", "pairs.css"],
+        ways=[clean(way) for way in paired.ways],
+        sentence=clean(paired.sentence()),
+        table=Table(table.titles, [[clean(cell) for cell in row] for row in table.rows]),
+        reward=clean(reward),
         rows=[_row(paired, key, reward) for key in keys],
         left_out=len(paired.keys) - len(keys),
     )
@@ -76,25 +73,10 @@ def _row(paired: Paired, key: Key, reward: str) -> _Row:
     first = paired.items[paired.ways[0]][key]
     cells = [_cell("plain", first, "initial", reward)]
     cells += [_cell(way, paired.items[way][key], "best", reward) for way in paired.ways]
-    return _Row(*key, cells)
+    return _Row(clean(key[0]), key[1], cells)
 
 
 def _cell(title: str, item: EndedItem, name: str, reward: str) -> _Cell:
     values = item.best if name == "best" else item.initial
-    file = item.picture(name)
-    return _Cell(title, f"{values[reward]:.4g}", "" if file is None else _thumbnail(file))
-
-
-def _thumbnail(file: Path) -> str:
-    """A small copy as a data address; empty where the file is no picture."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(read_file(file))) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return ""
-    picture.thumbnail((_SIDE, _SIDE))
-    data = io.BytesIO()
-    picture.save(data, "WEBP", quality=85)
-    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
+    picture = small_picture(item.run, name, len(item.run.items), item.sample, _SIDE)
+    return _Cell(clean(title), f"{values[reward]:.4g}", "" if picture is None else picture.uri)

@@ -135,6 +135,21 @@ def _opened(run: SavedRun, name: str, samples: int, shown: int) -> list[Image | 
     return [row.crop((i * width, 0, (i + 1) * width, row.height)) for i in range(shown)]
 
 
+def small_picture(run: SavedRun, name: str, samples: int, sample: int, edge: int) -> Picture | None:
+    """One sample's picture, made small; None where there is none that can be shown.
+
+    Args:
+        run: the run.
+        name: `initial`, `best` or `last`.
+        samples: how many the run has.
+        sample: which of them.
+        edge: pixels of its longer side, at most.
+    """
+    opened = _opened(run, name, samples, sample + 1)
+    image = opened[sample] if sample < len(opened) else None
+    return None if image is None else _picture(image, None, edge)
+
+
 def _open(path: Path) -> Image | None:
     """A PNG of a run folder; None where it is none, is a link, or is larger than any of ours."""
     from PIL import Image

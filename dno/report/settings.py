@@ -36,6 +36,21 @@ def settings_of(values: Mapping[str, Any]) -> Mapping[str, Sequence[Setting]]:
     return {title: rows for title, rows in found.items() if rows}
 
 
+def settings_of_places(places: Mapping[str, Any]) -> Mapping[str, Sequence[Setting]]:
+    """Settings by dotted place, by the heading that their places begin with."""
+    found: dict[str, list[Setting]] = {"run": []}
+    for place, value in places.items():
+        title, _, rest = shown(place, limit=200).partition(".")
+        row = Setting(rest or title, _text(shown_value(value)))
+        found.setdefault(title if rest else "run", []).append(row)
+    return {title: rows for title, rows in found.items() if rows}
+
+
+def text_of(value: Any) -> str:
+    """One value of a configuration, for people."""
+    return _text(shown_value(value))
+
+
 def _leaves(table: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, str]]:
     for key, value in table.items():
         inner = f"{place}.{key}" if place else key

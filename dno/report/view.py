@@ -207,14 +207,14 @@ def _item(read: Gathered, i: int) -> Item:
     prompt, seed = read.items[i]
     failures = table(read.result.get("failures"))
     return Item(
-        prompt=_prompt(prompt),
+        prompt=shown_prompt(prompt),
         seed=shown(str(seed), limit=40),
         gain=_gain(read.rows, i),
         failure=shown(str(failures.get(str(i), "")), read.folders),
     )
 
 
-def _prompt(prompt: object) -> str:
+def shown_prompt(prompt: object) -> str:
     """A prompt for a page; paths in it are its author's own words."""
     text = clean(str(prompt))
     return text if len(text) <= _PROMPT else f"{text[:_PROMPT]} ... ({len(text):,} characters)"

@@ -65,10 +65,23 @@ class Attempts:
             config: the item's.
             path: its run folder.
         """
-        attempt = self._make(config, path)
+        return self.kept(self._make(config, path), path)
+
+    def kept(self, attempt: Attempt, path: Path) -> Attempt:
+        """The attempt, once its run folder holds no more than is to be kept."""
         if self._keep is Keep.BEST and attempt.end in (End.DONE, End.BEFORE):
             thin(path)
         return attempt
+
+    def outcome(self, config: RunConfig, path: Path) -> Outcome:
+        """Run what is to be in a folder, or go on with it.
+
+        Raises:
+            DNOError: see `dno.runs.run.run`.
+        """
+        if standing(path) is Standing.NEW:
+            return run(config, path, loaded=self._models(config))
+        return go_on(config, path, loaded=self._models(config))
 
     def _make(self, config: RunConfig, path: Path) -> Attempt:
         began = time.perf_counter()
@@ -78,10 +91,8 @@ class Attempts:
                     return Attempt(End.BEFORE)
                 case Standing.HELD:
                     return Attempt(End.HELD)
-                case Standing.BEGUN:
-                    outcome = go_on(config, path, loaded=self._models(config))
-                case Standing.NEW:
-                    outcome = run(config, path, loaded=self._models(config))
+                case _:
+                    outcome = self.outcome(config, path)
         except RunFolderError as error:
             # Another process may have been quicker.
             match standing(path):
@@ -95,7 +106,7 @@ class Attempts:
             return Attempt(End.WRONG, str(error))
         except DNOError as error:
             return Attempt(End.FAILED, str(error))
-        return _attempt(outcome, time.perf_counter() - began)
+        return attempt_of(outcome, time.perf_counter() - began)
 
     def _models(self, config: RunConfig) -> Loaded:
         if self._loaded is not None:
@@ -108,7 +119,8 @@ class Attempts:
         return self._loaded
 
 
-def _attempt(outcome: Outcome, seconds: float) -> Attempt:
+def attempt_of(outcome: Outcome, seconds: float) -> Attempt:
+    """What an outcome says of the attempt that it came of, which took so many seconds."""
     rises = {
         name: (float(outcome.initial.rewards[name][0]), float(outcome.best.rewards[name][0]))
         for name in outcome.climbed

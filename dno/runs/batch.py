@@ -24,6 +24,7 @@ from dno.runs.keep import Keep
 from dno.runs.lists import Row, configured
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
+from dno.runs.side_by_side import Group, SideBySide, groups_of
 from dno.runs.standing import standing
 
 ITEMS: Final = "items"
@@ -136,9 +137,15 @@ def items_of(
 
 
 def _name(config: RunConfig) -> str:
-    values = {key: value for key, value in config.dump().items() if key not in _FREE}
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(_settings(config).encode()).hexdigest()[:8]
     return f"{slug(config.prompts[0])}-{digest}-s{config.seeds[0]}"
+
+
+def _settings(config: RunConfig, *apart: str) -> str:
+    """What tells a configuration from others, but for some fields."""
+    values = config.dump()
+    told = {key: value for key, value in values.items() if key not in (*_FREE, *apart)}
+    return json.dumps(told, sort_keys=True)
 
 
 def shard(items: Sequence[Item], part: tuple[int, int]) -> Sequence[Item]:
@@ -153,6 +160,8 @@ def carry_out(
     *,
     retries: int,
     keep: Keep = Keep.ALL,
+    size: int = 1,
+    page: Callable[[Path], object] = lambda path: None,
     tell: Callable[[Told], None],
 ) -> Summary:
     """Run what is neither done nor held by another process.
@@ -164,15 +173,20 @@ def carry_out(
         folder: the study's.
         retries: how often an item that failed is tried again.
         keep: what is kept of an item that is done.
+        size: how many items that allow it are run side by side.
+        page: called with the folder of each that was.
         tell: hears of each item as it ends.
     """
     summary = Summary()
     attempts = Attempts(keep)
+    together = SideBySide(_groups(items, size), folder, folder / ITEMS, attempts, page)
     left = [*enumerate(items, start=1)]
     while left:
         held: list[tuple[int, Item]] = []
         for number, item in left:
-            attempt = _tried(item, folder / ITEMS / item.name, attempts, retries)
+            attempt = together.attempt(item.name)
+            if attempt is None:
+                attempt = _tried(item, folder / ITEMS / item.name, attempts, retries)
             if attempt.end is End.HELD:
                 held.append((number, item))
                 continue
@@ -186,6 +200,13 @@ def carry_out(
         left = held
     summary.held = len(left)
     return summary
+
+
+def _groups(items: Sequence[Item], size: int) -> list[Group]:
+    if size < 2:
+        return []
+    configs = {item.name: item.config for item in items}
+    return groups_of(configs, lambda config: _settings(config, "prompts"), size)
 
 
 def _tried(item: Item, path: Path, attempts: Attempts, retries: int) -> Attempt:

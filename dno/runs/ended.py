@@ -17,7 +17,8 @@ from dno.wording import named
 _ITEMS: Final = "items"
 _NOT_SETTINGS: Final = ("prompts", "seeds", "observers", "device", "metadata")
 """What differs between items that were run in one way."""
-_UNLIKELY: Final = 0.01
+UNLIKELY: Final = 0.01
+"""The share of tests of true draws with a p-value below it, too."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,12 @@ class EndedItem:
     """Those of the best healthy sample."""
     log_p: float
     """The least log P of its noise; nan where no regularizer reports one."""
+    tests: int
+    """Tests of N(0, I) that no constraint keeps by construction."""
     unlikely: int
-    """Tests of N(0, I) that no constraint keeps by construction and whose p-value of the best
-    noise is below 0.01."""
+    """Those of them whose p-value of the best noise is below 0.01."""
+    unlikely_before: int
+    """The same of the noise that it started at."""
     cost: Mapping[str, float]
     """`iterations`, `network_evaluations`, `reward_calls`, and `seconds`: an equal share of the
     run's."""
@@ -82,7 +86,7 @@ def ended(path: str | Path) -> Ended:
     left_out: dict[str, int] = {}
     for run in _runs_of(folder):
         try:
-            found = list(_items_of(run))
+            found = list(items_of_run(run))
         except RunFolderError:
             found = []
             why = "damaged"
@@ -135,28 +139,40 @@ def _count(run: SavedRun) -> int:
         return 1
 
 
-def _items_of(run: SavedRun) -> Iterator[EndedItem]:
+def items_of_run(run: SavedRun) -> Iterator[EndedItem]:
+    """The items of one run; none where it has not ended, or failed.
+
+    Raises:
+        RunFolderError: its files are damaged.
+    """
     if run.status in (None, Status.FAILED):
         return
     result = run.result
     keys = run.items
+    kept = result.get("kept", ())
     settings = dict(_flat({k: v for k, v in run.values.items() if k not in _NOT_SETTINGS}))
     try:
+        climbed = tuple(map(str, result["climbed"]))
         for i, (prompt, seed) in enumerate(keys):
             if str(i) in result["failures"]:
                 continue
             best = result["best"]
+            initial = _scores(result["initial"], i)
+            if initial.keys() != _scores(best, i).keys():
+                raise KeyError("rewards of the best that the start does not have")
             yield EndedItem(
                 prompt=prompt,
                 seed=seed,
                 run=run,
                 sample=i,
                 settings=settings,
-                climbed=tuple(result["climbed"]),
-                initial=_scores(result["initial"], i),
+                climbed=climbed,
+                initial=initial,
                 best=_scores(best, i),
                 log_p=min(_at(best["log_p"], i).values(), default=math.nan),
-                unlikely=_unlikely(best["figures"], result.get("kept", ()), i),
+                tests=len(_free(best["figures"], kept, i)),
+                unlikely=_unlikely(best["figures"], kept, i),
+                unlikely_before=_unlikely(result["initial"]["figures"], kept, i),
                 cost={
                     "iterations": float(result["iterations"]),
                     "network_evaluations": float(result["network_evaluations"]),
@@ -164,7 +180,7 @@ def _items_of(run: SavedRun) -> Iterator[EndedItem]:
                     "seconds": float(result["seconds"]) / len(keys),
                 },
             )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         file = named(run.path / "result.json")
         raise RunFolderError(f"{file} is damaged: {type(error).__name__}") from error
 
@@ -180,12 +196,16 @@ def _at(values: Mapping[str, Sequence[float | None]], sample: int) -> dict[str, 
 
 
 def _unlikely(figures: Mapping[str, Any], kept: Sequence[str], sample: int) -> int:
-    free = [
+    return sum(value < UNLIKELY for value in _free(figures, kept, sample))
+
+
+def _free(figures: Mapping[str, Any], kept: Sequence[str], sample: int) -> list[float]:
+    """The p-values of tests that no constraint keeps."""
+    return [
         value
         for name, value in _at(figures, sample).items()
         if name.rpartition(".")[2].startswith("p_") and name.rpartition(".")[2] not in kept
     ]
-    return sum(value < _UNLIKELY for value in free)
 
 
 def _flat(values: Any, place: str = "") -> Iterator[tuple[str, Any]]:

@@ -93,7 +93,7 @@ def ordered(items: Sequence[EndedItem], by: str | None = None) -> Leaderboard:
     Raises:
         ConfigError: settings share no prompt and seed, or `by` is reported by none.
     """
-    groups = _groups(items)
+    groups = by_settings(items)
     if len(groups) > 1:
         keys = _common(list(groups.values()))
         groups = {
@@ -162,13 +162,13 @@ def _common(groups: Sequence[Sequence[EndedItem]]) -> set[Key]:
     return common
 
 
-def _groups(items: Sequence[EndedItem]) -> dict[str, list[EndedItem]]:
+def by_settings(items: Sequence[EndedItem]) -> dict[str, list[EndedItem]]:
     """Items by their settings, each group named by what tells it from the others."""
-    by_settings: dict[str, list[EndedItem]] = {}
+    found: dict[str, list[EndedItem]] = {}
     for item in items:
         digest = json.dumps(item.settings, sort_keys=True, default=str)
-        by_settings.setdefault(digest, []).append(item)
-    groups = list(by_settings.values())
+        found.setdefault(digest, []).append(item)
+    groups = list(found.values())
     names = names_of([group[0].settings for group in groups])
     return dict(zip(names, groups, strict=True))
 

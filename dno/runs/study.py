@@ -1,6 +1,7 @@
 """A study's folder: what was asked for, its items, its table, and what failed.
 
 study/batch.toml  items/<prompt>-<digest>-s<seed>/  items.csv  items.parquet  failed.jsonl
+      together/<digest>/  while items run side by side
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import tomli_w
 
-from dno.errors import RunFolderError
+from dno.errors import ConfigError, RunFolderError
 from dno.files import write_file
 from dno.runs.actor import ABOUT
 from dno.runs.batch import (
@@ -39,6 +40,8 @@ def run_study(
     retries: int = 1,
     cluster: Cluster | None = None,
     keep: Keep = Keep.ALL,
+    size: int = 1,
+    page: Callable[[Path], object] = lambda path: None,
     tell: Callable[[Told], None] = lambda told: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Summary:
@@ -51,15 +54,24 @@ def run_study(
         retries: how often an item that failed is tried again.
         cluster: of Ray, whose workers run the items; None runs them here.
         keep: what is kept of an item that is done.
+        size: how many items are run side by side, where they differ in prompt or seed alone.
+        page: called with the folder of each that was.
         tell: hears of each item as it ends.
         say: hears what there is to know of the whole.
 
     Raises:
-        ConfigError: Ray is not installed, or its machines cannot work on this study.
+        ConfigError: Ray is not installed, or its machines cannot work on this study, or items are
+            to be run side by side there.
         RunError: Ray cannot be reached.
         RunFolderError: the folder cannot be made or written.
     """
     if cluster is not None:
+        if size > 1:
+            raise ConfigError(
+                "cannot be given beside a Ray cluster, whose workers take items one by one; leave "
+                "one of them out",
+                source="--batch",
+            )
         cluster.check()
     try:
         (folder / ITEMS).mkdir(parents=True, exist_ok=True)
@@ -77,25 +89,37 @@ def run_study(
             say(_forecast(told, folder, left))
         ended.append(told)
 
-    if cluster is None:
-        summary = carry_out(ours, folder, retries=retries, keep=keep, tell=listen)
-    else:
-        from dno.runs.spread import carry_out_on_ray
+    try:
+        if cluster is None:
+            summary = carry_out(
+                ours, folder, retries=retries, keep=keep, size=size, page=page, tell=listen
+            )
+        else:
+            from dno.runs.spread import carry_out_on_ray
 
-        summary = carry_out_on_ray(
-            ours, folder, cluster=cluster, retries=retries, keep=keep, tell=listen, say=say
-        )
+            summary = carry_out_on_ray(
+                ours, folder, cluster=cluster, retries=retries, keep=keep, tell=listen, say=say
+            )
+    except KeyboardInterrupt:
+        # Between two items, say: what was reached until then is in the tables all the same.
+        _write_tables(items, ended, folder)
+        raise
     if keep is Keep.BEST:
         # A process that was killed may not have come to it.
         for item in items:
             path = folder / ITEMS / item.name
             if standing(path) is Standing.DONE:
                 thin(path)
+    _write_tables(items, ended, folder)
+    return summary
+
+
+def _write_tables(items: Sequence[Item], ended: Sequence[Told], folder: Path) -> None:
+    """What each item reached, and what failed."""
     rows = table_of(items, folder)
     write_table(rows, folder / "items.csv")
     write_parquet(rows, folder / "items.parquet")
     _note_failures(ended, folder)
-    return summary
 
 
 def _forecast(told: Told, folder: Path, left: int) -> str:

@@ -16,6 +16,7 @@ from distributions import Site
 from playwright.sync_api import Browser, Page, sync_playwright
 from reported import HOSTILE, kill, rename, run_toy
 
+import dno as library
 from dno.report.page import report
 
 pytestmark = pytest.mark.slow
@@ -332,3 +333,118 @@ def test_without_scripts_it_still_tells_the_run(chromium: Browser, toy: Path) ->
     assert page.locator("[data-frame=best] img").is_visible()
     assert page.locator(".charts").first.is_visible()
     assert not page.locator("[data-transport]").is_visible()
+
+
+def study(toy: Path, prompts: Any, **options: Any) -> Path:
+    wanted = {"reward": "brightness", "monitor": "contrast", "iterations": 2, **options}
+    library.batch(prompts, sampler="toy", seeds=[2, 10, 0], out=toy / "study", **wanted)
+    return toy / "study" / "report.html"
+
+
+def cards(watched: Watched) -> list[tuple[str, str]]:
+    """Prompt with seed, and gain, of what is to be seen, in order."""
+    found = watched.page.locator(".card:visible")
+    words = found.locator("[data-words]").all_inner_texts()
+    told = found.locator("[data-told]:visible b").all_inner_texts()
+    return list(zip(words, told, strict=True))
+
+
+def test_items_of_a_study_are_ordered_and_filtered(chromium: Browser, toy: Path) -> None:
+    path = study(toy, ["a cat", "a dog"])
+    watched = shown(chromium, path)
+    gains = [float(gain.replace("−", "-")) for _, gain in cards(watched)]
+    assert gains == sorted(gains, reverse=True)
+    turn = watched.page.locator("[data-turn]")
+    assert turn.inner_text() == "most first"
+    turn.click()
+    assert turn.inner_text() == "least first"
+    assert [float(gain.replace("−", "-")) for _, gain in cards(watched)] == sorted(gains)
+
+    by = watched.page.locator("[data-sort]")
+    by.select_option(label="gain in contrast")
+    held_out = [float(gain.replace("−", "-")) for _, gain in cards(watched)]
+    assert held_out == sorted(held_out, reverse=True)
+    assert held_out != gains
+    by.select_option(label="seed")
+    seeds = [words.rpartition(" ")[2] for words, _ in cards(watched)]
+    assert seeds == ["0", "0", "2", "2", "10", "10"]
+    by.select_option(label="prompt")
+    prompts = [words.partition(" seed")[0] for words, _ in cards(watched)]
+    assert prompts == ["a cat"] * 3 + ["a dog"] * 3
+
+    watched.page.locator("[data-filter]").fill("DOG  10")
+    assert [words for words, _ in cards(watched)] == ["a dog seed 10"]
+    assert watched.page.locator("[data-count]").inner_text() == "1 of 6"
+    watched.page.locator("[data-filter]").fill("a whale")
+    assert cards(watched) == []
+    assert watched.page.locator("[data-nothing]").is_visible()
+    watched.page.locator("[data-filter]").fill("")
+    assert len(cards(watched)) == 6
+    check_quiet(watched, path)
+
+
+def test_an_item_of_a_study_is_one_click_away(chromium: Browser, toy: Path) -> None:
+    path = study(toy, ["a cat & a dog #1?"])
+    watched = shown(chromium, path)
+    words, _ = cards(watched)[0]
+    # The whole card leads there, not its words alone.
+    watched.page.locator(".card").first.click(position={"x": 20, "y": 20})
+    watched.page.wait_for_selector("[data-slider]")
+    assert watched.page.locator(".prompt:visible").inner_text() == "a cat & a dog #1?"
+    assert words.rpartition(" ")[2] in watched.page.locator("header").inner_text()
+    assert watched.complaints == []
+
+
+def test_a_study_of_a_stranger_does_nothing(chromium: Browser, toy: Path) -> None:
+    path = study(toy, ["a cat", "a dog"])
+    folder = path.parent
+    for item in (folder / "items").iterdir():
+        values = tomllib.loads((item / "run.toml").read_text())
+        values |= {"prompts": [HOSTILE], "start": HOSTILE}
+        (item / "run.toml").write_text(tomli_w.dumps(values))
+        rename(item, "brightness", HOSTILE)
+    line = {"item": HOSTILE, "error": HOSTILE}
+    (folder / "failed.jsonl").write_text(json.dumps(line))
+    (folder / "batch.toml").write_text(tomli_w.dumps({"asked": [{"item": "x<img src=x>"}]}))
+    report([folder])
+    watched = shown(chromium, path)
+    watched.page.locator("[data-filter]").fill("<img")
+    watched.page.locator("[data-turn]").click()
+    assert HOSTILE[:20] in cards(watched)[0][0]
+    assert watched.page.evaluate("() => window.owned") is None
+    assert watched.page.locator("img:not([src^='data:'])").count() == 0
+    check_quiet(watched, path)
+
+
+@pytest.mark.parametrize(("size", "scheme"), [("phone", "dark"), ("screen", "light")])
+def test_nothing_of_a_study_sticks_out(
+    chromium: Browser, toy: Path, size: str, scheme: Any
+) -> None:
+    rows = [
+        {"prompt": "a very long word: " + "Donaudampfschiff" * 12, "optimizer.step": step}
+        for step in (1.0, 2.0)
+    ]
+    path = study(toy, rows)
+    width, height = SIZES[size]
+    viewport = {"width": width, "height": height}
+    watched = shown(chromium, path, viewport=viewport, color_scheme=scheme)
+    assert watched.page.evaluate("() => document.documentElement.scrollWidth") <= width
+    assert watched.page.locator(".board table").is_visible()
+    check_quiet(watched, path)
+
+
+def test_a_study_prints_whole_and_is_told_without_scripts(chromium: Browser, toy: Path) -> None:
+    path = study(toy, ["a cat", "a dog"])
+    watched = shown(chromium, path)
+    watched.page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+    watched.page.emulate_media(media="print")
+    assert watched.page.locator("details:not([open])").count() == 0
+    assert not watched.page.locator(".toolbar").is_visible()
+    assert watched.page.pdf().startswith(b"%PDF")
+    check_quiet(watched, path)
+
+    page = chromium.new_context(java_script_enabled=False).new_page()
+    page.goto(path.resolve().as_uri())
+    assert page.locator(".card:visible").count() == 6
+    assert page.locator(".spread").first.is_visible()
+    assert not page.locator(".toolbar").is_visible()

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageChops
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +50,29 @@ def test_a_list_becomes_run_folders_and_a_table(dno, tiny_folder) -> None:
     item = Path("study/items", table()[0]["item"])
     assert dno("optimize", "--config", item / "run.toml", "--out", "alone", "--quiet")[0] == 0
     assert Path("alone/best.png").read_bytes() == (item / "best.png").read_bytes()
+
+
+def test_items_side_by_side_are_run_folders_like_any_other(dno, tiny_folder) -> None:
+    Path("prompts.txt").write_text("a cat\na dog\na bird\n")
+    command = ["batch", "prompts.txt", "--model", tiny_folder, *QUICK, "--quiet"]
+    assert dno(*command, "--out", "study", "--batch", "2")[0] == 0
+    assert dno(*command, "--out", "alone")[0] == 0
+    assert not Path("study/together").exists()
+    assert [row["status"] for row in table()] == ["finished"] * 3
+    for row in table():
+        for name in ("initial", "best"):
+            with (
+                Image.open(Path("study/items", row["item"], f"{name}.png")) as ours,
+                Image.open(Path("alone/items", row["item"], f"{name}.png")) as theirs,
+            ):
+                # In a batch torch adds up in another order.
+                assert (
+                    max(high for _, high in ImageChops.difference(ours, theirs).getextrema()) <= 2
+                )
+
+    # What a picture carries repeats that item.
+    item = Path("study/items", table()[0]["item"])
+    assert dno("optimize", "--from", item / "best.png", "--model", tiny_folder, "--quiet")[0] == 0
 
 
 MISTAKES = {

@@ -108,3 +108,38 @@ def test_a_report_needs_no_torch(dno: Command) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "diffusers", "transformers", "matplotlib"} & set(done.stdout.split())
+
+
+def test_a_study_has_a_page_and_gets_another(dno: Command) -> None:
+    Path("prompts.txt").write_text("a cat\na dog\n")
+    code, out, err = dno("batch", "prompts.txt", "--seeds", "0..1", *TOY, "--out", "study")
+    assert (code, err) == (0, "")
+    page = Path("study/report.html")
+    assert str(page) in out.splitlines()
+    written = page.read_bytes()
+    assert "4 done" in written.decode()
+    page.unlink()
+    assert dno("report", "study") == (0, f"{page}\n", "")
+    assert page.read_bytes() == written
+    assert dno("report", "study", "--out", "page.html") == (0, "page.html\n", "")
+    code, _, err = dno("report", "study", "study/items")
+    assert code == 2
+    assert "name it alone" in err
+
+
+def test_a_study_goes_without_a_page_where_none_is_wanted(dno: Command) -> None:
+    Path("prompts.txt").write_text("a cat\n")
+    code, out, _ = dno("batch", "prompts.txt", *TOY, "--no-report", "--out", "study")
+    assert code == 0
+    assert "report.html" not in out
+    assert not list(Path("study").rglob("report.html"))
+
+
+def test_a_study_with_failures_has_a_page(dno: Command) -> None:
+    Path("prompts.csv").write_text("prompt,start\na cat,\na dog,none.safetensors\n")
+    code, out, _ = dno("batch", "prompts.csv", *TOY, "--out", "study")
+    assert code == 1
+    assert str(Path("study/report.html")) in out.splitlines()
+    page = Path("study/report.html").read_text()
+    assert "1 done" in page
+    assert "1 failed" in page
