@@ -9,23 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dno.errors import RunFolderError
-from dno.files import read_file, write_file
+from dno.files import write_file
 from dno.paths import user_path
+from dno.report.place import NAME, check_place
 from dno.runs.saved import SavedRun, open_run
-from dno.wording import named, reason
+from dno.wording import named
 
 if TYPE_CHECKING:
     from dno.report.view import Sheet
-
-NAME: Final = "report.html"
-"""What the report of a run folder is called in it."""
-MARK: Final = '<meta name="generator" content="dno '
-"""What tells a report of ours from a page of somebody else's."""
-_MARKED_WITHIN: Final = 4000
-"""Bytes at a page's beginning in which the mark stands."""
 
 
 def write_report(folder: Path) -> Path:
@@ -86,23 +80,6 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     check_place(path)
     write_file(path, page_of(opened))
     return path
-
-
-def check_place(path: Path) -> None:
-    """Raise `RunFolderError` where something stands that is not a report."""
-    # A link is replaced, and what it leads to stays.
-    if path.is_symlink() or not path.exists():
-        return
-    try:
-        ours = MARK.encode() in read_file(path)[:_MARKED_WITHIN]
-    except OSError as error:
-        raise RunFolderError(
-            f"{named(path)} is in the way: {reason(error)}; name another file: --out"
-        ) from None
-    if not ours:
-        raise RunFolderError(
-            f"{named(path)} is there and no report of dno's; name another file: --out"
-        )
 
 
 def page_of(runs: Sequence[SavedRun]) -> bytes:

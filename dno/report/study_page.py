@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dno.files import write_file
-from dno.report.page import NAME, check_place
 from dno.report.pages import rendered
+from dno.report.place import NAME, check_place
 from dno.report.study_read import read_study
 from dno.report.study_view import study_view
 from dno.runs.lock import HeldError, hold

@@ -89,27 +89,37 @@ def run_study(
             say(_forecast(told, folder, left))
         ended.append(told)
 
-    if cluster is None:
-        summary = carry_out(
-            ours, folder, retries=retries, keep=keep, size=size, page=page, tell=listen
-        )
-    else:
-        from dno.runs.spread import carry_out_on_ray
+    try:
+        if cluster is None:
+            summary = carry_out(
+                ours, folder, retries=retries, keep=keep, size=size, page=page, tell=listen
+            )
+        else:
+            from dno.runs.spread import carry_out_on_ray
 
-        summary = carry_out_on_ray(
-            ours, folder, cluster=cluster, retries=retries, keep=keep, tell=listen, say=say
-        )
+            summary = carry_out_on_ray(
+                ours, folder, cluster=cluster, retries=retries, keep=keep, tell=listen, say=say
+            )
+    except KeyboardInterrupt:
+        # Between two items, say: what was reached until then is in the tables all the same.
+        _write_tables(items, ended, folder)
+        raise
     if keep is Keep.BEST:
         # A process that was killed may not have come to it.
         for item in items:
             path = folder / ITEMS / item.name
             if standing(path) is Standing.DONE:
                 thin(path)
+    _write_tables(items, ended, folder)
+    return summary
+
+
+def _write_tables(items: Sequence[Item], ended: Sequence[Told], folder: Path) -> None:
+    """What each item reached, and what failed."""
     rows = table_of(items, folder)
     write_table(rows, folder / "items.csv")
     write_parquet(rows, folder / "items.parquet")
     _note_failures(ended, folder)
-    return summary
 
 
 def _forecast(told: Told, folder: Path, left: int) -> str:

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 EXAMPLE = ROOT / "plugins" / "example-reward"
 JUDGE = ROOT / "plugins" / "vlm-judge"
+COMFYUI = ROOT / "plugins" / "comfyui"
 TUTORIAL = ROOT / "docs" / "tutorials" / "write-a-plugin.md"
 BUILT_IN = "rewards       brightness           dno "
 MINE = [f"mine-{number}" for number in range(9)]
@@ -96,6 +97,48 @@ def test_the_judges_pass_their_own_tests(wheels, tmp_path):
     )
     assert " passed" in summary
     assert "no installed distribution" not in summary
+
+
+def test_the_nodes_pass_their_own_tests(wheels, tmp_path):
+    author = make_place(
+        tmp_path / "env", [wheels["dno"], build(COMFYUI, tmp_path / "wheels")], ["pytest"]
+    )
+    shutil.copytree(COMFYUI / "tests", tmp_path / "tests")
+    summary = author.run(
+        "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "tests", cwd=tmp_path
+    )
+    assert " passed" in summary
+    assert "skipped" not in summary
+
+
+def test_the_folder_of_nodes_is_loaded_from_custom_nodes(wheels, tmp_path):
+    """As ComfyUI loads it: by its path, where the folder is on no path and nothing is installed
+    but `dno`.
+    """
+    place = make_place(tmp_path / "env", [wheels["dno"]])
+    folder = tmp_path / "ComfyUI-1.0" / "custom_nodes" / "comfyui-dno"
+    shutil.copytree(COMFYUI, folder)
+    code = f"""
+import asyncio, importlib.util, sys
+from pathlib import Path
+sys.path.append({str(folder / "tests")!r})
+import comfy_stub
+comfy_stub.install(Path({str(tmp_path)!r}))
+name = {str(folder)!r}.replace(".", "_x_")
+spec = importlib.util.spec_from_file_location(name, {str(folder / "__init__.py")!r})
+module = importlib.util.module_from_spec(spec)
+sys.modules[name] = module
+spec.loader.exec_module(module)
+async def listed():
+    extension = await module.comfy_entrypoint()
+    await extension.on_load()
+    return await extension.get_node_list()
+print(*(node.GET_SCHEMA().node_id for node in asyncio.run(listed())))
+assert "torch" not in sys.modules
+assert "dno_comfyui" not in sys.modules
+"""
+    found = place.run("python", "-c", code, cwd=tmp_path)
+    assert found.split() == ["DNOOptimize", "DNOReward", "DNOOpenRun"]
 
 
 def test_of_ten_plugins_one_is_broken(wheels, tmp_path):

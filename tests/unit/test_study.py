@@ -19,6 +19,7 @@ import dno
 from dno.core.function import FunctionSampler
 from dno.errors import ConfigError
 from dno.plugin import StepDone
+from dno.runs import batch
 from dno.runs.batch import shard
 from dno.runs.lock import hold
 from dno.runs.standing import Standing, standing
@@ -297,3 +298,21 @@ def test_a_process_does_not_grow_with_the_runs_that_it_made(tmp_path: Path) -> N
     assert len(set(files)) == 1
     # A row each stays, of what became of it.
     assert objects[-1] - objects[0] < 20 * len(objects)
+
+
+def test_stopped_between_two_items_the_table_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = batch._tried
+
+    def stopped(item: Any, *rest: Any) -> Any:
+        if item.config.prompts == ("a dog",):
+            raise KeyboardInterrupt
+        return tried(item, *rest)
+
+    monkeypatch.setattr(batch, "_tried", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "study")
+    with (tmp_path / "study" / "items.csv").open(newline="") as file:
+        found = [row["standing"] for row in csv.DictReader(file)]
+    assert found == ["done", "done", "new", "new"]
