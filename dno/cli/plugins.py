@@ -15,7 +15,7 @@ from dno.cli.say import say
 if TYPE_CHECKING:
     from dno.registry.configs import PluginConfig
     from dno.registry.discovery import PluginInfo
-    from dno.registry.registry import Registry
+    from dno.registry.registry import Commands, Registry
 
 plugins = typer.Typer(
     help="See and check what is installed.",
@@ -191,7 +191,8 @@ def check() -> None:
 
     columns = _Columns([*unsupported(), *usable()])
     failed = bool(damaged())
-    for registry in (*REGISTRIES, COMMANDS):
+    asked: tuple[Registry[PluginConfig] | Commands, ...] = (*REGISTRIES, COMMANDS)
+    for registry in asked:
         for info in registry.infos():
             try:
                 registry.load(info.qualified)
