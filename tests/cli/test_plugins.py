@@ -56,7 +56,7 @@ def test_show_tells_options_types_defaults_and_meaning(dno):
     assert code == 0
     assert out.startswith(f"sampler ddim (dno {__version__})\n")
     assert "  steps: int >= 1 [default: 50]\n" in out
-    assert "  memory: 'keep' or 'recompute' [default: 'keep']\n" in out
+    assert "  memory: str [default: 'auto']\n" in out
     assert "Denoising steps" in out
     schema = json.loads(dno("plugins", "show", "--json", "rewards/jpeg")[1])
     assert schema["properties"]["quality"]["default"] == 95
