@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from dno.errors import ConfigError
-from dno.wording import named, reason
+from dno.wording import named, reason, short
 
 _LONGEST_NAME: Final = 255
 """Bytes of a name that most file systems take, in folders too that are yet to be made."""
@@ -28,7 +28,11 @@ def user_path(given: str | os.PathLike[str], *, at: str = "", source: str = "") 
         ConfigError: it cannot be a path here: a name that is too long, `~` of nobody, a folder
             above it that may not be entered, a name that is not UTF-8 and so no file can hold.
     """
-    text = os.fspath(given)
+    try:
+        text = os.fspath(given)
+    except TypeError:
+        problem = f"should be a path, got {short(given)}"
+        raise ConfigError(problem, at=at, source=source) from None
     try:
         problem = _problem(text)
         if not problem:

@@ -69,7 +69,9 @@ def batch(
     ] = None,
     retries: Annotated[
         int,
-        typer.Option(help="How often an item that failed is tried again.", rich_help_panel="STOP"),
+        typer.Option(
+            help="How often an item that failed is tried again.", min=0, rich_help_panel="STOP"
+        ),
     ] = 1,
     keep: Annotated[
         str,
@@ -132,7 +134,7 @@ def batch(
     Example: dno batch prompts.txt --seeds 0..7 --reward clip --out study
     """
     from dno.paths import user_path
-    from dno.runs.cluster import Cluster
+    from dno.runs.cluster import Cluster, check_together
     from dno.runs.keep import parse_keep
     from dno.runs.lists import read_rows
     from dno.runs.spellings import parse_part, parse_seeds, parse_settings
@@ -142,6 +144,7 @@ def batch(
     numbers = parse_seeds(seeds, "--seeds")
     part = parse_part(shard, "--shard")
     cluster = Cluster.asked_for(ray, gpus=ray_gpus, cpus=ray_cpus, workers=ray_workers)
+    check_together(size, cluster)
     kept = parse_keep(keep)
     rows = read_rows(prompts)
     values = start_values(config, quiet=True, no_report=no_report)

@@ -191,7 +191,7 @@ def carry_out(
                 held.append((number, item))
                 continue
             summary.count(item, attempt)
-            if attempt.end is not End.BEFORE:
+            if attempt.end not in (End.BEFORE, End.INTERRUPTED):
                 tell(Told(item, number, len(items), attempt))
             if summary.interrupted:
                 return summary

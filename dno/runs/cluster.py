@@ -208,3 +208,13 @@ def _gpu_places(node: dict[str, float], gpus: float) -> int:
 def nodes_of(ray: ModuleType) -> list[dict[str, float]]:
     """CPUs and GPUs of each machine that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check_together(size: int, cluster: Cluster | None) -> None:
+    """Raise `ConfigError` where items cannot be run side by side."""
+    if size > 1 and cluster is not None:
+        raise ConfigError(
+            "cannot be given beside a Ray cluster, whose workers take items one by one; leave one "
+            "of them out",
+            source="--batch",
+        )

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from dno.core.result import Status
-from dno.errors import RunFolderError
+from dno.errors import ConfigError, RunFolderError
 from dno.paths import user_path
 from dno.runs.saved import SavedRun
-from dno.wording import named
+from dno.wording import named, short
 
 _ITEMS: Final = "items"
 _NOT_SETTINGS: Final = ("prompts", "seeds", "observers", "device", "metadata")
@@ -91,7 +91,7 @@ def ended(path: str | Path) -> Ended:
             found = []
             why = "damaged"
         else:
-            why = "failed" if run.status is not None else "not ended"
+            why = "not ended" if run.status in (None, Status.INTERRUPTED) else "failed"
         missing = _count(run) - len(found)
         if missing > 0:
             left_out[why] = left_out.get(why, 0) + missing
@@ -110,9 +110,14 @@ def ended_ways(paths: Sequence[str | Path]) -> list[Ended]:
     """Several, each called by the last part of its path where no other one ends so.
 
     Raises:
+        ConfigError: one is named twice.
         RunFolderError: see `ended`.
     """
-    last = [Path(path).resolve().name for path in paths]
+    places = [user_path(path).resolve() for path in paths]
+    twice = [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]
+    if twice:
+        raise ConfigError(f"{short(str(twice[0]))} is named twice; name different runs")
+    last = [place.name for place in places]
     found = [ended(path) for path in paths]
     if len(set(last)) < len(last):
         return found
@@ -140,12 +145,12 @@ def _count(run: SavedRun) -> int:
 
 
 def items_of_run(run: SavedRun) -> Iterator[EndedItem]:
-    """The items of one run; none where it has not ended, or failed.
+    """The items of one run; none where it was not ended, or failed.
 
     Raises:
         RunFolderError: its files are damaged.
     """
-    if run.status in (None, Status.FAILED):
+    if run.status not in (Status.FINISHED, Status.STOPPED, Status.PARTIAL):
         return
     result = run.result
     keys = run.items

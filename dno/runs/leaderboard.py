@@ -68,6 +68,8 @@ def leaderboard(
         ConfigError: the prompt was not run; see also `ordered`.
         RunFolderError: one is no such folder, or no run in it has ended.
     """
+    if not paths:
+        raise ConfigError("needs a study, a run folder, or a folder of runs")
     ways = ended_ways(paths)
     items = [item for way in ways for item in way.items]
     if prompt is not None:
@@ -94,13 +96,25 @@ def ordered(items: Sequence[EndedItem], by: str | None = None) -> Leaderboard:
         ConfigError: settings share no prompt and seed, or `by` is reported by none.
     """
     groups = by_settings(items)
+    repeated = _repeated(groups)
+    if repeated and len(groups) > 1:
+        first = repeated[0]
+        raise ConfigError(
+            f"{short(first.prompt)} with seed {first.seed} was run more than once in one way, as "
+            f"in {first.run.path}; name folders without repeats"
+        )
     if len(groups) > 1:
         keys = _common(list(groups.values()))
         groups = {
             name: [item for item in group if item.key in keys] for name, group in groups.items()
         }
     else:
-        groups = {f"{item.prompt}, seed {item.seed}": [item] for item in items}
+        places = {id(item) for item in repeated}
+        groups = {
+            f"{item.prompt}, seed {item.seed}"
+            + (f", {item.run.path.name}" if id(item) in places else ""): [item]
+            for item in items
+        }
     kept = [item for group in groups.values() for item in group]
     lacking = len(items) - len(kept)
 
@@ -136,6 +150,15 @@ def ordered(items: Sequence[EndedItem], by: str | None = None) -> Leaderboard:
         entries=entries,
         left_out={"that some setting lacks": lacking} if lacking else {},
     )
+
+
+def _repeated(groups: Mapping[str, Sequence[EndedItem]]) -> list[EndedItem]:
+    """Items whose prompt and seed were run more than once in one way."""
+    found: list[EndedItem] = []
+    for group in groups.values():
+        counts = Counter(item.key for item in group)
+        found += [item for item in group if counts[item.key] > 1]
+    return found
 
 
 def _mean(items: Sequence[EndedItem], reward: str) -> Interval:

@@ -121,12 +121,34 @@ def go_on(config: RunConfig, path: Path, *, loaded: Loaded | None = None) -> Out
 
     with RunFolder(path) as folder:
         state = folder.load_state(config, find_device(config.device))
+        if state is None:
+            _check_may_begin_again(config, SavedRun(path))
         done = state.iteration - _warm_up(config) if state else 0
         # On coarser grids a run has steps of its own besides those that were asked for.
         if done > config.iterations and not config.coarse:
             raise ConfigError(f"{done} are done already, got {config.iterations}", at="iterations")
         models = loaded or load(config, fresh=state is None)
         return _run(config, models, folder, state)
+
+
+def _check_may_begin_again(config: RunConfig, run: SavedRun) -> None:
+    """Raise `ConfigError` where a run that has ended, and kept nothing to go on from, would be made
+    once more and might end with less."""
+    if run.status not in (Status.FINISHED, Status.STOPPED, Status.PARTIAL):
+        return
+    own = run.values.get("iterations", RunConfig.model_fields["iterations"].default)
+    if config.iterations <= own:
+        raise ConfigError(
+            f"the run has ended after its {own}, and what to go on from was not kept; ask for "
+            f"more, with which it begins again, got {config.iterations}",
+            at="iterations",
+        )
+    if config.budget.model_dump(exclude_none=True):
+        raise ConfigError(
+            "what to go on from was not kept, so that the run begins again, and with a budget "
+            "might end with less than it has; leave the budget out",
+            at="budget",
+        )
 
 
 def _warm_up(config: RunConfig) -> int:

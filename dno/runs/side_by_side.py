@@ -23,6 +23,7 @@ from dno.errors import DNOError, RunFolderError
 from dno.paths import current_folder
 from dno.registry.registry import OBSERVERS
 from dno.runs.attempt import Attempt, Attempts, End, attempt_of
+from dno.runs.lock import HeldError, hold
 from dno.runs.making import Making
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
@@ -159,6 +160,10 @@ class SideBySide:
         begun = standing(path)
         if begun is Standing.HELD:
             return None
+        if begun is not Standing.NEW and all(one is Standing.DONE for one in where):
+            # Items were run by other means meanwhile.
+            _remove(path)
+            return {}
         if begun is Standing.NEW and any(one is not Standing.NEW for one in where):
             return {}
         try:
@@ -171,9 +176,22 @@ class SideBySide:
             case Status.INTERRUPTED:
                 return dict.fromkeys(group.names, Attempt(End.INTERRUPTED))
             case Status.FAILED:
+                _remove(path)
                 return {}
-        found = self._taken_apart(group, outcome, path)
-        _remove(path)
+        try:
+            release = hold(path)
+        except HeldError:
+            return None
+        except OSError:
+            # Another process was quicker, and has removed it.
+            return {}
+        try:
+            found = self._taken_apart(group, outcome, path)
+            _remove(path)
+        except (OSError, ValueError):
+            return {}
+        finally:
+            release()
         return found
 
     def _taken_apart(self, group: Group, outcome: Outcome, path: Path) -> dict[str, Attempt]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tomli_w
 
-from dno.errors import ConfigError, RunFolderError
+from dno.errors import RunFolderError
 from dno.files import write_file
 from dno.runs.actor import ABOUT
 from dno.runs.batch import (
@@ -26,7 +26,7 @@ from dno.runs.batch import (
     table_of,
     write_table,
 )
-from dno.runs.cluster import Cluster
+from dno.runs.cluster import Cluster, check_together
 from dno.runs.keep import Keep, forecast, size, thin
 from dno.runs.parquet import write_parquet
 from dno.runs.standing import Standing, standing
@@ -66,12 +66,7 @@ def run_study(
         RunFolderError: the folder cannot be made or written.
     """
     if cluster is not None:
-        if size > 1:
-            raise ConfigError(
-                "cannot be given beside a Ray cluster, whose workers take items one by one; leave "
-                "one of them out",
-                source="--batch",
-            )
+        check_together(size, cluster)
         cluster.check()
     try:
         (folder / ITEMS).mkdir(parents=True, exist_ok=True)

@@ -154,6 +154,39 @@ def test_what_cannot_be_paired_is_told(few: Path, tmp_path: Path) -> None:
         dno.compare_runs(cats, tmp_path / "none")
 
 
+def test_runs_that_were_interrupted_did_not_end(few: Path, tmp_path: Path) -> None:
+    part = shutil.copytree(few, tmp_path / "part")
+    (file,) = part.glob("items/a-cat-*-s0/result.json")
+    file.write_text(file.read_text().replace('"finished"', '"interrupted"'))
+    found = dno.compare_runs(few, part)
+    assert len(found.keys) == 3
+    assert "1 not ended in part" in found.sentence()
+
+
+def test_a_folder_is_itself_however_it_is_spelled(
+    few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(few.parent)
+    with pytest.raises(ConfigError, match="is named twice"):
+        dno.compare_runs(few.name, f"./{few.name}")
+
+
+def test_repeats_of_one_item_are_told_apart(few: Path, tmp_path: Path) -> None:
+    (one,) = few.glob("items/a-cat-*-s0")
+    for name in ("first", "second"):
+        shutil.copytree(one, tmp_path / "runs" / name)
+    found = dno.leaderboard(tmp_path / "runs")
+    assert {entry.name for entry in found.entries} == {
+        "a cat, seed 0, first",
+        "a cat, seed 0, second",
+    }
+    assert not found.left_out
+    with pytest.raises(ConfigError, match="needs a study"):
+        dno.leaderboard()
+    with pytest.raises(ConfigError, match="should be a path, got 3"):
+        dno.compare_runs(3, 4)  # type: ignore[arg-type]
+
+
 RATES = [{"prompt": p, "optimizer.lr": lr} for p in ("a cat", "a dog") for lr in (0.01, 0.2)]
 
 

@@ -16,6 +16,7 @@ from dno.errors import ConfigError
 from dno.runs.batch import Item, items_of
 from dno.runs.lists import Row
 from dno.runs.lock import hold
+from dno.runs.run import go_on
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
 from dno.runs.side_by_side import TOGETHER, groups_of
@@ -162,6 +163,38 @@ def test_items_of_another_process_are_left_to_it(tmp_path: Path) -> None:
     assert [row["standing"] for row in found.rows] == ["new"] * 3
     found = study(tmp_path / "study", size=3, seeds=[0])
     assert [row["standing"] for row in found.rows] == ["done"] * 3
+
+
+def test_an_item_that_kept_no_state_is_not_made_anew_for_less(tmp_path: Path) -> None:
+    study(tmp_path / "study", size=3, seeds=[0])
+    (name, *_) = runs(tmp_path / "study")
+    path = tmp_path / "study" / "items" / name
+    before = (path / "noise.safetensors").read_bytes()
+    config = SavedRun(path).values | {"rewards": [{"use": bright}], "sampler": {"use": SAMPLER}}
+
+    def again(**changes: Any) -> Any:
+        return go_on(RunConfig.parse({**config, **changes}), path)
+
+    for changes, told in (
+        ({}, "has ended after its 4"),
+        ({"iterations": 1}, "has ended after its 4"),
+        ({"iterations": 9, "budget": {"seconds": 0.01}}, "leave the budget out"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            again(**changes)
+    assert (path / "noise.safetensors").read_bytes() == before
+    assert again(iterations=6).meter()["iterations"] == 6
+
+
+def test_a_group_whose_items_were_made_alone_is_removed(tmp_path: Path) -> None:
+    reward = Counting()
+    reward.interrupt_at = 3
+    study(tmp_path / "study", size=3, seeds=[0], reward=reward)
+    study(tmp_path / "study", seeds=[0])
+    reward = Counting()
+    study(tmp_path / "study", size=3, seeds=[0], reward=reward)
+    assert reward.sizes == []
+    assert not (tmp_path / "study" / TOGETHER).exists()
 
 
 def config(prompt: str, seed: int, **options: Any) -> RunConfig:

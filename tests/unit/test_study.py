@@ -21,6 +21,7 @@ from dno.errors import ConfigError
 from dno.plugin import StepDone
 from dno.runs import batch
 from dno.runs.batch import shard
+from dno.runs.keep import thin
 from dno.runs.lock import hold
 from dno.runs.standing import Standing, standing
 from dno.runs.storage import RunFolder
@@ -316,3 +317,17 @@ def test_stopped_between_two_items_the_table_is_written(
     with (tmp_path / "study" / "items.csv").open(newline="") as file:
         found = [row["standing"] for row in csv.DictReader(file)]
     assert found == ["done", "done", "new", "new"]
+
+
+def test_nothing_is_thinned_through_a_link(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "precious.txt").touch()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "frames").symlink_to(other)
+    linked = tmp_path / "linked"
+    linked.symlink_to(other)
+    for folder in (run, linked):
+        thin(folder)
+    assert (other / "precious.txt").exists()

@@ -24,7 +24,7 @@ Level = Literal["keep", "step", "blocks"]
 """What a call keeps for its backward pass: all; its arguments alone, from which it is computed once
 more when its turn comes; the same, and then its blocks one at a time once more."""
 
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)", re.IGNORECASE)
+_SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?i?b?)", re.IGNORECASE)
 _PREFIXES: Final = "kmgt"
 
 
