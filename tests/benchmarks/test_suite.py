@@ -23,7 +23,7 @@ def test_a_tiny_suite_measures_every_part(tmp_path, capsys):
 
     # What holds on any machine, however busy.
     assert value("memory.recompute.4") < 0.1 * value("memory.keep.4")
-    assert value("memory.keep.4") > 1.5 * value("memory.keep.2")
+    assert value("memory.keep.4") > 1.1 * value("memory.keep.2")
     assert value("iteration.recompute") > value("iteration.plain")
     assert value("regularizer.agrees") == 1
     assert value("regularizer.gathers") > 1

@@ -44,8 +44,10 @@ def test_the_notebook_runs_and_shows_what_it_shows(tmp_path: Path) -> None:
     )
     cells = code_cells(tmp_path / "run.ipynb")
 
-    # A bar of a notebook's own kind, and nothing else: no library says anything beside it.
-    (bar,) = cells[0]["outputs"]
+    # What the run takes, and a bar of a notebook's own kind: no library says anything beside them.
+    said, bar = cells[0]["outputs"]
+    assert "".join(said["text"]).startswith("memory: keep all")
+    assert "".join(said["text"]).count("\n") == 1
     assert BAR in bar["data"]
     (shown,) = cells[1]["outputs"]
     html = "".join(shown["data"]["text/html"])

@@ -85,6 +85,7 @@ CONFIG: Final = """\
 prompts = ["a cat"]
 seeds = [0]
 iterations = 2
+metadata = false
 log_p_floor = -inf
 reports = []
 

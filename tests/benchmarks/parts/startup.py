@@ -35,20 +35,19 @@ def to_first_iteration() -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [*DNO, "optimize", "a black cat", "--reward", "brightness"]
         command += ["--iterations", "1", "--out", str(Path(folder, "run"))]
-        started = subprocess.Popen(
+        times = None
+        with subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             env=_environment(),
-        )
-        times = None
-        assert started.stderr is not None
-        # To its end, or it would wait for somebody to read on.
-        for line in started.stderr:
-            if times is None and line.startswith(STEP):
-                times = psutil.Process(started.pid).cpu_times()
-        started.wait()
+        ) as started:
+            assert started.stderr is not None
+            # To its end, or it would wait for somebody to read on.
+            for line in started.stderr:
+                if times is None and line.startswith(STEP):
+                    times = psutil.Process(started.pid).cpu_times()
     if times is None:
         raise RuntimeError("no iteration was printed")
     return times.user + times.system
