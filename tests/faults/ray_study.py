@@ -9,6 +9,7 @@ that a kill falls between two, and notes in FOLDER/ended that it ended.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -65,4 +66,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # Shells have it ignored by what they run in the background, tests among it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()
