@@ -342,10 +342,14 @@ def study(toy: Path, prompts: Any, **options: Any) -> Path:
 
 
 def cards(watched: Watched) -> list[tuple[str, str]]:
-    """Prompt with seed, and gain, of what is to be seen, in order."""
-    found = watched.page.locator(".card:visible")
-    words = found.locator("[data-words]").all_inner_texts()
-    told = found.locator("[data-told]:visible b").all_inner_texts()
+    """Prompt with seed, and gain, of what is to be seen, in order.
+
+    By what the page holds: the browser leaves out the drawing of cards beyond the screen, and
+    has no drawn text ("inner text") of one that it has just moved.
+    """
+    found = watched.page.locator(".card:not([hidden])")
+    words = found.locator("[data-words]").all_text_contents()
+    told = found.locator("[data-told]:not([hidden]) b").all_text_contents()
     return list(zip(words, told, strict=True))
 
 
