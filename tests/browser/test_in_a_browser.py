@@ -379,8 +379,10 @@ def test_items_of_a_study_are_ordered_and_filtered(chromium: Browser, toy: Path)
     watched.page.locator("[data-filter]").fill("DOG  10")
     assert [words for words, _ in cards(watched)] == ["a dog seed 10"]
     assert watched.page.locator("[data-count]").inner_text() == "1 of 6"
+    assert watched.page.locator(".card:visible").count() == 1
     watched.page.locator("[data-filter]").fill("a whale")
     assert cards(watched) == []
+    assert watched.page.locator(".card:visible").count() == 0
     assert watched.page.locator("[data-nothing]").is_visible()
     watched.page.locator("[data-filter]").fill("")
     assert len(cards(watched)) == 6
