@@ -471,8 +471,8 @@ def batch(
         placed = [*_placed(settings), *row.settings.items()]
         return assemble({**values, "prompts": row.prompt}, given, placed)
 
-    items = items_of(rows_from(prompts), seeds, configure)
     folder = Path(out).expanduser()
+    items = items_of(rows_from(prompts), seeds, configure, folder)
     if size < 1:
         raise ConfigError(f"must be 1 or more, got {short(size)}", at="size")
     with page_if_interrupted(items, folder):

@@ -169,7 +169,7 @@ def batch(
     with collecting_later():
         from dno.runs.batch import items_of
 
-    items = items_of(rows, numbers, configure)
+    items = items_of(rows, numbers, configure, out)
 
     from dno.report.page import write_report
     from dno.report.study_page import page_if_interrupted, write_page_of_items

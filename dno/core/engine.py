@@ -9,12 +9,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
 
+from dno.core.apart import outcome_of, record_of, shares
 from dno.core.budget import Budget, peak_memory
 from dno.core.events import Bus
 from dno.core.problem import Problem
@@ -34,6 +35,7 @@ from dno.core.stages import (
     put_back,
 )
 from dno.core.surroundings import together
+from dno.core.terms import Evaluation
 from dno.core.weights import first_gamma, next_gamma
 from dno.errors import DNOError, RunError
 from dno.guard import as_error, guarded, undisturbed
@@ -43,6 +45,8 @@ from dno.wording import short
 
 _log = logging.getLogger("dno")
 
+Each: TypeAlias = Callable[[int, Outcome], None]
+"""Is told, by its row, what a run of a sample alone would have reached."""
 PATIENCE: Final = 10
 """So many proposals of a search in a row that cannot be evaluated, and their sample has failed."""
 
@@ -98,6 +102,7 @@ def optimize(
     budget: Budget | None = None,
     state: LoopState | None = None,
     checkpoint: Callable[[LoopState], None] = lambda state: None,
+    each: Each | None = None,
 ) -> Outcome:
     """Run the phases one after the other, until they are done or a budget is spent.
 
@@ -110,12 +115,16 @@ def optimize(
         budget: what may be spent.
         state: where to go on from; None starts afresh.
         checkpoint: called with the loop's state after each iteration.
+        each: where it is given, each sample ends by itself, as a run of it alone would: it may
+            spend the budget for itself, its time being an equal part of each iteration among the
+            samples that still go on. It is told of those that end before the others, whose rows in
+            the outcome are not what they reached; of the others tells `dno.core.apart.rest_of`.
 
     Raises:
         RunError: the very first evaluation failed, so there is nothing to hand back. Later failures
             are an `Outcome` with status `failed`.
     """
-    loop = _Loop(problem, phases, bus, budget or Budget(), checkpoint, state)
+    loop = _Loop(problem, phases, bus, budget or Budget(), checkpoint, state, each)
     status = Status.FINISHED
     error: DNOError | None = None
     try:
@@ -148,6 +157,7 @@ class _Loop:
         budget: Budget,
         checkpoint: Callable[[LoopState], None],
         state: LoopState | None,
+        each: Each | None = None,
     ) -> None:
         self.problem = problem
         self.phases = phases
@@ -155,9 +165,12 @@ class _Loop:
         self.budget = budget
         self.checkpoint = checkpoint
         self.state = state
+        self.each = each
         self.began = time.perf_counter() - (state.seconds if state else 0.0)
         self.last: Snapshot | None = None
         """The newest evaluation of this process on the run's own grid."""
+        self.here: Snapshot | None = None
+        """The newest of all."""
         self.reason = ""
         """Why the run stopped early."""
         self.passed_over: dict[int, str] = {}
@@ -176,9 +189,14 @@ class _Loop:
                 state, asked_to_stop, healed = self._iterate(state, final=final)
             if final or healed:
                 return
+            limit = None
+            if self.each is not None:
+                state = self._let_go(state, self.each)
             self.checkpoint(state)
-
-            limit = self._limit_met(state)
+            if self.each is None:
+                limit = self._limit_met(state)
+            elif not _going(state):
+                return
             if limit or asked_to_stop:
                 self.reason = limit or "an observer asked to stop"
                 self._hand_over(state)
@@ -198,14 +216,26 @@ class _Loop:
         return last_phase and state.steps >= self.phases[-1].iterations
 
     def _limit_met(self, state: LoopState) -> str | None:
+        best = self._best_here(state)
+        left = {**state.failures, **state.ended}
+        return self.budget.met(state.history[-1], best.score_B, left)
+
+    def _best_here(self, state: LoopState) -> Snapshot:
+        """The best on the grid of the state's phase."""
         coarse = self.phases[state.phase].coarse is not None
         best = state.coarse_best if coarse else state.best
         assert best is not None
-        return self.budget.met(state.history[-1], best.score_B, state.failures)
+        return best
 
     @together()
     def _hand_over(self, state: LoopState) -> None:
-        """Look at what a stopped run reached, where it would not count as it is.
+        """Look at what a stopped run reached, where it would not count as it is."""
+        handed = self._handed_over(state)
+        if handed is not None:
+            self._iterate(handed, final=True)
+
+    def _handed_over(self, state: LoopState) -> LoopState | None:
+        """The state to look at where a run stops; None where it counts as it is.
 
         It does not on a coarse grid, and not before constraints have put it back.
         """
@@ -213,11 +243,98 @@ class _Loop:
         if phase.coarse is not None:
             while self.phases[state.phase].coarse is not None:
                 state = next_phase(state, self.problem, self.phases)
-            self._iterate(state, final=True)
-        elif not is_put_back(state, phase, self.problem):
-            back_BN = put_back(state.noise_BN, state, phase, self.problem, steps=None)
-            # As at the start of a phase: nothing is left for a constraint to do.
-            self._iterate(replace(state, noise_BN=back_BN, steps=0), final=True)
+            return state
+        if is_put_back(state, phase, self.problem):
+            return None
+        back_BN = put_back(state.noise_BN, state, phase, self.problem, steps=None)
+        # As at the start of a phase: nothing is left for a constraint to do.
+        return replace(state, noise_BN=back_BN, steps=0)
+
+    def _let_go(self, state: LoopState, each: Each) -> LoopState:
+        """Tell of the samples that end with this iteration, while the others go on."""
+        going = _going(state)
+        repaired: list[int] = []
+        if state.repair_B is not None:
+            repaired = [row for row in going if not state.repair_B[row]]
+        stopped = self._spent(state, [row for row in going if row not in repaired])
+        if not repaired and not stopped:
+            return state
+
+        began = time.perf_counter()
+        failures: dict[int, str] = {}
+        self._tell(each, state, repaired, {})
+        if stopped:
+            seen, failures = self._seen_apart(state, [*stopped])
+            self._tell(each, seen, [row for row in stopped if row not in failures], stopped)
+        # The others do not pay for it.
+        self.began += time.perf_counter() - began
+
+        now = state.history[-1].iteration
+        left = [row for row in (*repaired, *stopped) if row not in failures]
+        state = replace(
+            state,
+            ended={**state.ended, **dict.fromkeys(left, now)},
+            failures={**state.failures, **failures},
+            last=self.here,
+        )
+        self.state = state
+        return state
+
+    def _spent(self, state: LoopState, rows: Sequence[int]) -> dict[int, str]:
+        """Those of the samples that have met a limit of the budget for themselves, and which."""
+        if self.budget == Budget():
+            return {}
+        best = self._best_here(state)
+        seconds = 0.0
+        if self.budget.seconds is not None:
+            seconds = shares(state.history, state.ended, len(state.noise_BN))[-1]
+        met = {}
+        for row in rows:
+            own = record_of(state.history[-1], row, seconds)
+            limit = self.budget.met(own, best.score_B[row : row + 1])
+            if limit:
+                met[row] = limit
+        return met
+
+    @together()
+    def _seen_apart(
+        self, state: LoopState, rows: Sequence[int]
+    ) -> tuple[LoopState, dict[int, str]]:
+        """The state that samples end in: after a look at them alone, where they do not count as
+        they are; and why some of them cannot be looked at."""
+        handed = self._handed_over(state)
+        if handed is None:
+            return state, {}
+        others = [row for row in range(len(state.noise_BN)) if row not in rows]
+        apart = replace(
+            handed,
+            ended={**dict.fromkeys(others, state.history[-1].iteration), **state.ended},
+            last=self.here,
+        )
+        try:
+            seen = self._step(apart, final=True)
+        except DNOError as error:
+            return state, dict.fromkeys(rows, str(error))
+        failures = {row: why for row, why in seen.state.failures.items() if row in rows}
+        return replace(seen.state, last=seen.here), failures
+
+    def _tell(
+        self, each: Each, state: LoopState, rows: Sequence[int], reasons: Mapping[int, str]
+    ) -> None:
+        """Tell what was reached of samples that have ended; those without a reason, to the end."""
+        if not rows:
+            return
+        last = self.here if state.last is None else state.last
+        whole = self._reached(state, last)
+        seconds = shares(state.history, self._ended_before(state, rows), len(state.noise_BN))
+        for row in rows:
+            reason = reasons.get(row, "")
+            status = Status.STOPPED if reason else Status.FINISHED
+            each(row, outcome_of(whole, row, seconds, status, reason))
+
+    def _ended_before(self, state: LoopState, rows: Sequence[int]) -> dict[int, int]:
+        """Samples that ended before these, which go to the last record."""
+        return {row: last for row, last in state.ended.items() if row not in rows}
 
     def _iterate(self, state: LoopState, *, final: bool) -> tuple[LoopState, bool, bool]:
         """One iteration: step, record, tell.
@@ -225,6 +342,19 @@ class _Loop:
         Returns:
             The new state, whether an observer asks to stop, and whether a repair is done.
         """
+        done = self._step(state, final=final)
+        self.here = done.here
+        if self.phases[state.phase].coarse is None:
+            self.last = done.here
+        self.state = done.state
+        medium = medium_of(done.problem.sample, done.here.samples)
+        stop = self.bus.step(done.state.history[-1], done.evaluation.samples, medium)
+        if done.state.failures and not _going(done.state):
+            raise RunError("; ".join(dict.fromkeys(done.state.failures.values())))
+        return done.state, stop, done.healed
+
+    def _step(self, state: LoopState, *, final: bool) -> _Step:
+        """One iteration, of which nobody is told yet."""
         phase = self.phases[state.phase]
         problem = problem_of(phase, self.problem)
         coarse = phase.coarse is not None
@@ -239,9 +369,9 @@ class _Loop:
             proposal=phase.proposes,
         )
 
-        if state.repair_B is not None and state.last is not None:
-            known = remembered(state.last, state.history[-1], state.failures)
-            asked.only(state.repair_B, known)
+        moving_B = _moving_B(state)
+        if moving_B is not None and state.last is not None:
+            asked.only(moving_B, _known(state))
         repair_B = self._still_lost(state, phase, problem, asked)
         healed = repair_B is not None and not repair_B.any()
         if repair_B is not None and not healed:
@@ -255,14 +385,13 @@ class _Loop:
             answer = guarded(phase.who, step, asked, state.noise_BN.clone(), own)
             moved_BN, memory = _checked_step(phase.who, answer, state.noise_BN)
             moved_BN = put_back(moved_BN, state, phase, self.problem, state.steps + 1)
-            if repair_B is not None:
-                moved_BN = rows_where(repair_B, moved_BN, state.noise_BN)
+            climbs_B = repair_B if repair_B is not None else moving_B
+            if climbs_B is not None:
+                moved_BN = rows_where(climbs_B, moved_BN, state.noise_BN)
 
         evaluation = asked.at_start()
         self._note(asked.passed_over)
         here = snapshot(problem, evaluation, state.iteration)
-        if not coarse:
-            self.last = here
         seconds = time.perf_counter() - self.began
         record = _record(phase, asked, problem, state, seconds)
         new = replace(
@@ -275,17 +404,13 @@ class _Loop:
             best=state.best if coarse else asked.best,
             coarse_best=asked.best if coarse else state.coarse_best,
             repair_B=repair_B,
-            last=here if repair_B is not None else None,
+            last=here if repair_B is not None or state.ended else None,
             history=(*state.history, record),
-            failures={**_given_up(asked.passed_over, (*state.history, record)), **asked.failures},
+            failures=_failed(asked, (*state.history, record), state.ended),
             seconds=seconds,
         )
         new = _with_failed_frozen(new, coarse=coarse)
-        self.state = new
-        stop = self.bus.step(record, evaluation.samples, medium_of(problem.sample, here.samples))
-        if len(new.failures) == len(moved_BN):
-            raise RunError("; ".join(dict.fromkeys(new.failures.values())))
-        return new, stop, healed
+        return _Step(new, problem, evaluation, here, healed)
 
     def _note(self, passed_over: Mapping[int, str]) -> None:
         """Keep why proposals cannot be evaluated, and say so the first time of each sample."""
@@ -301,9 +426,10 @@ class _Loop:
         if not phase.repairs or state.coarse_best is None:
             return None
         lost = lost_B(state, problem.score_B(asked.at_start()))
-        if state.repair_B is None:
+        moving_B = _moving_B(state)
+        if moving_B is None:
             return lost
-        return lost & state.repair_B.to(lost.device)
+        return lost & moving_B.to(lost.device)
 
     def _gamma(self, state: LoopState, problem: Problem) -> Tensor | None:
         if not state.history:
@@ -326,20 +452,24 @@ class _Loop:
         if status is Status.PARTIAL and len(failures) == len(self.problem.items):
             status = Status.FAILED
             error = RunError("; ".join(dict.fromkeys(failures.values())))
+        reached = self._reached(state, self.last)
+        return replace(reached, status=status, error=error, failures=failures, reason=self.reason)
+
+    def _reached(self, state: LoopState, last: Snapshot | None) -> Outcome:
+        """What a state holds of what was reached."""
+        assert state.initial is not None
+        assert state.best is not None
         return Outcome(
-            status=status,
+            status=Status.FINISHED,
             items=tuple(self.problem.items),
             initial=state.initial,
             best=state.best,
-            last=self.last or state.best,
+            last=last or state.best,
             history=tuple(state.history),
             climbed=tuple(reward.name for reward in self.problem.optimised),
             kept=self._kept(),
             medium=self._medium(state.best),
-            error=error,
-            failures=failures,
             folder=self.bus.run.folder,
-            reason=self.reason,
             peak_memory=peak_memory(state.noise_BN.device),
         )
 
@@ -364,6 +494,61 @@ class _Loop:
             return medium_of(self.problem.sample, best.samples)
         except RunError:
             return OTHER
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What an iteration led to."""
+
+    state: LoopState
+    problem: Problem
+    """What was climbed."""
+    evaluation: Evaluation
+    """At the noise that it started from."""
+    here: Snapshot
+    """Of that evaluation."""
+    healed: bool
+    """Whether a repair is done."""
+
+
+def _going(state: LoopState) -> list[int]:
+    """The samples that have neither failed nor ended."""
+    rows = range(len(state.noise_BN))
+    return [row for row in rows if row not in state.failures and row not in state.ended]
+
+
+def _moving_B(state: LoopState) -> Tensor | None:
+    """The samples that are still asked, where these are not all."""
+    if not state.ended:
+        return state.repair_B
+    going_B = torch.ones(len(state.noise_BN), dtype=torch.bool)
+    going_B[list(state.ended)] = False
+    return going_B if state.repair_B is None else going_B & state.repair_B.to(going_B.device)
+
+
+def _known(state: LoopState) -> Evaluation:
+    """The newest evaluation, as if samples that ended had been evaluated where they are now.
+
+    Nobody reads what is known of these, and the phase after theirs may be on another grid.
+    """
+    assert state.last is not None
+    known = remembered(state.last, state.history[-1], state.failures)
+    if not state.ended:
+        return known
+    noise_BN = state.noise_BN
+    if known.noise_BN.shape == noise_BN.shape:
+        ended_B = torch.zeros(len(noise_BN), dtype=torch.bool)
+        ended_B[list(state.ended)] = True
+        noise_BN = rows_where(ended_B, noise_BN, known.noise_BN.to(noise_BN))
+    return replace(known, noise_BN=noise_BN)
+
+
+def _failed(
+    asked: Recorder, history: Sequence[StepRecord], ended: Mapping[int, int]
+) -> dict[int, str]:
+    """Why samples that had not ended could not go on, by row."""
+    found = {**_given_up(asked.passed_over, history), **asked.failures}
+    return {row: why for row, why in found.items() if row not in ended}
 
 
 def _with_failed_frozen(state: LoopState, *, coarse: bool) -> LoopState:

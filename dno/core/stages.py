@@ -92,6 +92,9 @@ class LoopState:
     history: Sequence[StepRecord] = ()
     failures: Mapping[int, str] = field(default_factory=dict)
     """Samples that could not go on, by row, and why."""
+    ended: Mapping[int, int] = field(default_factory=dict)
+    """Samples that ended by themselves while others go on, by row, and their last iteration. They
+    are asked no more, and stay where they are."""
     seconds: float = 0.0
     """Wall-clock time spent so far."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +17,7 @@ from dno.core.result import Outcome, Status
 from dno.errors import ConfigError, DNOError, RunFolderError
 from dno.runs.keep import Keep, thin
 from dno.runs.load import Loaded, load
-from dno.runs.run import go_on, run
+from dno.runs.run import Each, go_on, run
 from dno.runs.run_config import RunConfig
 from dno.runs.standing import Standing, standing
 
@@ -73,15 +73,29 @@ class Attempts:
             thin(path)
         return attempt
 
-    def outcome(self, config: RunConfig, path: Path) -> Outcome:
+    def outcome(
+        self,
+        config: RunConfig,
+        path: Path,
+        *,
+        onlookers: Sequence[object] = (),
+        each: Each | None = None,
+    ) -> Outcome:
         """Run what is to be in a folder, or go on with it.
+
+        Args:
+            config: what to run.
+            path: its run folder.
+            onlookers: of a run that begins.
+            each: see `dno.runs.run.run`.
 
         Raises:
             DNOError: see `dno.runs.run.run`.
         """
         if standing(path) is Standing.NEW:
-            return run(config, path, loaded=self._models(config))
-        return go_on(config, path, loaded=self._models(config))
+            models = self._models(config)
+            return run(config, path, loaded=models, onlookers=onlookers, each=each)
+        return go_on(config, path, loaded=self._models(config), each=each)
 
     def _make(self, config: RunConfig, path: Path) -> Attempt:
         began = time.perf_counter()

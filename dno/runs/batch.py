@@ -7,31 +7,30 @@ it stopped, and several processes may work on one study: each takes what no othe
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from dno.errors import ConfigError, RunFolderError
 from dno.files import write_file
 from dno.runs.attempt import Attempt, Attempts, End
+from dno.runs.earlier import names_there
 from dno.runs.folders import slug
+from dno.runs.groups import standings
+from dno.runs.identity import digest_of, set_by
 from dno.runs.keep import Keep
 from dno.runs.lists import Row, configured
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
-from dno.runs.side_by_side import Group, SideBySide, groups_of
-from dno.runs.standing import standing
+from dno.runs.side_by_side import SideBySide
+from dno.runs.standing import Standing
 
 ITEMS: Final = "items"
 """Where a study keeps its run folders."""
-_FREE: Final = ("observers", "device", "metadata", "seeds")
-"""What a digest does not tell: what may differ between two runs of one item, and what its name
-tells by itself."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,10 @@ class Summary:
 
 
 def items_of(
-    rows: Sequence[Row], seeds: Sequence[int], configure: Callable[[Row, int], RunConfig]
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    configure: Callable[[Row, int], RunConfig],
+    study: Path | None = None,
 ) -> list[Item]:
     """Every row with every seed, or with its own where it has one.
 
@@ -114,6 +116,7 @@ def items_of(
         rows: prompts, and what they set.
         seeds: for rows without one.
         configure: makes the configuration of one row and seed.
+        study: the folder, whose items keep the names that they have there.
 
     Raises:
         ConfigError: a row sets what cannot be, with its place; or asks for an item twice.
@@ -133,19 +136,19 @@ def items_of(
                 )
             seen[name] = row.place
             items.append(Item(name, config, row.place, row.labels))
-    return items
+    if study is None:
+        return items
+    there = names_there({item.name: item.config for item in items}, study / ITEMS)
+    return [replace(item, name=there.get(item.name, item.name)) for item in items]
 
 
 def _name(config: RunConfig) -> str:
-    digest = hashlib.sha256(_settings(config).encode()).hexdigest()[:8]
-    return f"{slug(config.prompts[0])}-{digest}-s{config.seeds[0]}"
+    return f"{slug(config.prompts[0])}-{digest_of(config)}-s{config.seeds[0]}"
 
 
-def _settings(config: RunConfig, *apart: str) -> str:
-    """What tells a configuration from others, but for some fields."""
-    values = config.dump()
-    told = {key: value for key, value in values.items() if key not in (*_FREE, *apart)}
-    return json.dumps(told, sort_keys=True)
+def _but_for_its_prompt(config: RunConfig) -> str:
+    """What items that are run together have in common."""
+    return json.dumps(set_by(config.dump(), "prompts", "seeds"), sort_keys=True)
 
 
 def shard(items: Sequence[Item], part: tuple[int, int]) -> Sequence[Item]:
@@ -161,6 +164,7 @@ def carry_out(
     retries: int,
     keep: Keep = Keep.ALL,
     size: int = 1,
+    others: Sequence[Item] = (),
     page: Callable[[Path], object] = lambda path: None,
     tell: Callable[[Told], None],
 ) -> Summary:
@@ -174,12 +178,23 @@ def carry_out(
         retries: how often an item that failed is tried again.
         keep: what is kept of an item that is done.
         size: how many items that allow it are run side by side.
+        others: items of the study that are not to be run here, but where they were begun side by
+            side with some that are.
         page: called with the folder of each that was.
         tell: hears of each item as it ends.
     """
     summary = Summary()
     attempts = Attempts(keep)
-    together = SideBySide(_groups(items, size), folder, folder / ITEMS, attempts, page)
+    together = SideBySide(
+        configs={item.name: item.config for item in (*items, *others)},
+        ours=[item.name for item in items],
+        key=_but_for_its_prompt,
+        size=size,
+        study=folder,
+        items=folder / ITEMS,
+        attempts=attempts,
+        page=page,
+    )
     left = [*enumerate(items, start=1)]
     while left:
         held: list[tuple[int, Item]] = []
@@ -202,13 +217,6 @@ def carry_out(
     return summary
 
 
-def _groups(items: Sequence[Item], size: int) -> list[Group]:
-    if size < 2:
-        return []
-    configs = {item.name: item.config for item in items}
-    return groups_of(configs, lambda config: _settings(config, "prompts"), size)
-
-
 def _tried(item: Item, path: Path, attempts: Attempts, retries: int) -> Attempt:
     attempt = attempts.make(item.config, path)
     for _ in range(retries):
@@ -220,16 +228,18 @@ def _tried(item: Item, path: Path, attempts: Attempts, retries: int) -> Attempt:
 
 def table_of(items: Sequence[Item], folder: Path) -> list[dict[str, Any]]:
     """A row for each item, from its files alone."""
-    return [_facts(item, folder / ITEMS / item.name) for item in items]
+    configs = {item.name: item.config for item in items}
+    how_far = standings(folder, folder / ITEMS, configs)
+    return [_facts(item, folder / ITEMS / item.name, how_far[item.name]) for item in items]
 
 
-def _facts(item: Item, path: Path) -> dict[str, Any]:
+def _facts(item: Item, path: Path, how_far: Standing) -> dict[str, Any]:
     row: dict[str, Any] = {
         "item": item.name,
         "prompt": item.config.prompts[0],
         "seed": item.config.seeds[0],
         **{f"label.{name}": value for name, value in item.labels.items()},
-        "standing": standing(path).value,
+        "standing": how_far.value,
     }
     try:
         found = SavedRun(path).result if (path / "result.json").exists() else None

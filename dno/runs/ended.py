@@ -155,7 +155,7 @@ def items_of_run(run: SavedRun) -> Iterator[EndedItem]:
     result = run.result
     keys = run.items
     kept = result.get("kept", ())
-    settings = dict(_flat({k: v for k, v in run.values.items() if k not in _NOT_SETTINGS}))
+    settings = dict(flat({k: v for k, v in run.values.items() if k not in _NOT_SETTINGS}))
     try:
         climbed = tuple(map(str, result["climbed"]))
         for i, (prompt, seed) in enumerate(keys):
@@ -213,7 +213,7 @@ def _free(figures: Mapping[str, Any], kept: Sequence[str], sample: int) -> list[
     ]
 
 
-def _flat(values: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Every value of nested tables and lists by its dotted place."""
     if isinstance(values, list) and values:
         values = {str(i): value for i, value in enumerate(values)}
@@ -221,4 +221,4 @@ def _flat(values: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield place, values
         return
     for name, value in values.items():
-        yield from _flat(value, f"{place}.{name}" if place else name)
+        yield from flat(value, f"{place}.{name}" if place else name)

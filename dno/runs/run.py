@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+from dno.core.apart import rest_of
 from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
 from dno.core.result import Outcome, Status
@@ -29,6 +30,9 @@ from dno.runs.start import GivenNoise, GivenPicture
 from dno.runs.start_noise import keep_start
 from dno.runs.storage import RunFolder
 
+Each: TypeAlias = Callable[[int, Outcome, Posed], None]
+"""Is told of a sample, by its row, what a run of it alone would have reached, and of what it was
+one."""
 SAVE_SECONDS: Final = 5.0
 """A killed run loses at most about this much work."""
 
@@ -40,6 +44,7 @@ def run(
     *,
     loaded: Loaded | None = None,
     onlookers: Sequence[object] = (),
+    each: Each | None = None,
 ) -> Outcome:
     """Optimise, and keep the outcome in a run folder.
 
@@ -50,6 +55,8 @@ def run(
             rewards; None loads them.
         onlookers: observers that are no part of the configuration, so that anybody can go on with
             the run without them. One that fails is dropped.
+        each: where it is given, every sample ends by itself, see `dno.core.engine.optimize`, and it
+            is told of each; the folder then holds no more than what to go on from.
 
     Raises:
         ConfigError: the configuration cannot be built, or the folder is in use.
@@ -63,11 +70,11 @@ def run(
         config.to_toml()
     models = loaded or load(config)
     if out is None:
-        return _run(config, models, None, None, onlookers)
+        return _run(config, models, None, None, onlookers, each)
     # Posed before the folder is made, so that a configuration that cannot be built leaves nothing.
     posed = pose(models, config)
     with RunFolder(out, new=True) as folder:
-        return _carry_out(posed, folder, None, onlookers)
+        return _carry_out(posed, folder, None, onlookers, each)
 
 
 @clean_room()
@@ -97,13 +104,20 @@ def resume(
     return go_on(config, path)
 
 
-def go_on(config: RunConfig, path: Path, *, loaded: Loaded | None = None) -> Outcome:
+def go_on(
+    config: RunConfig,
+    path: Path,
+    *,
+    loaded: Loaded | None = None,
+    each: Each | None = None,
+) -> Outcome:
     """Resume a run by its configuration, which may have parts that no file can hold.
 
     Args:
         config: the run's own, but for what decides when to stop, where to compute and who looks on.
         path: the run folder.
         loaded: models that were loaded for it; None loads them.
+        each: see `run`; to be given where it was when the run began.
 
     Raises:
         ConfigError: the folder holds no run, or another one.
@@ -128,7 +142,7 @@ def go_on(config: RunConfig, path: Path, *, loaded: Loaded | None = None) -> Out
         if done > config.iterations and not config.coarse:
             raise ConfigError(f"{done} are done already, got {config.iterations}", at="iterations")
         models = loaded or load(config, fresh=state is None)
-        return _run(config, models, folder, state)
+        return _run(config, models, folder, state, (), each)
 
 
 def _check_may_begin_again(config: RunConfig, run: SavedRun) -> None:
@@ -163,11 +177,12 @@ def _run(
     folder: RunFolder | None,
     state: LoopState | None,
     onlookers: Sequence[object] = (),
+    each: Each | None = None,
 ) -> Outcome:
     posed = pose(models, config, fresh=state is None)
     if folder is not None and state is not None:
         folder.check_state(state, posed.problem, posed.phases)
-    return _carry_out(posed, folder, state, onlookers)
+    return _carry_out(posed, folder, state, onlookers, each)
 
 
 def _carry_out(
@@ -175,6 +190,7 @@ def _carry_out(
     folder: RunFolder | None,
     state: LoopState | None,
     onlookers: Sequence[object] = (),
+    each: Each | None = None,
 ) -> Outcome:
     config = posed.config
     latest = state
@@ -211,6 +227,7 @@ def _carry_out(
         budget=config.budget,
         state=state,
         checkpoint=checkpoint,
+        each=None if each is None else lambda row, alone: each(row, alone, posed),
     )
     draws = posed.problem.sample.draws
     making = Making(config) if config.metadata else None
@@ -218,7 +235,10 @@ def _carry_out(
         if folder is not None:
             if latest is not None:
                 folder.save_state(latest, config)
-            folder.save_outcome(outcome, draws, making)
+            if each is None:
+                folder.save_outcome(outcome, draws, making)
+            else:
+                _tell_of_the_rest(outcome, latest, posed, each)
             if latest is not None and outcome.status in (Status.PARTIAL, Status.FAILED):
                 # The run has ended with its failures: whoever goes on with it has mended what they
                 # came from, or wants to see. One that was killed goes on as if it had not been.
@@ -234,6 +254,13 @@ def _carry_out(
             with contextlib.suppress(RunError):
                 folder.save_outcome(outcome, draws, making)
     return outcome
+
+
+def _tell_of_the_rest(outcome: Outcome, latest: LoopState | None, posed: Posed, each: Each) -> None:
+    """Tell of the samples that went to the end."""
+    ended = {} if latest is None else latest.ended
+    for row, alone in rest_of(outcome, ended):
+        each(row, alone, posed)
 
 
 def _failed(outcome: Outcome, error: Exception) -> Outcome:

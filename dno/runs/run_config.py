@@ -57,6 +57,8 @@ from dno.wording import named, said, short
 
 _log = logging.getLogger("dno")
 
+OBJECT: Final = "python:"
+"""What stands before the name of a Python object, where a file names a plugin."""
 _KEY: Final = 60
 """Characters of a key that a message shows."""
 
@@ -147,7 +149,7 @@ def _dump(registry: Registry[C], config: C) -> dict[str, Any]:
     if use is None:
         # What was set beside the object, such as its weight, is no object.
         options = config.model_dump(mode="json", exclude={"part"}, exclude_defaults=True)
-        return {"use": f"python:{registry.label(config)}", **options}
+        return {"use": f"{OBJECT}{registry.label(config)}", **options}
     try:
         options = config.model_dump(mode="json", exclude_none=True)
         _check_plain(options)
@@ -155,11 +157,11 @@ def _dump(registry: Registry[C], config: C) -> dict[str, Any]:
     except (PydanticSerializationError, TypeError, ValueError, RecursionError):
         options = {}
         for name in type(config).model_fields:
-            options |= _dumped_option(config, name)
+            options |= dumped_option(config, name)
     return {"use": use, **options}
 
 
-def _dumped_option(config: PluginConfig, name: str) -> dict[str, Any]:
+def dumped_option(config: PluginConfig, name: str) -> dict[str, Any]:
     """One option as a file can hold it; a Python object is only named."""
     try:
         option = config.model_dump(mode="json", exclude_none=True, include={name})
@@ -183,6 +185,15 @@ def _parser(registry: Registry[C]) -> BeforeValidator:
 def _dumper(registry: Registry[C]) -> PlainSerializer:
     # Pydantic's own ways of dumping a subclass lose the name that loads it again.
     return PlainSerializer(lambda config: _dump(registry, config))
+
+
+def dump_part(registry: Registry[C], value: object) -> dict[str, Any]:
+    """A part of any of the forms that `build_plugin_config` takes, as `RunConfig.dump` has it.
+
+    Raises:
+        ConfigError: see `build_plugin_config`.
+    """
+    return _dump(registry, build_plugin_config(registry, value))
 
 
 def _default(value: Any) -> Any:

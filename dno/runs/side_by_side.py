@@ -1,118 +1,37 @@
 """Items of a study in one tensor: a run of several samples, taken apart into run folders.
 
-Items that differ in their prompts alone, or in their seeds alone, are one run of several samples,
-which costs less a sample than each alone does. It has a run folder of its own while it goes on, in
-`together/`, so that it is resumed like any other. When it has ended, each sample becomes the run
-folder that it would have made alone; the numbers agree to rounding, since torch adds up a batch in
-another order.
+It costs less a sample than each alone does. Each sample ends by itself, and then becomes the run
+folder that it would have made alone, while the others go on without it. The numbers agree to
+rounding, since torch adds up a batch in another order.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
 
-from dno.core.result import Outcome, Snapshot, Status, StepRecord
+from dno.core.result import Outcome, Status
 from dno.errors import DNOError, RunFolderError
 from dno.paths import current_folder
-from dno.registry.registry import OBSERVERS
 from dno.runs.attempt import Attempt, Attempts, End, attempt_of
+from dno.runs.groups import (
+    TOGETHER,
+    Group,
+    NamesItems,
+    folders_together,
+    groups_begun,
+    groups_of,
+    observers_of,
+)
 from dno.runs.lock import HeldError, hold
 from dno.runs.making import Making
+from dno.runs.pose import Posed
 from dno.runs.run_config import RunConfig
-from dno.runs.saved import SavedRun
 from dno.runs.standing import Standing, standing
 from dno.runs.storage import RunFolder
-from dno.runs.tensor_files import unpack
-
-TOGETHER: Final = "together"
-"""Where runs of several items are while they go on, in a study's folder."""
-
-_ITEM_OBSERVERS: Final = frozenset({"progress", "curve", "frames", "report"})
-"""Observers that items run together do without. With any other an item is run alone, so that
-nobody who is to be told of it is left out."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Items that are run together."""
-
-    names: Sequence[str]
-    configs: Sequence[RunConfig]
-    """Of each, in the order in which they are the samples of `config`."""
-    config: RunConfig
-    """Of all of them."""
-
-    @property
-    def folder(self) -> str:
-        """What the folder of their run is called: the same for the same items."""
-        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:16]
-
-
-def groups_of(
-    items: Mapping[str, RunConfig], key: Callable[[RunConfig], object], size: int
-) -> list[Group]:
-    """Items in groups of at most `size`; who can only be run alone is in none.
-
-    Args:
-        items: by their names, each of one prompt and one seed.
-        key: what configurations that may differ in prompt and seed alone have in common.
-        size: samples side by side.
-    """
-    by_key: dict[object, dict[str, RunConfig]] = {}
-    for name, config in items.items():
-        if _may_be_together(config):
-            by_key.setdefault(key(config), {})[name] = config
-
-    groups: list[Group] = []
-    for alike in by_key.values():
-        by_seed: dict[object, list[str]] = {}
-        for name, config in alike.items():
-            by_seed.setdefault(config.seeds, []).append(name)
-        left: dict[object, list[str]] = {}
-        for names in by_seed.values():
-            for chunk in _chunks(names, size):
-                if len(chunk) > 1:
-                    groups.append(_group(chunk, alike))
-                else:
-                    left.setdefault(alike[chunk[0]].prompts, []).extend(chunk)
-        for names in left.values():
-            groups += [_group(chunk, alike) for chunk in _chunks(names, size) if len(chunk) > 1]
-    return groups
-
-
-def _may_be_together(config: RunConfig) -> bool:
-    """Whether a neighbour changes nothing for an item: not where a limit is shared by all samples,
-    nor where each starts from noise of its own or is told of to somebody."""
-    shared = config.budget.model_dump(exclude_none=True)
-    return not shared and config.start is None and _observers(config) <= _ITEM_OBSERVERS
-
-
-def _observers(config: RunConfig) -> set[str | None]:
-    """Names of what looks on; None for what has none."""
-    return {OBSERVERS.name_of(observer) for observer in config.observers}
-
-
-def _chunks(names: Sequence[str], size: int) -> list[Sequence[str]]:
-    return [names[i : i + size] for i in range(0, len(names), size)]
-
-
-def _group(names: Sequence[str], configs: Mapping[str, RunConfig]) -> Group:
-    own = [configs[name] for name in names]
-    several = {
-        "prompts": tuple(dict.fromkeys(config.prompts[0] for config in own)),
-        "seeds": tuple(dict.fromkeys(config.seeds[0] for config in own)),
-        "observers": (),
-    }
-    config = own[0].model_copy(update=several)
-    assert list(config.items()) == [one.items()[0] for one in own]
-    return Group(names, own, config)
 
 
 @dataclass
@@ -120,143 +39,134 @@ class SideBySide:
     """Runs groups of a study's items, and tells what came of each.
 
     Args:
-        groups: which items are run together.
+        configs: of all items, by their names.
+        ours: names of those that this process is to do.
+        key: what configurations that may differ in prompt and seed alone have in common.
+        size: how many are run together, but for groups that were begun.
         study: the study's folder.
         items: where in it run folders of items are.
         attempts: makes attempts, with the models that are loaded.
         page: called with each run folder that was made.
     """
 
-    groups: Sequence[Group]
+    configs: Mapping[str, RunConfig]
+    ours: Sequence[str]
+    key: Callable[[RunConfig], object]
+    size: int
     study: Path
     items: Path
     attempts: Attempts
     page: Callable[[Path], object] = lambda path: None
+    _groups: dict[str, Group] = field(default_factory=dict)
+    """By the names of their items."""
+    _seen: Sequence[Path] = ()
+    """The groups' folders that were there when these were formed."""
     _found: dict[str, Attempt] = field(default_factory=dict)
     _over: set[str] = field(default_factory=set)
     """Folders of groups that there is nothing more to do for."""
+
+    def __post_init__(self) -> None:
+        self._form()
+
+    def _form(self) -> None:
+        """Who is run together: items of groups that were begun, and then the others."""
+        self._seen = folders_together(self.study)
+        begun = groups_begun(self.study, self.configs)
+        self._groups = {name: group for group in begun for name in group.names}
+        left = {
+            name: self.configs[name]
+            for name in self.ours
+            if name not in self._groups and name not in self._found and self._is_free(name)
+        }
+        if self.size > 1:
+            for group in groups_of(left, self.key, self.size):
+                self._groups |= dict.fromkeys(group.names, group)
+
+    def _is_free(self, name: str) -> bool:
+        """Whether nobody has begun an item alone."""
+        return not (self.items / name / "run.toml").exists()
 
     def attempt(self, name: str) -> Attempt | None:
         """What came of an item; None where it is to be run alone.
 
         Its group is run with the first of its items that is asked for.
         """
-        group = next((group for group in self.groups if name in group.names), None)
+        group = self._groups.get(name)
+        if group is not None and group.folder not in self._over and self._is_new(group):
+            # Another process may have begun items of this one since.
+            if self._seen != folders_together(self.study):
+                self._form()
+            group = self._groups.get(name)
         if group is None:
-            return None
+            return self._found.get(name)
         if group.folder not in self._over:
-            found = self._run(group)
-            if found is None:
+            if not self._run(group):
                 return Attempt(End.HELD)
             self._over.add(group.folder)
-            self._found |= found
         return self._found.get(name)
 
-    def _run(self, group: Group) -> dict[str, Attempt] | None:
-        """What came of those items of a group that are not to be run alone; None where another
-        process works on it."""
-        path = self.study / TOGETHER / group.folder
+    def _path(self, group: Group) -> Path:
+        return self.study / TOGETHER / group.folder
+
+    def _is_new(self, group: Group) -> bool:
+        return not (self._path(group) / "run.toml").exists()
+
+    def _run(self, group: Group) -> bool:
+        """Run a group, and note what came of those items that are not to be run alone; whether it
+        could be, and no other process works on it."""
+        path = self._path(group)
         where = [standing(self.items / name) for name in group.names]
         begun = standing(path)
         if begun is Standing.HELD:
-            return None
+            return False
         if begun is not Standing.NEW and all(one is Standing.DONE for one in where):
             # Items were run by other means meanwhile.
             _remove(path)
-            return {}
+            return True
         if begun is Standing.NEW and any(one is not Standing.NEW for one in where):
-            return {}
+            return True
+
+        def ended(row: int, alone: Outcome, posed: Posed) -> None:
+            self._make(group, row, alone, posed)
+
         try:
-            outcome = self.attempts.outcome(group.config, path)
+            outcome = self.attempts.outcome(
+                group.config, path, onlookers=[NamesItems(group)], each=ended
+            )
         except DNOError:
             # Another process may have been quicker. If not, each item is tried alone, and tells its
             # own error.
-            return None if standing(path) is Standing.HELD else {}
-        match outcome.status:
-            case Status.INTERRUPTED:
-                return dict.fromkeys(group.names, Attempt(End.INTERRUPTED))
-            case Status.FAILED:
-                _remove(path)
-                return {}
-        try:
+            return standing(path) is not Standing.HELD
+        if outcome.status is Status.INTERRUPTED:
+            left = [name for name in group.names if name not in self._found]
+            self._found |= dict.fromkeys(left, Attempt(End.INTERRUPTED))
+            return True
+        # Where somebody holds it, or was quicker and has removed it, there is nothing to remove.
+        with contextlib.suppress(HeldError, OSError):
             release = hold(path)
-        except HeldError:
-            return None
-        except OSError:
-            # Another process was quicker, and has removed it.
-            return {}
-        try:
-            found = self._taken_apart(group, outcome, path)
             _remove(path)
-        except (OSError, ValueError):
-            return {}
-        finally:
             release()
-        return found
+        return True
 
-    def _taken_apart(self, group: Group, outcome: Outcome, path: Path) -> dict[str, Attempt]:
-        """Make a run folder of each sample that got to the end."""
-        about, _ = unpack(path / "noise.safetensors")
-        coarse = tuple(SavedRun(path).values["coarse"])
-        found: dict[str, Attempt] = {}
-        for row, (name, config) in enumerate(zip(group.names, group.configs, strict=True)):
-            if row in outcome.failures:
-                continue
-            # As a run of its own would have written it.
-            config = config.located(current_folder()).model_copy(update={"coarse": coarse})
-            alone = of_sample(outcome, row)
-            making = Making(config) if config.metadata else None
-            place = self.items / name
-            try:
-                with RunFolder(place, new=True) as folder:
-                    folder.save_config(config)
-                    folder.save_outcome(alone, about["draws"], making)
-            except RunFolderError:
-                # Somebody else made it meanwhile.
-                continue
-            if "report" in _observers(config):
-                with contextlib.suppress(DNOError):
-                    self.page(place)
-            found[name] = self.attempts.kept(attempt_of(alone, alone.history[-1].seconds), place)
-        return found
-
-
-def of_sample(outcome: Outcome, row: int) -> Outcome:
-    """What a run reached for one of its samples that did not fail, as a run of that sample alone.
-
-    Seconds are an equal share.
-    """
-    share = 1 / len(outcome.items)
-    finished = Status.STOPPED if outcome.status is Status.STOPPED else Status.FINISHED
-    return replace(
-        outcome,
-        status=finished,
-        items=[outcome.items[row]],
-        failures={},
-        error=None,
-        folder=None,
-        history=[_record_of(record, row, share) for record in outcome.history],
-        initial=_snapshot_of(outcome.initial, row),
-        best=_snapshot_of(outcome.best, row),
-        last=_snapshot_of(outcome.last, row),
-    )
-
-
-def _snapshot_of(snapshot: Snapshot, row: int) -> Snapshot:
-    return Snapshot.of({name: value[row : row + 1] for name, value in snapshot.tensors().items()})
-
-
-def _record_of(record: StepRecord, row: int, share: float) -> StepRecord:
-    own: dict[str, Any] = {}
-    for one in dataclasses.fields(record):
-        value = getattr(record, one.name)
-        if isinstance(value, Mapping):
-            own[one.name] = {name: (values[row],) for name, values in value.items()}
-        elif isinstance(value, tuple):
-            own[one.name] = (value[row],)
-        else:
-            own[one.name] = value
-    return StepRecord(**own | {"seconds": record.seconds * share})
+    def _make(self, group: Group, row: int, alone: Outcome, posed: Posed) -> None:
+        """Make the run folder of a sample that has ended, as a run of its own would have."""
+        name = group.names[row]
+        config = group.configs[row].located(current_folder())
+        config = config.model_copy(update={"coarse": posed.config.coarse})
+        making = Making(config) if config.metadata else None
+        place = self.items / name
+        try:
+            with RunFolder(place, new=True) as folder:
+                folder.save_config(config)
+                folder.save_outcome(alone, posed.problem.sample.draws, making)
+        except RunFolderError:
+            # Somebody else made it meanwhile.
+            return
+        if "report" in observers_of(config):
+            with contextlib.suppress(DNOError):
+                self.page(place)
+        attempt = attempt_of(alone, alone.history[-1].seconds)
+        self._found[name] = self.attempts.kept(attempt, place)
 
 
 def _remove(path: Path) -> None:

@@ -37,6 +37,7 @@ class About(BaseModel):
     steps: Annotated[int, Field(ge=0)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     failures: dict[str, str]
+    ended: dict[str, Annotated[int, Field(ge=0)]] = {}
     config: dict[str, Any]
     history: Mark | None = None
     """None in format 2."""
@@ -50,6 +51,7 @@ def about_of(state: LoopState, config: Mapping[str, Any], mark: Mark) -> dict[st
         "steps": state.steps,
         "seconds": state.seconds,
         "failures": {str(row): why for row, why in state.failures.items()},
+        "ended": {str(row): last for row, last in state.ended.items()},
         "config": dict(config),
         "history": mark.model_dump(),
     }
@@ -107,11 +109,9 @@ def state_of(
     if any({len(record.reward), len(record.healthy)} != {samples} for record in history):
         raise ValueError(f"a record is not of {samples} samples")
 
-    failures = {}
-    for row, why in about.failures.items():
+    for row in (*about.failures, *about.ended):
         if not row.isdecimal() or int(row[:9]) >= samples:
-            raise ValueError(f"there is no sample {short(row, 20)}, which failed")
-        failures[int(row)] = why
+            raise ValueError(f"there is no sample {short(row, 20)}, which failed or ended")
 
     def snapshot(name: str) -> Snapshot | None:
         found = under(f"{name}.", tensors)
@@ -125,7 +125,8 @@ def state_of(
         phase=about.phase,
         steps=about.steps,
         history=list(history),
-        failures=failures,
+        failures={int(row): why for row, why in about.failures.items()},
+        ended={int(row): last for row, last in about.ended.items()},
         seconds=about.seconds,
         initial=snapshot("initial"),
         best=snapshot("best"),

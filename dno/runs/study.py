@@ -27,6 +27,8 @@ from dno.runs.batch import (
     write_table,
 )
 from dno.runs.cluster import Cluster, check_together
+from dno.runs.earlier import check_defaults
+from dno.runs.groups import TOGETHER, folders_together, groups_begun
 from dno.runs.keep import Keep, forecast, size, thin
 from dno.runs.parquet import write_parquet
 from dno.runs.standing import Standing, standing
@@ -60,11 +62,13 @@ def run_study(
         say: hears what there is to know of the whole.
 
     Raises:
-        ConfigError: Ray is not installed, or its machines cannot work on this study, or items are
-            to be run side by side there.
+        ConfigError: items there were made with defaults that have changed since; or Ray is not
+            installed, its machines cannot work on this study, or items are to be run side by side
+            there.
         RunError: Ray cannot be reached.
         RunFolderError: the folder cannot be made or written.
     """
+    check_defaults((folder / ITEMS / item.name, item.config) for item in items)
     if cluster is not None:
         check_together(size, cluster)
         cluster.check()
@@ -76,6 +80,9 @@ def run_study(
 
     ended: list[Told] = []
     ours = shard(items, part)
+    names = {item.name for item in ours}
+    others = [item for item in items if item.name not in names]
+    _tell_of_groups(items, folder, size=size, alone=cluster is not None, say=say)
 
     def listen(told: Told) -> None:
         tell(told)
@@ -87,7 +94,14 @@ def run_study(
     try:
         if cluster is None:
             summary = carry_out(
-                ours, folder, retries=retries, keep=keep, size=size, page=page, tell=listen
+                ours,
+                folder,
+                retries=retries,
+                keep=keep,
+                size=size,
+                others=others,
+                page=page,
+                tell=listen,
             )
         else:
             from dno.runs.spread import carry_out_on_ray
@@ -107,6 +121,28 @@ def run_study(
                 thin(path)
     _write_tables(items, ended, folder)
     return summary
+
+
+def _tell_of_groups(
+    items: Sequence[Item], folder: Path, *, size: int, alone: bool, say: Callable[[str], None]
+) -> None:
+    """Say what becomes of groups that were begun side by side."""
+    there = folders_together(folder)
+    if not there:
+        return
+    known = groups_begun(folder, {item.name: item.config for item in items})
+    others = len(there) - len(known)
+    if others:
+        what = "a group" if others == 1 else f"{others} groups"
+        say(
+            f"{what} in {folder / TOGETHER} is of items that are not asked for: left there for the "
+            "command that began it"
+        )
+    count = sum(len(group.names) for group in known)
+    if known and alone:
+        say(f"{count} items were begun side by side; workers of Ray begin them anew, one by one")
+    elif any(len(group.names) > size for group in known):
+        say(f"{count} items were begun side by side, and are gone on with as they were")
 
 
 def _write_tables(items: Sequence[Item], ended: Sequence[Told], folder: Path) -> None:

@@ -14,12 +14,12 @@ import dno
 from dno.core.function import FunctionSampler
 from dno.errors import ConfigError
 from dno.runs.batch import Item, items_of
+from dno.runs.groups import TOGETHER, groups_of
 from dno.runs.lists import Row
 from dno.runs.lock import hold
 from dno.runs.run import go_on
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
-from dno.runs.side_by_side import TOGETHER, groups_of
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
 PROMPTS = ("a cat", "a dog", "a bird")
@@ -160,7 +160,7 @@ def test_items_of_another_process_are_left_to_it(tmp_path: Path) -> None:
         found = study(tmp_path / "study", size=3, seeds=[0])
     finally:
         release()
-    assert [row["standing"] for row in found.rows] == ["new"] * 3
+    assert [row["standing"] for row in found.rows] == ["held"] * 3
     found = study(tmp_path / "study", size=3, seeds=[0])
     assert [row["standing"] for row in found.rows] == ["done"] * 3
 
@@ -190,7 +190,9 @@ def test_a_group_whose_items_were_made_alone_is_removed(tmp_path: Path) -> None:
     reward = Counting()
     reward.interrupt_at = 3
     study(tmp_path / "study", size=3, seeds=[0], reward=reward)
+    (tmp_path / "study" / TOGETHER).rename(tmp_path / "aside")
     study(tmp_path / "study", seeds=[0])
+    (tmp_path / "aside").rename(tmp_path / "study" / TOGETHER)
     reward = Counting()
     study(tmp_path / "study", size=3, seeds=[0], reward=reward)
     assert reward.sizes == []
@@ -218,8 +220,6 @@ def test_groups_are_of_one_seed_or_of_one_prompt() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"budget": {"seconds": 5}},
-        {"budget": {"target": 0.5}},
         {"observers": ["images"]},
         {"observers": [lambda event: None]},
         {"start": "noise.safetensors"},

@@ -1,0 +1,171 @@
+"""What tells a configuration from others: what it sets otherwise than the options' defaults do.
+
+An option that a later release adds is at its default in every earlier run, and so changes nothing
+of who an item is. A default that a later release changes does not either; `differences` finds it,
+since a run folder holds its configuration whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from dno.errors import ConfigError
+from dno.registry.configs import PluginConfig
+from dno.registry.registry import Registry
+from dno.runs.ended import flat
+from dno.runs.run_config import OBJECT, PART_REGISTRIES, RunConfig, dump_part, dumped_option
+
+FREE: Final = ("observers", "device", "metadata")
+"""What may differ between two runs of one item."""
+_MISSING: Final = object()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A place at which two configurations hold other values; None: none."""
+
+    place: str
+    saved: Any
+    ours: Any
+    is_set: bool
+    """Whether ours is set, and not a default."""
+
+
+def digest_of(config: RunConfig) -> str:
+    """Eight hexadecimal digits of what a configuration sets, but for its seeds."""
+    text = json.dumps(set_by(config.dump(), "seeds"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def set_by(values: Mapping[str, Any], *apart: str) -> dict[str, Any]:
+    """What of a dumped configuration differs from the defaults, but for some fields.
+
+    Args:
+        values: as `RunConfig.dump` gives them, or as a `run.toml` holds them.
+        apart: fields to leave out, besides those that may differ between two runs of one item.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        default = _default(name)
+        if name in FREE or name in apart or value == default:
+            continue
+        if name in PART_REGISTRIES:
+            found[name] = _each_part(name, value, _without_defaults)
+        elif isinstance(value, Mapping) and isinstance(default, Mapping):
+            found[name] = {key: one for key, one in value.items() if one != default.get(key)}
+        else:
+            found[name] = value
+    return found
+
+
+def _without_defaults(registry: Registry[Any], part: Any) -> Any:
+    if not isinstance(part, Mapping):
+        return part
+    defaults = _part_defaults(registry, part)
+    kept = {key: one for key, one in part.items() if one != defaults.get(key, _MISSING)}
+    # None is left out of what is dumped, and where it is not the default, it was set.
+    return kept | dict.fromkeys(defaults.keys() - part.keys())
+
+
+def differences(saved: Mapping[str, Any], config: RunConfig) -> list[Difference]:
+    """Where the values of a run folder differ from a configuration, but for prompts and seeds.
+
+    What the folder does not hold is an option that it was made without, and at its default.
+
+    Args:
+        saved: what a `run.toml` holds.
+        config: with its paths written from the root, as they are there.
+    """
+    ours = config.dump()
+    unknown = {"prompts", "seeds", *FREE}
+    # What was found when the run began, or was put into a file then.
+    if config.coarse == "auto":
+        unknown.add("coarse")
+    if config.start is not None and not isinstance(config.start, Path):
+        unknown.add("start")
+
+    theirs = _flat_without(_filled(saved), unknown)
+    mine = _flat_without(_filled(ours), unknown)
+    chosen = _flat_without(set_by(ours), unknown)
+    return [
+        Difference(place, theirs.get(place), mine.get(place), place in chosen)
+        for place in {**theirs, **mine}
+        if theirs.get(place) != mine.get(place)
+    ]
+
+
+def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dumped values with all defaults among them."""
+    whole: dict[str, Any] = {}
+    for name in RunConfig.model_fields:
+        default = _default(name)
+        value = values.get(name, default)
+        if value is None:
+            continue
+        if name in PART_REGISTRIES:
+            whole[name] = _each_part(name, value, _with_defaults)
+        elif isinstance(value, Mapping) and isinstance(default, Mapping):
+            whole[name] = {**default, **value}
+        else:
+            whole[name] = value
+    # What this release does not know any more.
+    return whole | {name: value for name, value in values.items() if name not in whole}
+
+
+def _with_defaults(registry: Registry[Any], part: Any) -> Any:
+    return {**_part_defaults(registry, part), **part} if isinstance(part, Mapping) else part
+
+
+def _flat_without(values: Mapping[str, Any], fields: Set[str]) -> dict[str, Any]:
+    return dict(flat({name: value for name, value in values.items() if name not in fields}))
+
+
+def _each_part(name: str, value: Any, change: Callable[[Registry[Any], Any], Any]) -> Any:
+    """The tables of a field, each changed."""
+    registry = PART_REGISTRIES[name]
+    if isinstance(value, (list, tuple)):
+        return [change(registry, part) for part in value]
+    return change(registry, value)
+
+
+@functools.cache
+def _default(name: str) -> Any:
+    """The default of a field as it is dumped; None where it has none, or has None."""
+    field = RunConfig.model_fields.get(name)
+    if field is None or field.is_required():
+        return None
+    default = field.get_default(call_default_factory=True)
+    if name in PART_REGISTRIES:
+        return _each_part(name, default, dump_part)
+    if isinstance(default, BaseModel):
+        return default.model_dump(mode="json", exclude_none=True)
+    return list(default) if isinstance(default, tuple) else default
+
+
+def _part_defaults(registry: Registry[Any], part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The defaults of a plugin's options as they are dumped; none of what is not installed."""
+    use = str(part.get("use"))
+    if use.startswith(OBJECT):
+        return {}
+    try:
+        return _options(registry.load(use))
+    except ConfigError:
+        return {}
+
+
+@functools.cache
+def _options(cls: type[PluginConfig]) -> Mapping[str, Any]:
+    given = [name for name, field in cls.model_fields.items() if not field.is_required()]
+    blank = cls.model_construct()
+    found: dict[str, Any] = {}
+    for name in given:
+        found |= dumped_option(blank, name)
+    return found
