@@ -107,6 +107,9 @@ class Sampler(Protocol):
     One that can find noise from which it draws a given picture also has a method
     `noise_of(picture, sample) -> B x N`, of a picture of Pillow in RGB and its own bound map.
 
+    One that searches for the noise where a run starts may have a method
+    `remember(prompts, seeds, noise_BN)`, which is told what was found of these items before.
+
     An optional method `make_room(room)` is called before `bind`, with the `dno.plugin.Room` that it
     has on its device, so that it can choose what to keep for the backward pass.
     """

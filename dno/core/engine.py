@@ -169,8 +169,8 @@ class _Loop:
         self.began = time.perf_counter() - (state.seconds if state else 0.0)
         self.last: Snapshot | None = None
         """The newest evaluation of this process on the run's own grid."""
-        self.here: Snapshot | None = None
-        """The newest of all."""
+        self.done: _Step | None = None
+        """The newest iteration of this process."""
         self.reason = ""
         """Why the run stopped early."""
         self.passed_over: dict[int, str] = {}
@@ -262,7 +262,7 @@ class _Loop:
 
         began = time.perf_counter()
         failures: dict[int, str] = {}
-        self._tell(each, state, repaired, {})
+        self._tell(each, self._as_looked_at(state), repaired, {})
         if stopped:
             seen, failures = self._seen_apart(state, [*stopped])
             self._tell(each, seen, [row for row in stopped if row not in failures], stopped)
@@ -275,10 +275,27 @@ class _Loop:
             state,
             ended={**state.ended, **dict.fromkeys(left, now)},
             failures={**state.failures, **failures},
-            last=self.here,
+            last=self._here(),
         )
         self.state = state
         return state
+
+    def _here(self) -> Snapshot:
+        assert self.done is not None
+        return self.done.here
+
+    def _as_looked_at(self, state: LoopState) -> LoopState:
+        """The state as if its last iteration had been a look alone, which it was for samples that
+        had nothing to be repaired."""
+        assert self.done is not None
+        *before, record = state.history
+        evaluations, calls = self.done.look
+        looked = replace(
+            record,
+            network_evaluations=before[-1].network_evaluations + evaluations,
+            reward_calls=before[-1].reward_calls + calls,
+        )
+        return replace(state, history=(*before, looked))
 
     def _spent(self, state: LoopState, rows: Sequence[int]) -> dict[int, str]:
         """Those of the samples that have met a limit of the budget for themselves, and which."""
@@ -309,7 +326,7 @@ class _Loop:
         apart = replace(
             handed,
             ended={**dict.fromkeys(others, state.history[-1].iteration), **state.ended},
-            last=self.here,
+            last=self._here(),
         )
         try:
             seen = self._step(apart, final=True)
@@ -324,8 +341,7 @@ class _Loop:
         """Tell what was reached of samples that have ended; those without a reason, to the end."""
         if not rows:
             return
-        last = self.here if state.last is None else state.last
-        whole = self._reached(state, last)
+        whole = self._reached(state, state.last or self._here())
         seconds = shares(state.history, self._ended_before(state, rows), len(state.noise_BN))
         for row in rows:
             reason = reasons.get(row, "")
@@ -343,7 +359,7 @@ class _Loop:
             The new state, whether an observer asks to stop, and whether a repair is done.
         """
         done = self._step(state, final=final)
-        self.here = done.here
+        self.done = done
         if self.phases[state.phase].coarse is None:
             self.last = done.here
         self.state = done.state
@@ -374,6 +390,7 @@ class _Loop:
             asked.only(moving_B, _known(state))
         repair_B = self._still_lost(state, phase, problem, asked)
         healed = repair_B is not None and not repair_B.any()
+        look = (asked.network_evaluations, asked.reward_calls)
         if repair_B is not None and not healed:
             asked.only(repair_B, asked.at_start())
         moves = not final and not healed
@@ -410,7 +427,7 @@ class _Loop:
             seconds=seconds,
         )
         new = _with_failed_frozen(new, coarse=coarse)
-        return _Step(new, problem, evaluation, here, healed)
+        return _Step(new, problem, evaluation, here, healed, look)
 
     def _note(self, passed_over: Mapping[int, str]) -> None:
         """Keep why proposals cannot be evaluated, and say so the first time of each sample."""
@@ -509,6 +526,9 @@ class _Step:
     """Of that evaluation."""
     healed: bool
     """Whether a repair is done."""
+    look: tuple[int, int]
+    """Evaluations of the network and calls of rewards, per sample, before any was to move: of a
+    repair, its look at what is lost."""
 
 
 def _going(state: LoopState) -> list[int]:

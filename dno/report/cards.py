@@ -10,7 +10,7 @@ from typing import Final
 
 from dno.report.pictures import Picture, small_picture
 from dno.report.private import shown
-from dno.report.spreads import Spread, signed
+from dno.report.spreads import Spread
 from dno.report.study_read import Member, evenly
 from dno.report.view import number, shown_prompt
 from dno.runs.ended import EndedItem
@@ -169,15 +169,19 @@ def _told(item: EndedItem, name: str) -> Told:
     elif gain < 0:
         tone = "fell"
     values = [_brief(reached.get(name, math.nan)) for reached in (item.initial, item.best)]
-    return Told(shown(name, limit=80), signed(_rounded(gain)), " → ".join(values), tone)
+    return Told(shown(name, limit=80), _signed(gain), " → ".join(values), tone)
 
 
 def _brief(value: float) -> str:
-    return number(_rounded(value))
+    """A number to three digits, zeros too, so that those beside each other are as long."""
+    text = f"{value:#.3g}".rstrip(".")
+    if not math.isfinite(value) or not value or "e" in text:
+        return number(float(f"{value:.3g}"))
+    return text.replace("-", "−")
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.3g}")
+def _signed(gain: float) -> str:
+    return f"+{_brief(gain)}" if gain > 0 else _brief(gain)
 
 
 def _orders(chosen: Sequence[Done], spreads: Sequence[Spread]) -> list[Order]:

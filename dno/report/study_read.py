@@ -17,6 +17,7 @@ from dno.files import read_file
 from dno.paths import current_folder
 from dno.report.private import folders_in
 from dno.runs.ended import EndedItem, items_of_run
+from dno.runs.groups import folders_together, names_in
 from dno.runs.saved import SavedRun
 from dno.wording import named, said
 
@@ -92,7 +93,11 @@ def read_study(folder: Path) -> StudyRead:
     names = list(dict.fromkeys([*asked, *sorted(inside)]))
     chosen = evenly(names, _READ)
     failed = _failed(folder)
-    members = [_member(folder / ITEMS / name, failed.get(name, "")) for name in chosen]
+    together = {name for group in folders_together(folder) for name in names_in(group)}
+    members = [
+        _member(folder / ITEMS / name, failed.get(name, ""), begun=name in together)
+        for name in chosen
+    ]
     return StudyRead(folder, len(names), members, _private(folder, members))
 
 
@@ -142,10 +147,12 @@ def _failed(folder: Path) -> dict[str, str]:
     return found
 
 
-def _member(path: Path, why: str) -> Member:
+def _member(path: Path, why: str, *, begun: bool) -> Member:
+    """An item; one without a run folder of its own may be begun beside others."""
     run = SavedRun(path)
     if not (path / "run.toml").is_file():
-        return Member(path.name, Stage.FAILED if why else Stage.NEW, run, why=why)
+        stage = Stage.BEGUN if begun else Stage.NEW
+        return Member(path.name, Stage.FAILED if why else stage, run, why=why)
     try:
         prompt, seed = _first(run)
         status = run.status

@@ -34,7 +34,7 @@ def parse_keep(text: str) -> Keep:
         raise ConfigError(f"should be all or best, got {short(text)}", source="--keep") from None
 
 
-_GOES: Final = ("state.safetensors", "last.*", "last-*.*", "frames/*")
+_GOES: Final = ("state.safetensors", "found.safetensors", "last.*", "last-*.*", "frames/*")
 
 
 def thin(folder: Path) -> None:

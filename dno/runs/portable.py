@@ -7,10 +7,12 @@ both ways go through `portable`.
 from __future__ import annotations
 
 import contextlib
+import mimetypes
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal, get_args, get_origin
 
 from dno.errors import ConfigError, DNOError
 from dno.paths import current_folder, user_path
@@ -20,6 +22,31 @@ from dno.runs.run_config import PART_REGISTRIES
 
 _LEFT_OUT: Final = ("observers", "metadata")
 """What decides no picture: who looks on may write files and talk to servers."""
+_SEPARATED: Final = re.compile(r"""[\s,;=|<>()\[\]{}"'`]+""")
+"""What parts a path from what stands around it."""
+_DRIVE: Final = re.compile(r"[A-Za-z]:/")
+_OF_MODELS: Final = (
+    ".bin",
+    ".ckpt",
+    ".gguf",
+    ".npy",
+    ".npz",
+    ".onnx",
+    ".parquet",
+    ".pt",
+    ".pth",
+    ".safetensors",
+    ".toml",
+    ".yaml",
+    ".yml",
+)
+_ENDINGS: Final = {
+    # Not those of one letter, which abbreviations end in.
+    ending
+    for ending in (*mimetypes.MimeTypes(()).types_map[True], *_OF_MODELS)
+    if len(ending) > 2
+}
+"""What names of files end in."""
 _HUB: Final = ("https://huggingface.co/", "https://hf.co/")
 
 
@@ -97,7 +124,8 @@ def _without_local(registry: Registry[Any], part: Any, place: str, local: dict[s
                 local[f"{place}.{name}"] = ""
             continue
         paths = [] if cls is None else _declared_paths(cls, name, value)
-        paths = paths or [text for text in _texts(value) if _belongs_here(text)]
+        if not paths and not (cls is not None and _is_the_plugins_own(cls, name, value)):
+            paths = [text for text in _texts(value) if _belongs_here(text)]
         if paths:
             del kept[name]
             local[f"{place}.{name}"] = ", ".join(dict.fromkeys(map(_last_part, paths)))
@@ -133,6 +161,25 @@ def _declared_paths(cls: type[PluginConfig], name: str, value: Any) -> list[str]
     return origin.noticed or list(_texts(value))[:1]
 
 
+def _is_the_plugins_own(cls: type[PluginConfig], name: str, value: Any) -> bool:
+    """Whether an option is as the plugin's author has it, a default or one of a few words."""
+    field = cls.model_fields.get(name)
+    if field is None:
+        return False
+    if not field.is_required() and value == field.get_default(call_default_factory=True):
+        return True
+    return any(value == word for word in _words(field.annotation))
+
+
+def _words(annotation: Any) -> Iterator[Any]:
+    """What a type lists of values, of a choice of types too."""
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+        return
+    for inner in get_args(annotation):
+        yield from _words(inner)
+
+
 def _texts(value: Any) -> Iterator[str]:
     """Every text in plain values."""
     if isinstance(value, str):
@@ -147,8 +194,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _belongs_here(text: str) -> bool:
-    """Whether an option that no plugin called a path is one, tells of the user, or is an
-    address.
+    """Whether an option that no plugin called a path is one or has one in it, tells of the user, or
+    is an address.
     """
     if "://" in text:
         return not text.startswith(_HUB)
@@ -156,8 +203,36 @@ def _belongs_here(text: str) -> bool:
         home = str(Path.home())
         if len(home) > 1 and home in text:
             return True
-        path = Path(text).expanduser()
-        return path.is_absolute() and path.exists()
+    except RuntimeError:
+        # Nobody's home.
+        pass
+    whole = text.strip()
+    return _is_path(whole, or_name=True) or any(map(_is_path, _SEPARATED.split(whole)))
+
+
+def _is_path(text: str, *, or_name: bool = False) -> bool:
+    """Whether a text without words around it is a path, by its form or by what is there.
+
+    A hub id has the form of a relative path, and is one where something is there.
+
+    Args:
+        text: it.
+        or_name: whether a single name counts where a file or folder has it.
+    """
+    plain = text.replace("\\", "/")
+    names = [name for name in plain.split("/") if name]
+    if not names:
+        return False
+    if plain.startswith(("./", "../", "~")) and "/" in plain:
+        return True
+    if _DRIVE.match(plain) or (plain.startswith("/") and len(names) > 1):
+        return True
+    if PurePosixPath(plain).suffix.lower() in _ENDINGS:
+        return True
+    if len(names) < 2 and not or_name and not plain.startswith("/"):
+        return False
+    try:
+        return Path(text).expanduser().exists()
     except (OSError, RuntimeError, ValueError):
         return False
 

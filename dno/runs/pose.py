@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from torch import Tensor
+
 from dno.core.problem import Problem
 from dno.core.stages import Coarse, Phase, Stay
 from dno.core.surroundings import alone, clean_room
@@ -47,13 +49,16 @@ class Posed:
 
 @clean_room()
 @alone()
-def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
+def pose(
+    loaded: Loaded, config: RunConfig, *, fresh: bool = True, found: Tensor | None = None
+) -> Posed:
     """The problem, the phases and the observers of a configuration.
 
     Args:
         loaded: models that were loaded for it, or for one with the same sampler and rewards.
         config: what to run.
         fresh: whether the run is at its start, and so needs the noise to start from.
+        found: that noise, where it was searched for before, `B x N`.
 
     Raises:
         ConfigError: with the place of what cannot be built.
@@ -63,6 +68,9 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         check(config, fresh=fresh)
 
     items = config.items()
+    remember = getattr(loaded.sampler, "remember", None)
+    if remember is not None and found is not None:
+        remember(*zip(*items, strict=True), found)
     make_room = getattr(loaded.sampler, "make_room", None)
     around = Surroundings(config, loaded.context, [*loaded.rewards.values()])
     if make_room is not None:
@@ -92,7 +100,7 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
         at(part.place, partial(check_medium, part.config, part.name, medium))
     rewards = _rewards(loaded, parts, config)
     monitors = [Term(part.name, loaded.rewards[part.name]) for part in parts.monitors]
-    start_BN = start_noise(config, loaded.sampler, sample) if fresh else None
+    start_BN = start_noise(config, loaded.sampler, sample, found) if fresh else None
 
     def problem_on(
         sample: NoiseMap, copies: Callable[[int], NoiseMap]

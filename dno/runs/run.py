@@ -9,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+from torch import Tensor
+
 from dno.core.apart import rest_of
 from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
@@ -27,7 +29,7 @@ from dno.runs.pose import Posed, pose
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
 from dno.runs.start import GivenNoise, GivenPicture
-from dno.runs.start_noise import keep_start
+from dno.runs.start_noise import keep_found, keep_start, read_found
 from dno.runs.storage import RunFolder
 
 Each: TypeAlias = Callable[[int, Outcome, Posed], None]
@@ -165,6 +167,13 @@ def _check_may_begin_again(config: RunConfig, run: SavedRun) -> None:
         )
 
 
+def _found(folder: RunFolder | None, state: LoopState | None) -> Tensor | None:
+    """The noise that a run began at before, where that is known."""
+    if state is not None and state.initial is not None:
+        return state.initial.noise_BN
+    return None if folder is None else read_found(folder.path)
+
+
 def _warm_up(config: RunConfig) -> int:
     if config.warm_start is None:
         return 0
@@ -179,7 +188,7 @@ def _run(
     onlookers: Sequence[object] = (),
     each: Each | None = None,
 ) -> Outcome:
-    posed = pose(models, config, fresh=state is None)
+    posed = pose(models, config, fresh=state is None, found=_found(folder, state))
     if folder is not None and state is not None:
         folder.check_state(state, posed.problem, posed.phases)
     return _carry_out(posed, folder, state, onlookers, each)
@@ -202,6 +211,8 @@ def _carry_out(
             folder.save_state(new, config, every=SAVE_SECONDS)
 
     if folder is not None:
+        if state is None:
+            keep_found(config, posed.problem, folder)
         config = keep_start(config, posed.problem, folder)
         folder.save_config(config)
     info = RunInfo(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from dno.runs.parts import at
 from dno.runs.run_config import RunConfig
 from dno.runs.start import GivenNoise, GivenPicture, picture_at
 from dno.runs.storage import RunFolder, read_noise
-from dno.runs.tensor_files import pack
+from dno.runs.tensor_files import pack, unpack
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,13 +26,20 @@ if TYPE_CHECKING:
     from dno.core.problem import Problem
 
 
-def start_noise(config: RunConfig, sampler: Sampler, sample: NoiseMap) -> Tensor | None:
+FOUND: Final = "found.safetensors"
+"""What a run folder holds the noise in that a search for a picture found."""
+
+
+def start_noise(
+    config: RunConfig, sampler: Sampler, sample: NoiseMap, found: Tensor | None = None
+) -> Tensor | None:
     """The noise where a run starts, `B x N`; None where that is the seeds' own.
 
     Args:
         config: what to run.
         sampler: the sampler, which may be able to find noise from which it draws a picture.
         sample: the sampler, bound to the run's items.
+        found: what a search for the same start found before; None: nothing.
 
     Raises:
         ConfigError: there is none, or it was made for other draws or another number of samples.
@@ -42,6 +49,8 @@ def start_noise(config: RunConfig, sampler: Sampler, sample: NoiseMap) -> Tensor
         return None
     if isinstance(start, GivenNoise):
         return at("start", partial(_placed, start.noise, sample, config))
+    if found is not None and found.shape == sample.noise_BN.shape:
+        return found
     if isinstance(start, GivenPicture):
         return at("start", partial(_drawing, start.picture, sampler, sample))
 
@@ -50,6 +59,38 @@ def start_noise(config: RunConfig, sampler: Sampler, sample: NoiseMap) -> Tensor
     if picture is not None:
         return at("start", partial(_drawing, picture, sampler, sample))
     return at("start", partial(read_noise, path, sample.draws, len(config.items())))
+
+
+def keep_found(config: RunConfig, problem: Problem, folder: RunFolder) -> None:
+    """Keep noise that was searched for, so that whoever begins the run again need not.
+
+    Args:
+        config: what is run.
+        problem: posed for it.
+        folder: where the file is written.
+    """
+    start_image = getattr(config.sampler, "start_image", None)
+    start = config.start
+    if isinstance(start, Path):
+        searched = picture_at(user_path(start)) is not None
+    else:
+        searched = isinstance(start, GivenPicture) or start_image is not None
+    if not searched:
+        return
+    noise_BN = problem.sample.noise_BN if problem.start_BN is None else problem.start_BN
+    draws = [list(shape) for shape in problem.sample.draws]
+    folder.write(FOUND, pack({"best": noise_BN.detach().cpu()}, {"draws": draws}))
+
+
+def read_found(path: Path) -> Tensor | None:
+    """What `keep_found` kept in a run folder; None where there is nothing of use."""
+    try:
+        _, tensors = unpack(path / FOUND)
+        noise_BN = tensors["best"]
+    except (KeyError, OSError, ValueError):
+        return None
+    fits = noise_BN.dim() == 2 and noise_BN.is_floating_point() and bool(noise_BN.isfinite().all())
+    return noise_BN if fits else None
 
 
 def keep_start(config: RunConfig, problem: Problem, folder: RunFolder) -> RunConfig:

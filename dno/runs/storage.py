@@ -8,6 +8,7 @@ initial.png best.png last.png
 result.json         how it ended, what it reached and what it cost
 start.safetensors start.png
                     what a run started from that Python held in memory: noise, or a picture
+found.safetensors   noise from which a picture is drawn, where it was searched for
 noise.safetensors   `initial` and `best`, B x N float32; metadata `dno` (JSON) holds each
                     draw's shape
 state.safetensors   where to go on from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -192,6 +193,35 @@ def test_a_run_that_goes_on_searches_no_more(picture, tmp_path, monkeypatch):
         longer = dno.resume(tmp_path / folder, iterations=2)
         assert torch.equal(longer.initial.noise_BN, begun.initial.noise_BN)
         assert longer.history[-1].iteration == 2
+
+
+@pytest.mark.parametrize("by", ["sampler.start_image", "start"])
+@pytest.mark.parametrize("at", [1, 2], ids=["before its first record", "after it"])
+def test_an_item_of_a_study_that_goes_on_searches_no_more(picture, at, by, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "ITERATIONS", 0)
+    monkeypatch.setattr(invert, "NEAR", 1.0)
+    monkeypatch.setattr(invert, "unlikely", lambda *_: [])
+
+    def study(folder, interrupt_at=-1):
+        asked = []
+
+        def brightness(images, prompts):
+            asked.append(1)
+            if len(asked) == interrupt_at:
+                raise KeyboardInterrupt
+            return images.mean(dim=(1, 2, 3))
+
+        settings = {by: str(picture), "observers": []}
+        options = {"reward": brightness, "steps": 2, "iterations": 2, "settings": settings}
+        return dno.batch(["a frog"], out=tmp_path / folder, **options).runs()
+
+    (whole,) = study("whole")
+    with contextlib.suppress(KeyboardInterrupt):
+        study("study", interrupt_at=at)
+    monkeypatch.setattr(ddim, "noise_of", lambda *_: pytest.fail("searched again"))
+    (again,) = study("study")
+    assert torch.equal(again.noise("best"), whole.noise("best"))
+    assert torch.equal(again.noise("initial"), whole.noise("initial"))
 
 
 @pytest.mark.parametrize(

@@ -141,12 +141,25 @@ class DDIMSampler:
         assert isinstance(sample, PipelineNoiseMap)
         return noise_of(picture, sample, "the picture")
 
+    def remember(self, prompts: Sequence[str], seeds: Sequence[int], noise_BN: Tensor) -> None:
+        """Take noise that was found for items before, of which none is searched for again.
+
+        Args:
+            prompts: of the items.
+            seeds: theirs.
+            noise_BN: found from the same start image.
+        """
+        if self._start_image is not None:
+            rows = noise_BN.detach().to(self.device)
+            self._started.update(zip(zip(prompts, seeds, strict=True), rows, strict=True))
+
     def _start_noise(
         self, image: Path, bound: PipelineNoiseMap, prompts: Sequence[str], seeds: Sequence[int]
     ) -> Tensor:
         """The noise of the start image, searched for once for each prompt and seed."""
         items = list(zip(prompts, seeds, strict=True))
-        if not all(item in self._started for item in items):
+        length = bound.noise_BN.shape[1]
+        if not all(item in self._started and len(self._started[item]) == length for item in items):
             with Image.open(image) as picture:
                 seen = ImageOps.exif_transpose(picture).convert("RGB")
             try:
