@@ -14,8 +14,9 @@ from dno.cli.config import start_values
 from dno.cli.ending import FAILED, INTERRUPTED, plugins_at_work, told_of
 from dno.cli.help import OptimizeCommand
 from dno.cli.loading import tell_that_it_loads
-from dno.cli.optimize import ConfigFile, Settings, ask_for_a_reward, table_parameters
+from dno.cli.optimize import ask_for_a_reward, table_parameters
 from dno.cli.say import say
+from dno.cli.shared import ConfigFile, NoReport, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,12 +117,7 @@ def batch(
         bool,
         typer.Option("--quiet", help="No line for each item.", rich_help_panel="KEEP"),
     ] = False,
-    no_report: Annotated[
-        bool,
-        typer.Option(
-            "--no-report", help="No report.html, and no frames for it.", rich_help_panel="KEEP"
-        ),
-    ] = False,
+    no_report: NoReport = False,
     config: ConfigFile = None,
     settings: Settings = None,
     **options: Any,

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -16,6 +16,7 @@ from dno.cli.ending import finish, plugins_at_work, tell
 from dno.cli.help import OptimizeCommand
 from dno.cli.loading import tell_loading
 from dno.cli.say import say
+from dno.cli.shared import ConfigFile, NoReport, Settings
 
 if TYPE_CHECKING:
     from dno.runs.carried import Carried
@@ -34,25 +35,6 @@ def plugin_names(kind: str) -> Callable[[str], list[str]]:
         ]
 
     return complete
-
-
-ConfigFile: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        help="TOML, JSON or YAML file with any of this and more; options go over it.",
-        metavar="FILE",
-        rich_help_panel="REST",
-    ),
-]
-Settings: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="Anything by its place, as sampler.memory=recompute; repeatable.",
-        metavar="PLACE=VALUE",
-        rich_help_panel="REST",
-    ),
-]
 
 
 # `rich_help_panel` is the name of a `Group` of options in `dno.runs.shorthands`.
@@ -98,12 +80,7 @@ def optimize(
         bool,
         typer.Option("--quiet", help="No progress.", rich_help_panel="KEEP"),
     ] = False,
-    no_report: Annotated[
-        bool,
-        typer.Option(
-            "--no-report", help="No report.html, and no frames for it.", rich_help_panel="KEEP"
-        ),
-    ] = False,
+    no_report: NoReport = False,
     config: ConfigFile = None,
     picture: Annotated[
         Path | None,

@@ -19,9 +19,9 @@ from dno.core.apart import outcome_of, record_of, shares
 from dno.core.budget import Budget, peak_memory
 from dno.core.events import Bus
 from dno.core.problem import Problem
+from dno.core.leaving import known_of_all, still_asked_B, still_going
 from dno.core.recorder import Recorder, rows_where, snapshot
 from dno.core.result import Outcome, PerSample, Snapshot, Status, StepRecord
-from dno.core.rows import remembered
 from dno.core.stages import (
     LoopState,
     Phase,
@@ -195,7 +195,7 @@ class _Loop:
             self.checkpoint(state)
             if self.each is None:
                 limit = self._limit_met(state)
-            elif not _going(state):
+            elif not still_going(state):
                 return
             if limit or asked_to_stop:
                 self.reason = limit or "an observer asked to stop"
@@ -252,7 +252,7 @@ class _Loop:
 
     def _let_go(self, state: LoopState, each: Each) -> LoopState:
         """Tell of the samples that end with this iteration, while the others go on."""
-        going = _going(state)
+        going = still_going(state)
         repaired: list[int] = []
         if state.repair_B is not None:
             repaired = [row for row in going if not state.repair_B[row]]
@@ -365,7 +365,7 @@ class _Loop:
         self.state = done.state
         medium = medium_of(done.problem.sample, done.here.samples)
         stop = self.bus.step(done.state.history[-1], done.evaluation.samples, medium)
-        if done.state.failures and not _going(done.state):
+        if done.state.failures and not still_going(done.state):
             raise RunError("; ".join(dict.fromkeys(done.state.failures.values())))
         return done.state, stop, done.healed
 
@@ -385,9 +385,9 @@ class _Loop:
             proposal=phase.proposes,
         )
 
-        moving_B = _moving_B(state)
+        moving_B = still_asked_B(state)
         if moving_B is not None and state.last is not None:
-            asked.only(moving_B, _known(state))
+            asked.only(moving_B, known_of_all(state))
         repair_B = self._still_lost(state, phase, problem, asked)
         healed = repair_B is not None and not repair_B.any()
         look = (asked.network_evaluations, asked.reward_calls)
@@ -423,7 +423,7 @@ class _Loop:
             repair_B=repair_B,
             last=here if repair_B is not None or state.ended else None,
             history=(*state.history, record),
-            failures=_failed(asked, (*state.history, record), state.ended),
+            failures=_failures(asked, (*state.history, record), state.ended),
             seconds=seconds,
         )
         new = _with_failed_frozen(new, coarse=coarse)
@@ -443,7 +443,7 @@ class _Loop:
         if not phase.repairs or state.coarse_best is None:
             return None
         lost = lost_B(state, problem.score_B(asked.at_start()))
-        moving_B = _moving_B(state)
+        moving_B = still_asked_B(state)
         if moving_B is None:
             return lost
         return lost & moving_B.to(lost.device)
@@ -531,39 +531,7 @@ class _Step:
     repair, its look at what is lost."""
 
 
-def _going(state: LoopState) -> list[int]:
-    """The samples that have neither failed nor ended."""
-    rows = range(len(state.noise_BN))
-    return [row for row in rows if row not in state.failures and row not in state.ended]
-
-
-def _moving_B(state: LoopState) -> Tensor | None:
-    """The samples that are still asked, where these are not all."""
-    if not state.ended:
-        return state.repair_B
-    going_B = torch.ones(len(state.noise_BN), dtype=torch.bool)
-    going_B[list(state.ended)] = False
-    return going_B if state.repair_B is None else going_B & state.repair_B.to(going_B.device)
-
-
-def _known(state: LoopState) -> Evaluation:
-    """The newest evaluation, as if samples that ended had been evaluated where they are now.
-
-    Nobody reads what is known of these, and the phase after theirs may be on another grid.
-    """
-    assert state.last is not None
-    known = remembered(state.last, state.history[-1], state.failures)
-    if not state.ended:
-        return known
-    noise_BN = state.noise_BN
-    if known.noise_BN.shape == noise_BN.shape:
-        ended_B = torch.zeros(len(noise_BN), dtype=torch.bool)
-        ended_B[list(state.ended)] = True
-        noise_BN = rows_where(ended_B, noise_BN, known.noise_BN.to(noise_BN))
-    return replace(known, noise_BN=noise_BN)
-
-
-def _failed(
+def _failures(
     asked: Recorder, history: Sequence[StepRecord], ended: Mapping[int, int]
 ) -> dict[int, str]:
     """Why samples that had not ended could not go on, by row."""

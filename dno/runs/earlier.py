@@ -16,14 +16,14 @@ from typing import Any, Final
 
 from dno.errors import ConfigError, RunFolderError
 from dno.paths import current_folder
-from dno.runs.identity import Difference, differences
+from dno.runs.identity import Difference, differences, digests_of
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
 from dno.wording import short
 
 _log = logging.getLogger("dno")
 
-_NAME: Final = re.compile(r"(?P<prompt>.+)-[0-9a-f]{8}-(?P<seed>s\d+)")
+_NAME: Final = re.compile(r"(?P<prompt>.+)-(?P<digest>[0-9a-f]{8})-(?P<seed>s\d+)")
 _MAY_CHANGE: Final = ("iterations", "budget")
 """Fields that `dno resume` may change in a run folder."""
 
@@ -47,7 +47,8 @@ def names_there(items: Mapping[str, RunConfig], folder: Path) -> dict[str, str]:
         if name in inside:
             continue
         for other in strangers.get(_apart_from_digest(name), ()):
-            if holds(SavedRun(folder / other), config):
+            run = SavedRun(folder / other)
+            if holds(run, config) and not _sets_its_grids(run, config):
                 found[name] = other
                 break
     return found
@@ -57,6 +58,12 @@ def _apart_from_digest(name: str) -> tuple[str, str]:
     """What of a folder's name does not depend on settings."""
     match = _NAME.fullmatch(name)
     return (match["prompt"], match["seed"]) if match else (name, "")
+
+
+def _sets_its_grids(run: SavedRun, config: RunConfig) -> bool:
+    """Whether a folder is of an item that names the coarser grids that this one leaves open."""
+    match = _NAME.fullmatch(run.path.name)
+    return config.coarse == "auto" and bool(match) and match["digest"] in digests_of(run.values)
 
 
 def holds(run: SavedRun, config: RunConfig) -> bool:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -41,7 +40,18 @@ class Difference:
 
 def digest_of(config: RunConfig) -> str:
     """Eight hexadecimal digits of what a configuration sets, but for its seeds."""
-    text = json.dumps(set_by(config.dump(), "seeds"), sort_keys=True)
+    return _digest(set_by(config.dump(), "seeds"))
+
+
+def digests_of(values: Mapping[str, Any]) -> tuple[str, str]:
+    """The digest of a configuration that sets just what a run folder holds: as names have it now,
+    and as they had it before, when defaults were a part of it."""
+    whole = {name: value for name, value in values.items() if name not in ("seeds", *FREE)}
+    return _digest(set_by(values, "seeds")), _digest(whole)
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -86,23 +96,28 @@ def differences(saved: Mapping[str, Any], config: RunConfig) -> list[Difference]
     """
     ours = config.dump()
     unknown = {"prompts", "seeds", *FREE}
-    # What was found when the run began, or was put into a file then.
+    # It was found when the run began.
     if config.coarse == "auto":
         unknown.add("coarse")
-    if config.start is not None and not isinstance(config.start, Path):
-        unknown.add("start")
 
-    theirs = _flat_without(_filled(saved), unknown)
-    mine = _flat_without(_filled(ours), unknown)
+    theirs = _flat_without(filled(saved), unknown)
+    mine = _flat_without(filled(ours), unknown)
     chosen = _flat_without(set_by(ours), unknown)
     return [
-        Difference(place, theirs.get(place), mine.get(place), place in chosen)
+        Difference(place, theirs.get(place), mine.get(place), _leads_to(place, chosen))
         for place in {**theirs, **mine}
         if theirs.get(place) != mine.get(place)
     ]
 
 
-def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+def _leads_to(place: str, chosen: Iterable[str]) -> bool:
+    """Whether a place is one of these, within one, or above one."""
+    return any(
+        place == one or one.startswith(f"{place}.") or place.startswith(f"{one}.") for one in chosen
+    )
+
+
+def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     """Dumped values with all defaults among them."""
     whole: dict[str, Any] = {}
     for name in RunConfig.model_fields:

@@ -41,6 +41,7 @@ from dno.files import PART, write_file
 from dno.media import Medium, encoded, png, side_by_side, thumbnails
 from dno.runs.folders import holds_nothing
 from dno.runs.history import HistoryFile, read_history
+from dno.runs.identity import filled
 from dno.runs.lock import HeldError, hold
 from dno.runs.making import Making
 from dno.runs.run_config import RunConfig, located
@@ -50,6 +51,8 @@ from dno.runs.tensor_files import UnknownFormatError, pack, unpack
 from dno.runs.versions import versions
 from dno.wording import named, reason
 
+_MAY_CHANGE: Final = ("iterations", "budget", "observers", "device", "metadata")
+"""Fields that a run may change midway."""
 _STATE: Final = "state.safetensors"
 _SAVING_SHARE: Final = 0.005
 """Of a run's time, what saving its state should take at most."""
@@ -229,9 +232,15 @@ class RunFolder:
 
     def _check_config(self, saved: Mapping[str, Any], config: RunConfig) -> None:
         ours = self._decisive_of(config)
-        # Folders of format 2 have paths as they were given.
-        theirs = located(saved, self.path)
-        changed = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+        # Folders of format 2 have paths as they were given, and no release has options of a later
+        # one, which are at their defaults.
+        theirs = filled(located(saved, self.path))
+        whole = filled(ours)
+        changed = [
+            key
+            for key in {**theirs, **whole}
+            if key not in _MAY_CHANGE and whole.get(key) != theirs.get(key)
+        ]
         if changed:
             file = named(self.path / "run.toml")
             raise RunFolderError(
@@ -368,5 +377,4 @@ def _plain(values: Tensor) -> list[float | None]:
 
 def _decisive(config: RunConfig) -> dict[str, Any]:
     """What a run may not change midway."""
-    free = ("iterations", "budget", "observers", "device", "metadata")
-    return {key: value for key, value in config.dump().items() if key not in free}
+    return {key: value for key, value in config.dump().items() if key not in _MAY_CHANGE}

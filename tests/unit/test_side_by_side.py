@@ -13,13 +13,15 @@ from torch import Tensor
 import dno
 from dno.core.function import FunctionSampler
 from dno.errors import ConfigError
+from dno.report.study_read import Stage, read_study
 from dno.runs.batch import Item, items_of
-from dno.runs.groups import TOGETHER, groups_of
+from dno.runs.groups import NAMES, TOGETHER, groups_of
 from dno.runs.lists import Row
 from dno.runs.lock import hold
 from dno.runs.run import go_on
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
+from dno.runs.study import _tell_of_groups
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
 PROMPTS = ("a cat", "a dog", "a bird")
@@ -247,3 +249,56 @@ def test_what_cannot_be_side_by_side_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="beside a Ray cluster"):
         study(tmp_path / "study", size=2, ray="local")
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_group_that_was_begun_is_gone_on_with_whatever_the_size(
+    size: int, tmp_path: Path
+) -> None:
+    study(tmp_path / "whole", size=3, seeds=[0])
+    reward = Counting()
+    reward.interrupt_at = 3
+    found = study(tmp_path / "study", size=3, seeds=[0], reward=reward)
+    # None has a folder of its own, and all are begun.
+    assert [row["standing"] for row in found.rows] == ["begun"] * 3
+    assert read_study(tmp_path / "study").members[0].stage is Stage.BEGUN
+
+    reward = Counting()
+    prompts = ["a fish", *PROMPTS]
+    found = study(tmp_path / "study", prompts, size=size, seeds=[0], reward=reward)
+    assert [row["standing"] for row in found.rows] == ["done"] * 4
+    assert not (tmp_path / "study" / TOGETHER).exists()
+    assert {3} <= set(reward.sizes) <= {1, 3}
+    for name, run in runs(tmp_path / "whole").items():
+        again = tmp_path / "study" / "items" / name / "noise.safetensors"
+        assert again.read_bytes() == (run.path / "noise.safetensors").read_bytes()
+
+
+def test_a_group_that_does_not_name_its_items_is_found_by_what_it_is_made_of(
+    tmp_path: Path,
+) -> None:
+    reward = Counting()
+    reward.interrupt_at = 3
+    study(tmp_path / "study", size=3, seeds=[0], reward=reward)
+    (group,) = (tmp_path / "study" / TOGETHER).iterdir()
+    (group / NAMES).unlink()
+    reward = Counting()
+    study(tmp_path / "study", size=2, seeds=[0], reward=reward)
+    assert set(reward.sizes) == {3}
+    assert not (tmp_path / "study" / TOGETHER).exists()
+
+
+def test_a_group_of_items_that_are_not_asked_for_is_left_and_told(tmp_path: Path) -> None:
+    reward = Counting()
+    reward.interrupt_at = 3
+    study(tmp_path / "study", size=3, seeds=[0], reward=reward)
+    (group,) = (tmp_path / "study" / TOGETHER).iterdir()
+    state = (group / "state.safetensors").read_bytes()
+    study(tmp_path / "study", PROMPTS[:2], size=3, seeds=[0])
+    assert (group / "state.safetensors").read_bytes() == state
+    said: list[str] = []
+    items = items_of([Row("a fish", "here")], [0], lambda row, seed: config(row.prompt, seed))
+    _tell_of_groups(items, tmp_path / "study", size=3, alone=False, say=said.append)
+    assert "is of items that are not asked for: left there" in said[0]
+    study(tmp_path / "study", size=3, seeds=[0])
+    assert not (tmp_path / "study" / TOGETHER).exists()

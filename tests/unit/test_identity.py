@@ -1,0 +1,202 @@
+"""Who an item of a study is: what it sets, whatever options and defaults a release has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributions import Site
+
+import dno
+from dno.core.function import FunctionSampler
+from dno.errors import ConfigError
+from dno.registry.registry import REWARDS
+from dno.runs.identity import digest_of, set_by
+from dno.runs.run_config import RunConfig
+from dno.runs.saved import SavedRun
+
+SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
+
+REWARD = """
+from dno.plugin import RewardConfig
+class Sunny(RewardConfig):
+    "Light."
+    strength: float = {strength}
+    "How strong."
+    {more}
+    def build(self, ctx):
+        return lambda images, prompts: self.strength * images.mean(dim=(1, 2, 3))
+"""
+
+
+class Releases:
+    """A plugin, of which one release follows the other in this process."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        site.install(
+            "dno-sunny", "[dno.v1.rewards]\nsunny = sunny_plugin:Sunny\n", "sunny_plugin", ""
+        )
+        self.release()
+
+    def release(self, strength: float = 1.0, more: str = "") -> None:
+        sys.modules.pop("sunny_plugin", None)
+        code = REWARD.format(strength=strength, more=more)
+        # Of another length each time, so that no compiled file is taken for it.
+        (self.site.path / "sunny_plugin.py").write_text(code + f"# {strength}{more}\n" * 3)
+        REWARDS.refresh()
+
+
+@pytest.fixture
+def releases(site: Site) -> Releases:
+    return Releases(site)
+
+
+def study(folder: Path, **options: Any) -> dno.Study:
+    given = {
+        "reward": "sunny",
+        "sampler": SAMPLER,
+        "iterations": 1,
+        "seeds": [0, 1],
+        "settings": {"observers": []},
+        **options,
+    }
+    return dno.batch(["a cat", "a dog"], out=folder, **given)
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """When each item ended."""
+    return {
+        path.name: (path / "result.json").stat().st_mtime_ns
+        for path in (folder / "items").iterdir()
+    }
+
+
+def named_as_before(folder: Path, **others: Any) -> None:
+    """Give items the names that earlier releases gave them: of all their settings."""
+    for path in list((folder / "items").iterdir()):
+        values = dict(SavedRun(path).values)
+        free = ("observers", "device", "metadata", "seeds")
+        # What it was, before it was found out.
+        values |= {"coarse": others.get("coarse", "auto")}
+        told = {key: value for key, value in values.items() if key not in free}
+        text = json.dumps(told, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        slug, _, seed = path.name.rsplit("-", 2)
+        path.rename(path.with_name(f"{slug}-{digest}-{seed}"))
+
+
+def test_an_option_that_a_release_adds_begins_no_study_anew(
+    releases: Releases, tmp_path: Path
+) -> None:
+    study(tmp_path)
+    before = stamps(tmp_path)
+    releases.release(more='blur: int = 0\n    "New."')
+    found = study(tmp_path)
+    assert stamps(tmp_path) == before
+    assert [row["standing"] for row in found.rows] == ["done"] * 4
+    # Where it is set, it is another item.
+    study(tmp_path, settings={"observers": [], "rewards.0.blur": 1})
+    assert len(stamps(tmp_path)) == 8
+
+
+@pytest.mark.parametrize("more", ["", 'blur: int = 0\n    "New."'], ids=["same", "new option"])
+def test_a_study_is_found_that_an_earlier_release_named(
+    more: str, releases: Releases, tmp_path: Path
+) -> None:
+    study(tmp_path)
+    own = set(stamps(tmp_path))
+    named_as_before(tmp_path)
+    before = stamps(tmp_path)
+    assert not own & before.keys()
+    releases.release(more=more)
+    found = study(tmp_path)
+    assert stamps(tmp_path) == before
+    assert [row["standing"] for row in found.rows] == ["done"] * 4
+    assert {row["item"] for row in found.rows} == before.keys()
+
+    (tmp_path / "items" / min(before) / "result.json").unlink()
+    again = study(tmp_path)
+    assert stamps(tmp_path).keys() == before.keys()
+    assert [row["standing"] for row in again.rows] == ["done"] * 4
+
+
+@pytest.mark.parametrize("others", [{"optimizer": "adam"}, {"coarse": []}], ids=str)
+@pytest.mark.parametrize("before", [False, True])
+def test_items_with_other_settings_are_not_taken_for_these(
+    others: dict[str, Any], before: bool, releases: Releases, tmp_path: Path
+) -> None:
+    study(tmp_path, **others)
+    if before:
+        named_as_before(tmp_path, **others)
+    study(tmp_path)
+    assert len(stamps(tmp_path)) == 8
+
+
+def test_a_default_that_a_release_changes_mixes_nothing(releases: Releases, tmp_path: Path) -> None:
+    study(tmp_path)
+    before = stamps(tmp_path)
+    releases.release(strength=2.0)
+    message = (
+        r"items.a-cat-.*: was made with rewards\.0\.strength = 1\.0, where the default is 2\.0 "
+        r"now; go on with it by --set rewards\.0\.strength=1\.0, or name another folder"
+    )
+    with pytest.raises(ConfigError, match=message):
+        study(tmp_path)
+    found = study(tmp_path, settings={"observers": [], "rewards.0.strength": 1.0})
+    assert stamps(tmp_path) == before
+    assert [row["standing"] for row in found.rows] == ["done"] * 4
+
+
+def test_what_was_changed_by_going_on_with_an_item_is_told(
+    releases: Releases, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study(tmp_path, iterations=15, seeds=[0])
+    file = tmp_path / "items" / min(stamps(tmp_path)) / "run.toml"
+    file.write_text(file.read_text().replace("iterations = 15", "iterations = 16"))
+    study(tmp_path, iterations=15, seeds=[0])
+    assert "1 of the items there were made with iterations = 16, and not 15" in caplog.text
+
+
+def parsed(**values: Any) -> RunConfig:
+    return RunConfig.parse({"prompts": ["x"], "rewards": ["brightness"], **values})
+
+
+def test_defaults_that_are_given_change_no_name() -> None:
+    plain = parsed()
+    for same in (
+        {"iterations": 15},
+        {"sampler": {"use": "ddim", "steps": 50, "eta": 1.0}},
+        {"rewards": [{"use": "brightness", "weight": 1.0}]},
+        {"constraints": ["shell"], "reports": [{"use": "gaussianity"}]},
+        {"budget": {}, "gradient": {"method": "auto"}, "regularizers": []},
+        {"device": "cpu", "observers": [], "metadata": False},
+    ):
+        assert digest_of(parsed(**same)) == digest_of(plain), same
+    for other in (
+        {"iterations": 16},
+        {"sampler": {"use": "ddim", "steps": 49}},
+        {"sampler": "pipeline"},
+        {"rewards": [{"use": "brightness", "weight": 2.0}]},
+        {"rewards": ["brightness", "contrast"]},
+        {"constraints": []},
+        {"budget": {"target": 1.0}},
+        {"prompts": ["y"]},
+    ):
+        assert digest_of(parsed(**other)) != digest_of(plain), other
+
+
+def test_what_is_set_is_all_that_is_told() -> None:
+    config = parsed(iterations=3, sampler={"use": "ddim", "steps": 10}, budget={"target": 1.0})
+    assert set_by(config.dump(), "seeds") == {
+        "prompts": ["x"],
+        "iterations": 3,
+        "budget": {"target": 1.0},
+        "sampler": {"use": "ddim", "steps": 10},
+        "rewards": [{"use": "brightness"}],
+    }
