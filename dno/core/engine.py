@@ -18,8 +18,8 @@ from torch import Tensor
 from dno.core.apart import outcome_of, record_of, shares
 from dno.core.budget import Budget, peak_memory
 from dno.core.events import Bus
-from dno.core.problem import Problem
 from dno.core.leaving import known_of_all, still_asked_B, still_going
+from dno.core.problem import Problem
 from dno.core.recorder import Recorder, rows_where, snapshot
 from dno.core.result import Outcome, PerSample, Snapshot, Status, StepRecord
 from dno.core.stages import (

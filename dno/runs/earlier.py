@@ -63,7 +63,9 @@ def _apart_from_digest(name: str) -> tuple[str, str]:
 def _sets_its_grids(run: SavedRun, config: RunConfig) -> bool:
     """Whether a folder is of an item that names the coarser grids that this one leaves open."""
     match = _NAME.fullmatch(run.path.name)
-    return config.coarse == "auto" and bool(match) and match["digest"] in digests_of(run.values)
+    if match is None or config.coarse != "auto":
+        return False
+    return match["digest"] in digests_of(run.values)
 
 
 def holds(run: SavedRun, config: RunConfig) -> bool:

@@ -171,9 +171,10 @@ def _part_defaults(registry: Registry[Any], part: Mapping[str, Any]) -> Mapping[
     if use.startswith(OBJECT):
         return {}
     try:
-        return _options(registry.load(use))
+        cls: Any = registry.load(use)
     except ConfigError:
         return {}
+    return _options(cls)
 
 
 @functools.cache
