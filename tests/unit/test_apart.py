@@ -83,7 +83,7 @@ CASES = [
     Case("on two coarse grids", {"budget.target": 0.56}, {"coarse": [8, 16], "iterations": 9}),
     Case("before it is put back", {"budget.target": 0.6, "constraints.0.every": 3}),
     Case("repaired one by one", {}, {"coarse": 8, "sampler": Walker(1.5)}),
-    Case("stopped in a repair", {"budget.reward_calls": 11}, {"coarse": 8, "sampler": Walker(1.5)}),
+    Case("stopped in a repair", {"budget.reward_calls": 13}, {"coarse": 8, "sampler": Walker(1.5)}),
     Case("a search", {"budget.target": 0.51}, {"optimizer": "local-search"}),
 ]
 
