@@ -98,9 +98,11 @@ def table() -> str:
 
 def main() -> None:
     """Put the table between its two marks."""
+    found = table()
+    # It takes minutes, in which the page may change.
     text = PAGE.read_text(encoding="utf-8")
     marks = r"(?<=<!-- table: python docs/figures/fit.py -->\n).*?(?=\n<!-- end of the table -->)"
-    PAGE.write_text(re.sub(marks, f"\n{table()}\n", text, flags=re.S), encoding="utf-8")
+    PAGE.write_text(re.sub(marks, f"\n{found}\n", text, flags=re.S), encoding="utf-8")
 
 
 if __name__ == "__main__":
