@@ -344,8 +344,10 @@ class Lot:
         that cannot be moved left out."""
         found: dict[str, Size] = {}
         for name, berth in self._berths.items():
+            if name not in names:
+                continue
             size = berth.size(self._views.get(name), self._device)
-            if name in names and any(size):
+            if any(size):
                 found[name] = size
         return dict(sorted(found.items(), key=lambda one: -sum(one[1])))
 
@@ -382,10 +384,7 @@ def _berth_of(view: nn.Module | None, module: nn.Module | None) -> Berth | None:
     if any(is_quantised(part) for part in known):
         return None
 
-    is_plain = module is not None and not (
-        is_offloaded(module) or is_cast(module) or is_compiled(module)
-    )
-    if is_plain:
+    if module is not None and _is_plain(module):
         berth = _berths.setdefault(module, Berth())
         berth.add(module, is_given=True)
     elif _places(view) & _places(module):
@@ -395,6 +394,11 @@ def _berth_of(view: nn.Module | None, module: nn.Module | None) -> Berth | None:
     if view is not None:
         berth.add(view, is_given=False)
     return berth
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether no library moves, widens or has compiled what a live pipeline has."""
+    return not (is_offloaded(module) or is_cast(module) or is_compiled(module))
 
 
 def _places(*modules: nn.Module | None) -> set[int]:
