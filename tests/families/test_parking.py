@@ -26,6 +26,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import CLIPConfig
 
 from dno.core.costs import Beside, Room
+from dno.core.surroundings import alone
 from dno.plugin import hookimpl, quiet
 from dno.registry.configs import BuildContext
 from dno.runs import room as rooms
@@ -260,6 +261,41 @@ def test_climbs_and_samplers_side_by_side_do_not_disturb_each_other() -> None:
             assert ours.data_ptr() == theirs.data_ptr()
 
 
+def test_threads_park_and_need_one_part_at_once() -> None:
+    pipe: Any = tiny_pipeline("flux")
+    made = sampler(pipe)
+    lot: Lot = made._spare.lot
+    encoder = made._pipe.text_encoder_2
+    tokens = torch.arange(3, 11)[None]
+
+    def read() -> Tensor:
+        with torch.no_grad():
+            states: Tensor = encoder(tokens).last_hidden_state
+        return states
+
+    plain = read()
+    wrong: list[object] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(15):
+                # Every other thread says that it is about to call, and the others do so.
+                says = lot.at_home() if number % 2 else ExitStack()
+                with lot.parked(["text_encoder", "text_encoder_2"]), says:
+                    if not torch.equal(read(), plain):
+                        wrong.append(number)
+        except Exception as error:
+            wrong.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert torch.equal(read(), plain)
+
+
 def test_threads_bind_and_draw_while_others_climb() -> None:
     pipe: Any = tiny_pipeline("flux")
     made = sampler(pipe)
@@ -270,7 +306,9 @@ def test_threads_bind_and_draw_while_others_climb() -> None:
     def work(prompt: str) -> None:
         try:
             for _ in range(4):
-                bound = made.bind([prompt], [1])
+                # As runs bind: tokenizers are not for two threads at once.
+                with alone():
+                    bound = made.bind([prompt], [1])
                 with bound.climbing():
                     for _ in range(2):
                         if not torch.equal(drawn(bound), plain[prompt]):
