@@ -68,6 +68,7 @@ class Rehearsal:
         items: prompts among them, each of which gets a sample.
         device: where it computes.
         ledger: what the networks answer.
+        reuse: see `for_one_call`.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Rehearsal:
         items: int,
         device: torch.device,
         ledger: Ledger,
+        reuse: int = 1,
     ) -> None:
         self._pipe = pipe
         self._options = options
@@ -84,6 +86,7 @@ class Rehearsal:
         self._device = device
         self._name = type(pipe).__name__
         self._ledger = ledger
+        self._reuse = reuse
 
     def rehearse(self, moves: Sequence[bool] | None = None) -> Found:
         """What one call of the pipeline turns out to do.
@@ -140,7 +143,7 @@ class Rehearsal:
 
     def _called(self, watch: Watch) -> Any:
         """What the pipeline makes, watched."""
-        pipe = for_one_call(self._pipe, watch.answer, watch.stepped, watch.stepping)
+        pipe = for_one_call(self._pipe, watch.answer, watch.stepped, watch.stepping, self._reuse)
         try:
             with torch.enable_grad(), watch.draws, NoiseTape(watch.draw):
                 return call_pipeline(pipe, self._options)
