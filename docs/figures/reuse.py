@@ -13,6 +13,7 @@ import argparse
 import functools
 import json
 import re
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -217,9 +218,9 @@ def told(values: Sequence[float], digits: int) -> str:
 def gradient_table(work: Path) -> str:
     """How near the gradient is, and what it costs."""
     lines = [
-        "| steps | `reuse` | time of an iteration | cosine of the gradient | least "
-        "| reward off, mean | most |",
-        "|---|---|---|---|---|---|---|",
+        "| steps | `reuse` | time of an iteration | cosine of the gradient: mean | median | least "
+        "| reward off: mean | most |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for steps in STEPS:
         facts = [json.loads(file.read_text()) for file in sorted(work.glob(f"gradient-{steps}-*"))]
@@ -230,7 +231,7 @@ def gradient_table(work: Path) -> str:
             off = [row["off"] for row in rows]
             lines.append(
                 f"| {steps} | {every} | {told([row['price'] for row in rows], 2)} "
-                f"| {told(cosines, 3)} | {min(cosines):.2f} "
+                f"| {told(cosines, 2)} | {statistics.median(cosines):.3f} | {min(cosines):.2f} "
                 f"| {sum(off) / len(off):.4f} | {max(off):.3f} |"
             )
     return "\n".join(lines)

@@ -329,6 +329,13 @@ def test_only_the_noise_of_the_last_steps_may_move() -> None:
         torch.testing.assert_close(some, grad[:, -some.shape[1] :], atol=1e-4, rtol=1e-4)
 
 
+def test_a_coarser_grid_is_computed_in_full() -> None:
+    pipe = tiny_stable_diffusion()
+    fine = DDIMSampler(pipe, steps=4, reuse=2).bind(PROMPTS, SEEDS).coarser(2).sample
+    plain = DDIMSampler(pipe, steps=4).bind(PROMPTS, SEEDS).coarser(2).sample
+    assert torch.equal(fine(fine.noise_BN), plain(plain.noise_BN))
+
+
 @pytest.mark.parametrize("family", ["sd3", "flux", "pixart-alpha"])
 def test_transformers_are_refused_by_name(family: str, tmp_path: Path) -> None:
     pipe = tiny_pipeline(family)
