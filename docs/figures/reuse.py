@@ -44,7 +44,7 @@ TOGETHER = 4
 CONTEXT = BuildContext(torch.device("cpu"), torch.float32)
 WEIGHTLESS = BuildContext(torch.device("cpu"), torch.bfloat16, weightless=True)
 MODELS = {"SD 1.5, 512 px": ("sd-1.5", 512), "SDXL, 1024 px": ("sdxl", 1024)}
-NAMES = ("brightness", "clip")
+REWARD = "brightness"
 
 Map = Callable[[Tensor], Tensor]
 Reward = Callable[[Tensor, Sequence[str]], Tensor]
@@ -84,7 +84,7 @@ def look(sample: Any, reward: Reward, prompt: str) -> tuple[float, Tensor, float
 
 def measure_gradients(work: Path) -> None:
     """A file for each prompt and number of steps."""
-    reward = REWARDS.load("brightness")().build(CONTEXT)
+    reward = REWARDS.load(REWARD)().build(CONTEXT)
     for steps in STEPS:
         for prompt in PROMPTS:
             found = work / f"gradient-{steps}-{prompt.replace(' ', '-')}.json"
@@ -133,29 +133,29 @@ PAIRS = (
 """Each climb, and the same with features reused."""
 
 
-def measure_climbs(work: Path, name: str, pair: Sequence[Climb]) -> None:
-    """A file for each of two ways to climb a reward, and few prompts."""
-    reward = REWARDS.load(name)().build(CONTEXT)
+def measure_climbs(work: Path, pair: Sequence[Climb]) -> None:
+    """A file for each of two ways to climb, and few prompts."""
+    reward = REWARDS.load(REWARD)().build(CONTEXT)
     for first in range(0, len(PROMPTS), TOGETHER):
         prompts = PROMPTS[first : first + TOGETHER]
         # In turns, the other one first each time.
         turn = first // TOGETHER % 2
         for climb in (pair[turn], pair[1 - turn]):
-            found = work / f"climb-{name}-{climb.name}-{first}.json"
+            found = work / f"climb-{climb.name}-at-{first}.json"
             if not found.exists():
-                facts = climbed(climb, name, prompts, reward)
+                facts = climbed(climb, prompts, reward)
                 keep(found, facts)
                 print(found.name, facts["gain"], facts["seconds"], flush=True)
 
 
-def climbed(climb: Climb, name: str, prompts: Sequence[str], reward: Reward) -> Facts:
+def climbed(climb: Climb, prompts: Sequence[str], reward: Reward) -> Facts:
     """What one climb gained, by the sampler's own picture and by the plain sampler's."""
     clock = Clock()
     options = settings(
         climb.options,
         prompts=prompts,
         seed=SEED,
-        reward=name,
+        reward=REWARD,
         iterations=climb.iterations,
         observers=[clock],
     )
@@ -171,7 +171,7 @@ def climbed(climb: Climb, name: str, prompts: Sequence[str], reward: Reward) -> 
         "plain": (best_B - start_B).tolist(),
         "seconds": clock.seconds[-1] / len(prompts),
         "clock": [seconds / len(prompts) for seconds in clock.seconds],
-        "trace": [list(record.rewards[name]) for record in result.history],
+        "trace": [list(record.rewards[REWARD]) for record in result.history],
         "grid": [record.grid for record in result.history],
     }
 
@@ -237,7 +237,7 @@ def gradient_table(work: Path) -> str:
     return "\n".join(lines)
 
 
-def climb_table(work: Path, name: str) -> str:
+def climb_table(work: Path) -> str:
     """Whether it climbs better: gains of the picture that the plain sampler draws."""
     lines = [
         "| climb | CPU s a prompt | gain, own picture | gain, plain picture "
@@ -245,7 +245,7 @@ def climb_table(work: Path, name: str) -> str:
         "|---|---|---|---|---|",
     ]
     for climb in (climb for pair in PAIRS for climb in pair):
-        files = sorted(work.glob(f"climb-{name}-{climb.name}-[0-9]*.json"))
+        files = sorted(work.glob(f"climb-{climb.name}-at-*.json"))
         facts = [json.loads(file.read_text()) for file in files]
         assert len(facts) * TOGETHER == len(PROMPTS), f"{climb.name} is not measured yet"
         gains = [gain for fact in facts for gain in fact["gain"]]
@@ -289,8 +289,11 @@ def arithmetic_table(work: Path) -> str:
 def write_tables(work: Path) -> None:
     """Put each table between its marks."""
     text = PAGE.read_text(encoding="utf-8")
-    tables = {"gradients": gradient_table(work), "arithmetic": arithmetic_table(work)}
-    tables.update({name: climb_table(work, name) for name in NAMES})
+    tables = {
+        "gradients": gradient_table(work),
+        "arithmetic": arithmetic_table(work),
+        "climbs": climb_table(work),
+    }
     for name, table in tables.items():
         marks = rf"(?<=<!-- table of {name} -->\n).*?(?=\n<!-- end of the table -->)"
         text = re.sub(marks, lambda _, table=table: f"\n{table}\n", text, flags=re.S)
@@ -302,7 +305,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=Path("runs/reuse"))
-    climbs = {f"{name}-{pair[0].name}": (name, pair) for name in NAMES for pair in PAIRS}
+    climbs = {pair[0].name: pair for pair in PAIRS}
     parts = ("gradients", "arithmetic", *climbs)
     parser.add_argument("--only", choices=parts, help="measure a part, and write no tables")
     args = parser.parse_args()
@@ -313,9 +316,9 @@ def main() -> None:
         measure_gradients(args.work)
     if args.only in (None, "arithmetic"):
         measure_arithmetic(args.work)
-    for part, (name, pair) in climbs.items():
+    for part, pair in climbs.items():
         if args.only in (None, part):
-            measure_climbs(args.work, name, pair)
+            measure_climbs(args.work, pair)
     if args.only is None:
         write_tables(args.work)
 
