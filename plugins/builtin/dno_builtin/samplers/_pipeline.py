@@ -19,8 +19,9 @@ from ._diffusers.live import check_live, computes_on, tell_set_aside
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
 from ._diffusers.parking import Lot, at_home
-from ._diffusers.parts import own_dtype, private_pipeline, remembering
+from ._diffusers.parts import networks_of, own_dtype, private_pipeline, remembering
 from ._diffusers.prompts import Cuts, check_long_prompts, read_long_prompts, tell_syntax
+from ._diffusers.reusable import check_networks
 from ._diffusers.shapes import answer_by_zeros
 from ._diffusers.spare import Spare
 from ._diffusers.watch import SharedDrawError
@@ -39,7 +40,7 @@ class PipelineSampler:
     Args:
         pipe: a diffusers pipeline that makes images, videos or sounds of prompts.
         steps, guidance_scale, negative_prompt, height, width, memory, last_steps,
-            long_prompts, options: see `Pipeline`.
+            long_prompts, reuse, options: see `Pipeline`.
         inputs: pictures and what goes with them, as `InputsConfig.inputs` has them.
         lengths: frames, their rate, and seconds of sound, as `Pipeline.lengths` has them.
         scheduler: what samples in place of the pipeline's own `scheduler`; it is left as it is.
@@ -65,6 +66,7 @@ class PipelineSampler:
         memory: str = "keep",
         last_steps: int | None = None,
         long_prompts: bool = False,
+        reuse: int = 1,
         options: Mapping[str, Any] | None = None,
         inputs: Mapping[str, Any] | None = None,
         lengths: Mapping[str, Any] | None = None,
@@ -77,6 +79,8 @@ class PipelineSampler:
         check_live(pipe)
         if long_prompts:
             check_long_prompts(pipe)
+        if reuse > 1:
+            check_networks(networks_of(pipe))
         # Another run may have parts of it elsewhere.
         with at_home(pipe):
             self.device: torch.device = device or computes_on(pipe)
@@ -102,6 +106,7 @@ class PipelineSampler:
                 dtype=dtype,
                 vae_dtype=vae_dtype,
                 memory=memory,
+                reuses=reuse > 1,
             )
             lot = Lot(pipe, self._pipe, self.device)
         self._spare = Spare(memory, Ledger(self._pipe, networks_dtype), lot)
@@ -110,6 +115,7 @@ class PipelineSampler:
         if long_prompts:
             read_long_prompts(self._pipe)
         self._last_steps = last_steps
+        self._reuse = reuse
         self._told: set[str] = set()
         self._negative_prompt = negative_prompt
 
@@ -181,7 +187,13 @@ class PipelineSampler:
         cuts = Cuts(pipe)
         with self._spare.lot.at_home():
             bound = PipelineNoiseMap(
-                pipe, options, seeds, self.device, self._last_steps, spare=self._spare
+                pipe,
+                options,
+                seeds,
+                self.device,
+                self._last_steps,
+                spare=self._spare,
+                reuse=self._reuse,
             )
         cuts.tell(self._told)
         return bound

@@ -37,6 +37,7 @@ class PipelineNoiseMap:
         last_steps: steps whose noise moves, counted from the last; None: all.
         spare: what its networks cost, and what memory they may take.
         idle: parts of the pipeline that have run for the prompts already.
+        reuse: see `DiffusersConfig`.
 
     Raises:
         ConfigError: the pipeline refuses its options, or is not a differentiable map from noise to
@@ -54,6 +55,7 @@ class PipelineNoiseMap:
         *,
         spare: Spare,
         idle: frozenset[str] = frozenset(),
+        reuse: int = 1,
     ) -> None:
         self.pipe = pipe
         """The private pipeline."""
@@ -66,7 +68,8 @@ class PipelineNoiseMap:
         self.remedy: str = remedy(pipe)
         """What to do where a sample or its gradient is not finite."""
 
-        rehearsal = Rehearsal(pipe, options, len(seeds), device, spare.ledger)
+        self._reuse = reuse
+        rehearsal = Rehearsal(pipe, options, len(seeds), device, spare.ledger, reuse)
         found = rehearsal.rehearse()
         moves = found.acts
         acts = found.acts
@@ -126,7 +129,7 @@ class PipelineNoiseMap:
             got = tuple(noise_BN.shape)
             raise ValueError(f"the noise of these prompts is {expected}, got {got}")
 
-        pipe = for_one_call(self.pipe, self._answerer())
+        pipe = for_one_call(self.pipe, self._answerer(), reuse=self._reuse)
         with NoiseTape(self._drawer(noise_BN)):
             images: Tensor = call_pipeline(pipe, self.options)
         return as_samples(images, self.medium, signed=self._signed).to(noise_BN)

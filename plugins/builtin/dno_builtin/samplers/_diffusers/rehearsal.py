@@ -73,6 +73,7 @@ class Rehearsal:
         items: prompts among them, each of which gets a sample.
         device: where it computes.
         ledger: what the networks answer.
+        reuse: see `for_one_call`.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Rehearsal:
         items: int,
         device: torch.device,
         ledger: Ledger,
+        reuse: int = 1,
     ) -> None:
         self._pipe = pipe
         self._options = options
@@ -93,6 +95,7 @@ class Rehearsal:
         """Parts that ran for something that is remembered."""
         self._asked: set[str] = set()
         """Parts that ran for something that is computed anew at each call."""
+        self._reuse = reuse
 
     def rehearse(self, moves: Sequence[bool] | None = None) -> Found:
         """What one call of the pipeline turns out to do.
@@ -156,7 +159,7 @@ class Rehearsal:
             self._asked.add(names[id(function)])
             return watch.answer(function, decodes, args, kwargs)
 
-        pipe = for_one_call(self._pipe, answer, watch.stepped, watch.stepping)
+        pipe = for_one_call(self._pipe, answer, watch.stepped, watch.stepping, self._reuse)
         try:
             with torch.enable_grad(), watch.draws, self._listening(), NoiseTape(watch.draw):
                 return call_pipeline(pipe, self._options)
