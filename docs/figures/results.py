@@ -65,9 +65,9 @@ class Campaign:
 
         Seed by seed, so that what else the machine does falls on all cases alike.
         """
-        for seed in self.seeds:
+        for count in range(1, len(self.seeds) + 1):
             for case in self.cases:
-                self.study(case, [seed])
+                self.study(case, self.seeds[:count])
 
     def study(self, case: Case, seeds: Sequence[int]) -> dno.Study:
         """The study of one case, run as far as it is not done.
