@@ -61,12 +61,16 @@ class Plan:
         found = self.footprint
         yield "policy", found.policy
         yield "weights", _sum(found.weights)
+        if found.parked:
+            yield "parked on the CPU", f"{_sum(found.parked)}; from when prompts are bound"
         for name, size in found.beside.items():
             if size:
                 yield name, gib(size)
         for name, size in found.graphs.items():
             if size:
                 yield f"{name} graph", gib(size)
+        if found.binding is not None:
+            yield "while binding", gib(found.binding)
         yield "peak", f"{gib(found.peak)}{self._verdict()}"
         yield "an iteration", self._work(found)
         for steps, other in self.coarse.items():
@@ -96,6 +100,8 @@ class Plan:
             return
         found = self.footprint
         fixed = sum(found.weights.values()) + sum(found.beside.values())
+        if found.peak != found.binding:
+            fixed -= sum(found.parked.values())
         graphs = max(0, found.peak - fixed)
         if self.samples > 1:
             yield "one sample at a time (--batch 1)", _about(graphs * (1 - 1 / self.samples))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -43,6 +44,17 @@ class Posed:
     phases: Sequence[Phase]
     observers: Mapping[str, object]
     """By their names in messages."""
+
+    @contextlib.contextmanager
+    def climbing(self) -> Iterator[None]:
+        """Inside, samplers may have elsewhere what the climb does not call; see
+        `dno.protocols.NoiseMap`."""
+        coarse = [phase.coarse.problem for phase in self.phases if phase.coarse is not None]
+        with contextlib.ExitStack() as undo:
+            for problem in (self.problem, *coarse):
+                if hasattr(problem.sample, "climbing"):
+                    undo.enter_context(problem.sample.climbing())
+            yield
 
 
 @clean_room()

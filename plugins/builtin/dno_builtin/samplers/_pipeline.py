@@ -24,6 +24,7 @@ from ._diffusers.lengths import length_arguments
 from ._diffusers.live import check_live, computes_on, tell_set_aside
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
+from ._diffusers.parking import Lot, at_home
 from ._diffusers.parts import own_dtype, private_pipeline, remembering
 from ._diffusers.prompts import Cuts, check_long_prompts, read_long_prompts, tell_syntax
 from ._diffusers.shapes import answer_by_zeros
@@ -82,7 +83,9 @@ class PipelineSampler:
         check_live(pipe)
         if long_prompts:
             check_long_prompts(pipe)
-        self.device: torch.device = device or computes_on(pipe)
+        # Another run may have parts of it elsewhere.
+        with at_home(pipe):
+            self.device: torch.device = device or computes_on(pipe)
         tell_set_aside(pipe, self.device)
         networks_dtype = dtype or own_dtype(pipe)
 
@@ -97,15 +100,17 @@ class PipelineSampler:
                 height = width = None
 
         self._dtype = wide_dtype(networks_dtype)
-        self._pipe = private_pipeline(
-            pipe,
-            scheduler=scheduler,
-            device=self.device,
-            dtype=dtype,
-            vae_dtype=vae_dtype,
-            memory=memory,
-        )
-        self._spare = Spare(memory, Ledger(self._pipe, networks_dtype))
+        with at_home(pipe):
+            self._pipe = private_pipeline(
+                pipe,
+                scheduler=scheduler,
+                device=self.device,
+                dtype=dtype,
+                vae_dtype=vae_dtype,
+                memory=memory,
+            )
+            lot = Lot(pipe, self._pipe, self.device)
+        self._spare = Spare(memory, Ledger(self._pipe, networks_dtype), lot)
         if self._spare.ledger.weightless:
             answer_by_zeros(self._pipe)
         if long_prompts:
@@ -181,8 +186,9 @@ class PipelineSampler:
 
         pipe = remembering(self._pipe, self._dtype)
         cuts = Cuts(pipe)
-        bound = PipelineNoiseMap(
-            pipe, options, seeds, self.device, self._last_steps, spare=self._spare
-        )
+        with self._spare.lot.at_home():
+            bound = PipelineNoiseMap(
+                pipe, options, seeds, self.device, self._last_steps, spare=self._spare
+            )
         cuts.tell(self._told)
         return bound

@@ -104,7 +104,12 @@ def coarse_path(fine: PipelineNoiseMap, steps: int) -> CoarsePath:
     options = {**fine.options, "num_inference_steps": steps}
     # Any seeds will do, since the noise to start from is that of the finer map.
     sample = type(fine)(
-        pipe, options, [0] * len(fine.noise_BN), fine.noise_BN.device, spare=fine.spare
+        pipe,
+        options,
+        [0] * len(fine.noise_BN),
+        fine.noise_BN.device,
+        spare=fine.spare,
+        idle=fine.idle,
     )
 
     # Where a picture is redrawn the first steps are left out, of both grids.

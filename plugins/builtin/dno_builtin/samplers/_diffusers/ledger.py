@@ -43,6 +43,7 @@ class Ledger:
         self._kept: dict[Any, int] = {}
         self._calls: dict[Any, tuple[Function, Any, Any]] = {}
         self._costs: dict[Any, Cost] = {}
+        self._passing: dict[Any, int] = {}
 
     def answer(self, function: Function, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """The form of a call, and an answer of that form."""
@@ -94,6 +95,19 @@ class Ledger:
     def answered(self, form: Any) -> int:
         """Bytes of a call's answer."""
         return sum(tensor.nbytes for tensor in tensors(self._answers[form]))
+
+    def passing(self, form: Any) -> int:
+        """Most bytes at once in a call of this form without a gradient.
+
+        It may take seconds to find out.
+        """
+        if form not in self._passing:
+            function, args, kwargs = self._calls[form]
+            args, kwargs = each(args, Tensor.detach), each(kwargs, Tensor.detach)
+            with at_level("keep"):
+                cost, _ = traced(function, args, kwargs)
+            self._passing[form] = cost.peak
+        return self._passing[form]
 
     def cost(self, form: Any, level: Level, *, decodes: bool) -> Cost:
         """What a call of this form costs at a level.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +36,7 @@ class PipelineNoiseMap:
         device: where it computes.
         last_steps: steps whose noise moves, counted from the last; None: all.
         spare: what its networks cost, and what memory they may take.
+        idle: parts of the pipeline that have run for the prompts already.
 
     Raises:
         ConfigError: the pipeline refuses its options, or is not a differentiable map from noise to
@@ -50,6 +53,7 @@ class PipelineNoiseMap:
         last_steps: int | None = None,
         *,
         spare: Spare,
+        idle: frozenset[str] = frozenset(),
     ) -> None:
         self.pipe = pipe
         """The private pipeline."""
@@ -69,6 +73,9 @@ class PipelineNoiseMap:
         if last_steps is not None:
             moves = _in_last_steps(found, last_steps)
             found = rehearsal.rehearse(moves)
+        found = replace(found, idle=found.idle | idle)
+        self.idle: frozenset[str] = found.idle
+        """Parts of the pipeline that no call of this map asks, as far as is known."""
 
         self.medium: Medium = found.medium
         """What its samples are."""
@@ -128,6 +135,13 @@ class PipelineNoiseMap:
     def footprint(self) -> Footprint | None:
         """What an evaluation with gradient needs; see `dno.plugin.NoiseMap`."""
         return self._memory.footprint()
+
+    @contextlib.contextmanager
+    def climbing(self) -> Iterator[None]:
+        """Inside, what is not called lies elsewhere, where there is too little memory for it; see
+        `dno.plugin.NoiseMap`."""
+        with self.spare.lot.parked(self._memory.parked):
+            yield
 
     def coarser(self, steps: int) -> CoarsePath:
         """The same prompts and seeds on `steps` of the timesteps; see `dno.plugin.CoarseMap`.

@@ -110,8 +110,8 @@ class DiffusersConfig(SamplerConfig):
     network and decoder computed; `recompute` keeps each step's input and computes the step once
     more, and the decoder block by block: memory of one step, 1.5 to 1.8 times the time. `auto`
     keeps as many of the last steps as the device has memory for and computes the others once more,
-    block by block where it must; a size such as 20GiB does so within that much in
-    all."""
+    block by block where it must, and has text encoders on the CPU meanwhile where that helps; a
+    size such as 20GiB does so within that much in all."""
     last_steps: Annotated[int | None, Field(ge=1)] = None
     """Only the noise drawn for that many last steps moves; what comes before is computed once and
     kept. All steps if not given."""
