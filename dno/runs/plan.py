@@ -16,7 +16,7 @@ from dno.paths import current_folder
 from dno.protocols import Footprint
 from dno.registry.configs import BuildContext
 from dno.runs.check import check
-from dno.runs.coarse import coarse_steps, coarser
+from dno.runs.coarse import coarse_grids
 from dno.runs.load import dtype_of, find_device
 from dno.runs.parts import Parts, at, build
 from dno.runs.room import Surroundings
@@ -185,8 +185,8 @@ def plan(config: RunConfig) -> Plan:
     assert footprint is not None
     rewards_flop = around.flop
     coarse: dict[int, Footprint] = {}
-    for steps in coarse_steps(config, sample):
-        other: Any = coarser(sample, steps).sample
+    for steps, coarse_map in coarse_grids(config, sample).items():
+        other: Any = coarse_map.sample
         if other.footprint is not None:
             coarse[steps] = other.footprint
     return Plan(

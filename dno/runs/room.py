@@ -26,7 +26,7 @@ optimizer's moments, the start, the best, and what regularizers work on."""
 CPU_WASTE: Final = 0.25
 """Part of a machine's memory that its allocator holds and nobody uses: a process of Stable
 Diffusion 1.5's size had 29 % more than what was predicted for its tensors, see
-`tests/benchmarks/bench_full_size.py`."""
+`tests/benchmarks/parts/full_size.py`."""
 
 _UNKNOWN: Final = 2**29
 """Bytes that are left to the graph of a reward that cannot be traced."""

@@ -10,7 +10,13 @@ import torch
 from dno.plugin import Room
 
 from ._diffusers.apart import ApartNoiseMap
-from ._diffusers.call import call_parameters, check_class, check_negative_prompt, check_options
+from ._diffusers.call import (
+    call_parameters,
+    check_class,
+    check_clip_skip,
+    check_negative_prompt,
+    check_options,
+)
 from ._diffusers.conditioning import arguments, fitted, prepare
 from ._diffusers.embeddings import tell_unused
 from ._diffusers.ledger import Ledger
@@ -136,6 +142,7 @@ class PipelineSampler:
         self._options = {**free, **given, "output_type": "pt", "return_dict": False}
 
         check_options(cls, {**self._options, **self._prepared.pictures}, free)
+        check_clip_skip(pipe, free)
         if negative_prompt:
             check_negative_prompt(cls)
 
