@@ -231,15 +231,16 @@ def _carry_out(
         [*posed.observers, *(type(one).__name__ for one in onlookers)],
         [*(observer.essential for observer in config.observers), *(False for _ in onlookers)],
     )
-    outcome = optimize(
-        posed.problem,
-        posed.phases,
-        bus=bus,
-        budget=config.budget,
-        state=state,
-        checkpoint=checkpoint,
-        each=None if each is None else lambda row, alone: each(row, alone, posed),
-    )
+    with posed.climbing():
+        outcome = optimize(
+            posed.problem,
+            posed.phases,
+            bus=bus,
+            budget=config.budget,
+            state=state,
+            checkpoint=checkpoint,
+            each=None if each is None else lambda row, alone: each(row, alone, posed),
+        )
     draws = posed.problem.sample.draws
     making = Making(config) if config.metadata else None
     try:
