@@ -240,24 +240,29 @@ def gradient_table(work: Path) -> str:
 def climb_table(work: Path) -> str:
     """Whether it climbs better: gains of the picture that the plain sampler draws."""
     lines = [
-        "| climb | CPU s a prompt | gain, own picture | gain, plain picture "
+        "| climb | prompts | CPU s a prompt | gain, own picture | gain, plain picture "
         "| plain gain a second, over that without |",
-        "|---|---|---|---|---|",
+        "|---|---|---|---|---|---|",
     ]
-    for climb in (climb for pair in PAIRS for climb in pair):
-        files = sorted(work.glob(f"climb-{climb.name}-at-*.json"))
-        facts = [json.loads(file.read_text()) for file in files]
-        assert len(facts) * TOGETHER == len(PROMPTS), f"{climb.name} is not measured yet"
-        gains = [gain for fact in facts for gain in fact["gain"]]
-        plain = [gain for fact in facts for gain in fact["plain"]]
-        seconds = [fact["seconds"] for fact in facts for _ in range(TOGETHER)]
-        if climb.every == 1:
-            reference = plain, seconds
-        ratio = ratio_of_rates((plain, seconds), reference) if climb.every > 1 else "1"
-        lines.append(
-            f"| {climb.told} | {sum(seconds) / len(seconds):.1f} | {told(gains, 3)} "
-            f"| {told(plain, 3)} | {ratio} |"
-        )
+    for pair in PAIRS:
+        # Prompts that both have climbed.
+        files = [
+            [work / f"climb-{climb.name}-at-{first}.json" for climb in pair]
+            for first in range(0, len(PROMPTS), TOGETHER)
+        ]
+        ended = [both for both in files if all(file.exists() for file in both)]
+        plain_rate: Rated | None = None
+        for place, climb in enumerate(pair):
+            facts = [json.loads(both[place].read_text()) for both in ended]
+            gains = [gain for fact in facts for gain in fact["gain"]]
+            plain = [gain for fact in facts for gain in fact["plain"]]
+            seconds = [fact["seconds"] for fact in facts for _ in range(TOGETHER)]
+            ratio = "1" if plain_rate is None else ratio_of_rates((plain, seconds), plain_rate)
+            plain_rate = plain_rate or (plain, seconds)
+            lines.append(
+                f"| {climb.told} | {len(gains)} | {sum(seconds) / len(seconds):.2f} "
+                f"| {told(gains, 3)} | {told(plain, 3)} | {ratio} |"
+            )
     return "\n".join(lines)
 
 
@@ -296,7 +301,7 @@ def write_tables(work: Path) -> None:
     }
     for name, table in tables.items():
         marks = rf"(?<=<!-- table of {name} -->\n).*?(?=\n<!-- end of the table -->)"
-        text = re.sub(marks, lambda _, table=table: f"\n{table}\n", text, flags=re.S)
+        text = re.sub(marks, lambda _, table=table: f"\n{table}\n", text, count=1, flags=re.S)
     PAGE.write_text(text, encoding="utf-8")
 
 

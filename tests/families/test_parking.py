@@ -223,7 +223,10 @@ def test_whoever_calls_a_parked_part_has_it_back_first() -> None:
         assert torch.equal(drawn(made.bind(["a dog"], [1])), dog)
         assert memory.is_let_go
         memory = Memory(pipe.text_encoder)
+        view = made._pipe.text_encoder
+        assert all(weight.isnan().all() for weight in view.parameters())
         assert torch.equal(own(), plain)
+        assert all(weight.isfinite().all() for weight in view.parameters()), "it did not come back"
         assert torch.equal(drawn(bound), cat)
     assert not any(part._forward_pre_hooks for part in pipe.text_encoder.modules())
     # Who called it once may call it again: it stayed until the climb was over.
