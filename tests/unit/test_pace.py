@@ -167,6 +167,8 @@ def test_one_prompt_alone_has_no_interval() -> None:
 def test_ways_are_compared_at_the_seconds_of_the_one_that_ended_first() -> None:
     less, seconds = FAST.less(SLOW)
     assert (less.mean, seconds) == (pytest.approx(0.3), 2.0)
+    less, seconds = SLOW.less(FAST)
+    assert (less.mean, seconds) == (pytest.approx(-0.3), 2.0)
     assert FAST.times_faster(SLOW).value == pytest.approx(4 / 1.8)
     assert SLOW.times_faster(FAST).value == 0
     assert SLOW.seconds_to_end_of(SLOW).value == pytest.approx(4)
