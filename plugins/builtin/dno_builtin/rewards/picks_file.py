@@ -242,8 +242,7 @@ def _kind(line: bytes, path: Path) -> Kind:
         )
     features = values.get("features")
     numbers = values.get("numbers")
-    whole = isinstance(numbers, int) and not isinstance(numbers, bool) and numbers > 0
-    if not isinstance(features, str) or not whole:
+    if not isinstance(features, str) or type(numbers) is not int or numbers < 1:
         _damaged(path, 1, "it names no features, or not how many numbers they are")
     probe = values.get("probe", [])
     return Kind(features, numbers, _numbers(probe, numbers, path, 1) if probe else ())
