@@ -19,6 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 from pages import (
     ROOT,
+    SECONDS,
     Served,
     ask_for_four,
     dno_ui,
@@ -198,6 +199,7 @@ def test_passwords_are_asked_for(
         for path in ("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=x"):
             assert status(urllib.request.Request(server.address + path)) == 401
         page = chromium.new_context().new_page()
+        page.set_default_timeout(SECONDS)
         page.goto(server.address)
         page.get_by_label("username").fill("bob")
         page.get_by_label("password").fill("correct horse")
@@ -206,8 +208,11 @@ def test_passwords_are_asked_for(
         assert page.locator("#start").count() == 0
         if picture := os.environ.get("DNO_STUDIO_SHOTS"):
             page.screenshot(path=f"{picture}/login.png")
+        page.get_by_label("username").fill("bob")
         page.get_by_label("password").fill("Ünïcode: battery")
-        page.get_by_role("button", name="Login").click()
+        with page.expect_response("**/login") as answer:
+            page.get_by_role("button", name="Login").click()
+        assert answer.value.ok
         page.wait_for_selector("#start")
         page.context.close()
     assert "battery" not in (place / "log").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,7 +117,7 @@ def beside(path: Path, home: Path) -> Path:
 def next_shots(seeds: Sequence[int], held: Path | None) -> tuple[Shot, ...]:
     """Four pictures: before the first pick plain ones; then one that goes on from the noise that
     was picked last, two that climb from fresh noise, and a plain one, which what was learnt has
-    not chosen.
+    not chosen. Where each stands is drawn by lot, so that no place means anything.
 
     Args:
         seeds: four that nobody saw yet.
@@ -125,4 +126,6 @@ def next_shots(seeds: Sequence[int], held: Path | None) -> tuple[Shot, ...]:
     if held is None:
         return tuple(Shot(seed) for seed in seeds)
     own, first, second, plain = seeds
-    return Shot(own, True, held), Shot(first, True), Shot(second, True), Shot(plain)
+    shots = [Shot(own, True, held), Shot(first, True), Shot(second, True), Shot(plain)]
+    random.Random(own).shuffle(shots)
+    return tuple(shots)

@@ -188,6 +188,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        # Whoever comes before the page is there waits for it.
+        listening.listen(128)
     except OSError as error:
         listening.close()
         raise ConfigError(
