@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -186,6 +187,19 @@ def test_the_folder_says_what_the_hub_has_to_know() -> None:
     assert Requirement(gradio).specifier.contains(version("gradio"))
     assert f'requires-python = ">={front["python_version"].strip(chr(34))}"' in text
     assert requires("dno")
+
+
+def test_a_space_that_is_ended_keeps_what_was_reached(chromium: Browser, space: Served) -> None:
+    """Of the Space's tests the last, since nothing is served afterwards."""
+    before = space.folders()
+    opened = visit(chromium, space)
+    opened.wish("a pink pig", 40)
+    opened.page.wait_for_selector(".dno-curve polyline")
+    space.process.send_signal(signal.SIGTERM)
+    assert space.process.wait(60) == 0
+    (name,) = space.folders() - before
+    assert dno.open_run(space.runs / name).status in ("stopped", "finished")
+    opened.page.context.close()
 
 
 def test_passwords_are_asked_for(

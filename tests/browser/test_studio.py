@@ -331,6 +331,7 @@ class Tags(HTMLParser):
 def test_what_plugins_and_errors_say_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "plugins" / "studio"))
     html = importlib.import_module("dno_studio._html")
+    board = importlib.import_module("dno_studio._board")
     job = importlib.import_module("dno_studio._job")
     option = Option(EVIL, EVIL, EVIL, EVIL)
     view = job.View(job.Phase.ENDED, 1, (0.1, 0.2), folder=Path(EVIL), told=EVIL, failed=True)
@@ -339,6 +340,8 @@ def test_what_plugins_and_errors_say_is_escaped(monkeypatch: pytest.MonkeyPatch)
         html.plugin(EVIL, EVIL, EVIL, [option]),
         html.progress(view, 0),
         html.frame(f'">{EVIL}'),
+        board.board(view, 0, 4, can_pick=False),
+        board.kept(Path(EVIL), EVIL, EVIL, EVIL, Path(), whole=True),
     ]
     for piece in pieces:
         assert not Tags(piece).found & {"script", "img"}

@@ -81,7 +81,7 @@ def learnt(picks: int, foreseen: tuple[int, int], favourite: float | None) -> st
     return f'<p class="dno-learnt" data-picks="{picks}">{"; ".join(parts)}.</p>'
 
 
-def kept(file: Path, again: str, run: str, anew: str, home: Path) -> str:
+def kept(file: Path, again: str, run: str, anew: str, home: Path, *, whole: bool) -> str:
     """The file of picks, and what it is good for.
 
     Args:
@@ -90,13 +90,15 @@ def kept(file: Path, again: str, run: str, anew: str, home: Path) -> str:
         run: name of its run folder.
         anew: the command that climbs what was learnt from the last pick, too.
         home: the folder that commands are typed in.
+        whole: whether the last pick's run went to its end.
     """
+    draws = "This draws it again:" if whole else "It was stopped; this goes on to its end:"
     data = base64.b64encode(file.read_bytes() if file.is_file() else b"").decode()
     return (
         '<div class="dno-kept">'
         f"<p>Picks: <code>{text(beside(file, home))}</code> "
         f'<a download="{text(file.name)}" href="data:application/x-ndjson;base64,{data}">save</a>'
-        f"</p><p>Your last pick is the run <code>{text(run)}</code>. This draws it again:</p>"
+        f"</p><p>Your last pick is the run <code>{text(run)}</code>. {draws}</p>"
         f'<pre class="dno-command"><code>{text(again)}</code></pre>'
         "<p>What was learnt from all of them climbs this prompt, or any other:</p>"
         f'<pre class="dno-command"><code>{text(anew)}</code></pre></div>'

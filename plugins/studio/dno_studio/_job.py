@@ -55,6 +55,8 @@ class Drawn:
     """It as a `data:` address."""
     folder: Path
     """Its run's."""
+    whole: bool
+    """Whether the run went to its end, and so would go there again."""
 
 
 @dataclass(frozen=True)

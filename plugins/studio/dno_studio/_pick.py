@@ -283,6 +283,7 @@ class PickTab:
                 drawn.folder.name,
                 sitting.learnt().command(sitting.anew(), self._home),
                 self._home,
+                whole=drawn.whole,
             )
         return (
             board + learnt + kept,

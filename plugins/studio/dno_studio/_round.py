@@ -77,9 +77,10 @@ class Round:
                 **workshop.budget(),
             )
             picture = result.images[0]
-            drawn = (*job.view.drawn, Drawn(picture, address(picture), folder))
-            job.show(replace(job.view, drawn=drawn))
-            if result.status.value in ("failed", "partial"):
+            status = result.status.value
+            new = Drawn(picture, address(picture), folder, whole=status == "finished")
+            job.show(replace(job.view, drawn=(*job.view.drawn, new)))
+            if status in ("failed", "partial"):
                 return replace(job.view, phase=Phase.ENDED, told=result.verdict(), failed=True)
         if not job.view.drawn:
             return NOTHING

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from pathlib import Path
 
 FRAMED_BY = "https://huggingface.co https://*.hf.space"
@@ -28,12 +30,16 @@ def main(folder: Path) -> None:
     from dno_studio._people import people_of
     from dno_studio._server import serve
 
-    serve(
-        folder / "runs",
-        [],
-        "0.0.0.0",
-        int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
-        people=people_of(None),
-        limits=STRANGERS,
-        framed_by=FRAMED_BY,
-    )
+    # The hub ends a Space by the second of these, and what runs then keeps what it reached.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(
+            folder / "runs",
+            [],
+            "0.0.0.0",
+            int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
+            people=people_of(None),
+            limits=STRANGERS,
+            framed_by=FRAMED_BY,
+        )
