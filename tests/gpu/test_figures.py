@@ -25,6 +25,8 @@ def test_a_tiny_form_runs_on_a_cpu(tmp_path):
             assert found["checks"][f"{model}.{policy}.repeats_to_the_bit"]
         assert found["checks"][f"{model}.policies_agree_to_the_bit"]
         assert found["figures"][f"{model}.bfloat16.cosine"] > figures.CLOSE
+        assert found["figures"][f"{model}.parking.told"] > 0
+        assert found["checks"][f"{model}.parking.same_bits"]
 
 
 def test_what_fails_is_told(monkeypatch, capsys):

@@ -98,6 +98,7 @@ class DDIM(InputsConfig):
             "memory",
             "last_steps",
             "long_prompts",
+            "reuse",
             "start_image",
         }
         if ctx.weightless:

@@ -113,6 +113,7 @@ class Pipeline(InputsConfig):
             "memory",
             "last_steps",
             "long_prompts",
+            "reuse",
             "options",
         }
         return PipelineSampler(
