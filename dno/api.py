@@ -295,6 +295,21 @@ class Session:
         # What was loaded stays what it is, whatever folder is current later.
         self._base = current_folder()
 
+    def with_reward(self, reward: AnyReward) -> Session:
+        """A session with another reward, on the sampler that is loaded.
+
+            >>> session = session.with_reward({"use": "picks", "file": file})  # doctest: +SKIP
+
+        Raises:
+            ConfigError: the reward is wrong, or its model cannot be loaded.
+        """
+        values = {**self._values, **_values(rewards=reward)}
+        config = assemble({**values, "prompts": "any"}, self._options, _placed(self._settings))
+        loaded = load_models(config.located(self._base), beside=self._loaded)
+        session = Session(values, self._options, self._settings, loaded)
+        session._base = self._base
+        return session
+
     def config(
         self,
         prompt: str | Sequence[str],

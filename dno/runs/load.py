@@ -13,7 +13,7 @@ from dno.errors import ConfigError
 from dno.guard import collecting_later
 from dno.paths import current_folder
 from dno.protocols import Reward, Sampler
-from dno.registry.configs import BuildContext
+from dno.registry.configs import BuildContext, SamplerConfig
 from dno.runs.check import check
 from dno.runs.frames import on_frames
 from dno.runs.parts import Parts, build
@@ -59,7 +59,7 @@ def _decisive(config: RunConfig) -> dict[str, Any]:
 @alone()
 @collecting_later()
 @torch.random.fork_rng(devices=[])
-def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
+def load(config: RunConfig, *, fresh: bool = True, beside: Loaded | None = None) -> Loaded:
     """The sampler and the rewards that a configuration names.
 
     All of the configuration that can be checked without loading a model is checked first.
@@ -67,6 +67,7 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     Args:
         config: what to load for.
         fresh: whether the run is at its start, and so needs the noise to start from.
+        beside: what was loaded already; its sampler is taken where it is the one that is named.
 
     Raises:
         ConfigError: with the place of what cannot be built.
@@ -80,11 +81,19 @@ def load(config: RunConfig, *, fresh: bool = True) -> Loaded:
     sampling = parts.sampler
     if not fresh:
         sampling = replace(sampling, config=sampling.config.resumed())
-    sampler: Sampler = build(sampling, context)
+    sampler: Sampler
+    if beside is not None and beside.context == context and _sampling(beside) == sampling.config:
+        sampler = beside.sampler
+    else:
+        sampler = build(sampling, context)
     rewards: dict[str, Reward] = {}
     for part in (*parts.rewards, *parts.monitors):
         rewards[part.name] = on_frames(build(part, context), part.config)
     return Loaded(config, context, sampler, rewards)
+
+
+def _sampling(loaded: Loaded) -> SamplerConfig:
+    return Parts.of(loaded.config).sampler.config
 
 
 def dtype_of(config: RunConfig) -> torch.dtype:

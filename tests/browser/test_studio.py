@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import pytest
-from browsers import browser
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from pages import (
+    Served,
+    ask_for_four,
+    dno_ui,
+    launched,
+    serving,
+    status,
+    visit,
+    wait_for_four,
+)
+from PIL import Image
+from playwright.sync_api import Browser, expect
 from reported import HOSTILE
 
 import dno
@@ -30,148 +39,23 @@ from dno.plugin import Option
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-]
 EVIL = (
     HOSTILE + "${window.owned=3}{{window.owned=4}}<img src=x onerror=window.owned=5>../../../evil"
 )
-SECONDS = 60_000
-"""How long a step may take, in milliseconds: models load in between."""
-
-
-@dataclass
-class Served:
-    """A running `dno ui`."""
-
-    process: subprocess.Popen[str]
-    address: str
-    runs: Path
-
-    def folders(self) -> set[str]:
-        """Names of the runs so far."""
-        return {path.name for path in self.runs.iterdir()} if self.runs.exists() else set()
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     place = tmp_path_factory.mktemp("studio")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)]
-    subprocess.run(build, cwd=ROOT / "plugins" / "studio", check=True, capture_output=True)
-    (file,) = place.glob("*.whl")
-    with zipfile.ZipFile(file) as wheel:
-        wheel.extractall(place / "site")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(place / "site"),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HOME": str(place),
-        "GRADIO_TEMP_DIR": str(place / "gradio"),
-    }
-    command = [sys.executable, "-c", "from dno.cli.entry import main; main()", "ui"]
-    options = ["--port", "0", "--runs", "mine"]
-    with (place / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, *options],
-            cwd=place,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        assert address.startswith("http://127.0.0.1:"), (place / "log").read_text()
-        yield Served(process, address, place / "mine")
-        process.send_signal(signal.SIGINT)
-        try:
-            assert process.wait(60) in (0, 130)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-    assert "Traceback" not in (place / "log").read_text()
-
-
-@dataclass
-class Visit:
-    """An open page, and what it did that it may not do."""
-
-    page: Page
-    complaints: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-
-    def fill(self, name: str, value: object) -> None:
-        """Write into a field."""
-        box = self.page.locator(f"#{name} input, #{name} textarea").first
-        box.fill(str(value))
-        box.press("Tab")
-
-    def choose(self, name: str, value: str) -> None:
-        """Choose from a list."""
-        self.page.locator(f"#{name} input").first.click()
-        self.page.get_by_role("option", name=value).first.click()
-
-    def tab(self, name: str) -> None:
-        """Open a tab."""
-        self.page.get_by_role("tab", name=name, exact=True).click()
-
-    def wish(self, prompt: str, iterations: int, seed: int = 0) -> None:
-        """Ask for a run of few steps."""
-        self.fill("prompt", prompt)
-        self.fill("steps", 6)
-        self.fill("iterations", iterations)
-        self.fill("seed", seed)
-        self.page.locator("#start").click()
-
-    def wait_for(self, phase: str) -> None:
-        """Wait until the run is so far."""
-        self.page.wait_for_selector(f'[data-phase="{phase}"]', timeout=SECONDS)
-
-    def told(self) -> str:
-        """What the page tells of its run."""
-        return self.page.locator("#progress").inner_text()
-
-    def check(self, served: Served) -> None:
-        """It complained of nothing, and asked nobody else."""
-        assert self.complaints == []
-        assert {url for url in self.asked if not url.startswith(served.address)} == set()
-        assert self.page.evaluate("() => window.owned") is None
+    with serving(place, dno_ui("--port", "0", "--runs", "mine"), place / "mine") as server:
+        assert server.address.startswith("http://127.0.0.1:")
+        yield server
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    if find_spec("gradio") is None:
-        pytest.skip("Gradio is not installed here")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=browser(), args=FLAGS)
-        yield launched
-        launched.close()
-
-
-def visit(chromium: Browser, served: Served) -> Visit:
-    page = chromium.new_context(viewport={"width": 1200, "height": 900}).new_page()
-    page.set_default_timeout(SECONDS)
-    opened = Visit(page)
-    page.on("console", lambda message: opened.complaints.append(message.text))
-    page.on("pageerror", lambda error: opened.complaints.append(str(error)))
-    page.on(
-        "request",
-        lambda request: (
-            None if request.url.startswith(("data:", "blob:")) else opened.asked.append(request.url)
-        ),
-    )
-    page.goto(served.address)
-    page.wait_for_selector("#start")
-    return opened
+    with launched() as browser:
+        yield browser
 
 
 def test_a_run_from_click_to_last_picture(chromium: Browser, served: Served) -> None:
@@ -269,6 +153,133 @@ def test_somebody_who_leaves_makes_room(chromium: Browser, served: Served) -> No
     other.check(served)
 
 
+def pixels(folder: Path) -> bytes:
+    with Image.open(folder / "best.png") as picture:
+        return picture.convert("RGB").tobytes()
+
+
+def test_five_picks_and_the_command_that_draws_the_last_one_again(
+    chromium: Browser, served: Served, tmp_path: Path
+) -> None:
+    before = served.folders()
+    opened = visit(chromium, served)
+    ask_for_four(opened, "a blue fish", seed=40)
+    assert len(served.folders() - before) == 4
+    sources = set()
+    for number in range(5):
+        shots = opened.page.locator("#board .dno-shot img")
+        sources |= {shots.nth(i).get_attribute("src") for i in range(4)}
+        if number % 2:
+            opened.page.keyboard.press(str(number))
+        else:
+            opened.page.locator(f'.dno-shot[data-number="{number % 4 + 1}"]').click()
+        opened.page.wait_for_selector(f'#board [data-picks="{number + 1}"]')
+        wait_for_four(opened, number + 1)
+        if (folder := os.environ.get("DNO_STUDIO_SHOTS")) and number == 2:
+            opened.page.screenshot(path=f"{folder}/pick.png")
+    assert len(sources) == 20
+    told = opened.page.locator("#board .dno-learnt").inner_text()
+    assert re.search(r"5 picks; the picks before each foresaw [0-4] of 4", told)
+    assert re.search(r"gives its favourite [2-9]\d%|100%", told)
+
+    (file,) = (served.runs / "picks").glob("*-a-blue-fish-*.jsonl")
+    lines = file.read_text().splitlines()
+    assert len(lines) == 6
+    assert all(len(json.loads(line)["others"]) == 3 for line in lines[1:])
+    names = served.folders() - before - {"picks"}
+    runs = {name: dno.open_run(served.runs / name) for name in names}
+    assert len(runs) == 24
+    assert {str(run.status) for run in runs.values()} == {"finished"}
+    assert all(run.resumable for run in runs.values())
+    assert {run.items[0][1] for run in runs.values()} == {*range(40, 64)}
+    # Three of each four climb, one of them from the noise that was picked.
+    last = [run for run in runs.values() if run.items[0][1] >= 60]
+    assert sorted(len(run.history) for run in last)[0] == 1
+    assert sum("start" in run.values for run in last) == 1
+    with opened.page.expect_download() as download:
+        opened.page.locator(".dno-kept a").click()
+    assert download.value.path().read_bytes() == file.read_bytes()
+
+    command = opened.page.locator(".dno-command").first.inner_text()
+    anew = opened.page.locator(".dno-command").nth(1).inner_text()
+    assert "rewards.0.lines=6 --model emoji" in anew
+    picked = opened.page.locator(".dno-kept code").nth(1).inner_text()
+    words = shlex.split(command)
+    assert words[:2] == ["dno", "optimize"]
+    assert f"rewards.0.file=mine/picks/{file.name}" in words
+    assert "rewards.0.lines=5" in words
+    again = [sys.executable, "-c", "from dno.cli.entry import main; main()", *words[1:]]
+    again += ["--out", str(tmp_path / "again"), "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(again, cwd=served.runs.parent, env=environment, check=True)
+    assert pixels(tmp_path / "again") == pixels(served.runs / picked)
+    # The run folder by itself says the same.
+    assert runs[picked].values["rewards"][0]["lines"] == 5
+    opened.check(served)
+
+
+def test_undo_shows_what_was_there_and_takes_the_pick_back(
+    chromium: Browser, served: Served
+) -> None:
+    opened = visit(chromium, served)
+    ask_for_four(opened, "a small snail", seed=3, iterations=1)
+    shots = opened.page.locator("#board .dno-shot img")
+    first = [shots.nth(i).get_attribute("src") for i in range(4)]
+    expect(opened.page.locator("#pick-undo")).to_be_disabled()
+    opened.page.locator('.dno-shot[data-number="2"]').click()
+    wait_for_four(opened, 1)
+    opened.page.locator("#pick-undo").click()
+    wait_for_four(opened, 0)
+    assert [shots.nth(i).get_attribute("src") for i in range(4)] == first
+    # While the next are drawn, too.
+    opened.page.keyboard.press("3")
+    opened.page.wait_for_selector('#board [data-picks="1"]')
+    opened.page.locator("#pick-undo").click()
+    wait_for_four(opened, 0)
+    assert [shots.nth(i).get_attribute("src") for i in range(4)] == first
+    opened.page.keyboard.press("4")
+    wait_for_four(opened, 1)
+    (file,) = (served.runs / "picks").glob("*-a-small-snail-*.jsonl")
+    undone = ["undo" in line for line in file.read_text().splitlines()[1:]]
+    assert undone == [False, True, False, True, False]
+    # A number that is written into a field picks nothing.
+    opened.fill("pick-seed", 1234)
+    expect(opened.page.locator("#board [data-picks]")).to_have_attribute("data-picks", "1")
+    opened.check(served)
+
+
+def test_two_people_who_pick_have_files_of_their_own(chromium: Browser, served: Served) -> None:
+    one = visit(chromium, served)
+    other = visit(chromium, served)
+    ask_for_four(one, "a red apple", seed=7, iterations=1)
+    ask_for_four(other, "a red apple", seed=7, iterations=1)
+    one.page.keyboard.press("1")
+    other.page.keyboard.press("2")
+    wait_for_four(one, 1)
+    wait_for_four(other, 1)
+    files = [*(served.runs / "picks").glob("*-a-red-apple-*.jsonl")]
+    chosen = [json.loads(file.read_text().splitlines()[1])["chosen"] for file in files]
+    assert len(chosen) == 2
+    assert chosen[0] != chosen[1]
+    expect(one.page.locator("#board [data-picks]")).to_have_attribute("data-picks", "1")
+    for person in (one, other):
+        person.check(served)
+
+
+def test_pictures_that_are_stopped_can_be_picked_from(chromium: Browser, served: Served) -> None:
+    opened = visit(chromium, served)
+    ask_for_four(opened, "a brown owl", seed=5, iterations=3000)
+    opened.page.keyboard.press("1")
+    opened.page.wait_for_selector("#board .dno-coming")
+    opened.page.locator("#pick-stop").click()
+    state = opened.page.locator("#board .dno-state")
+    expect(state).to_have_attribute("data-phase", "ended")
+    expect(state).to_have_text("Stopped.")
+    opened.page.locator("#pick-undo").click()
+    wait_for_four(opened, 0)
+    opened.check(served)
+
+
 def test_what_a_stranger_writes_does_nothing(chromium: Browser, served: Served) -> None:
     before = served.folders()
     around = {path.name for path in served.runs.parent.iterdir()}
@@ -320,6 +331,7 @@ class Tags(HTMLParser):
 def test_what_plugins_and_errors_say_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "plugins" / "studio"))
     html = importlib.import_module("dno_studio._html")
+    board = importlib.import_module("dno_studio._board")
     job = importlib.import_module("dno_studio._job")
     option = Option(EVIL, EVIL, EVIL, EVIL)
     view = job.View(job.Phase.ENDED, 1, (0.1, 0.2), folder=Path(EVIL), told=EVIL, failed=True)
@@ -328,6 +340,8 @@ def test_what_plugins_and_errors_say_is_escaped(monkeypatch: pytest.MonkeyPatch)
         html.plugin(EVIL, EVIL, EVIL, [option]),
         html.progress(view, 0),
         html.frame(f'">{EVIL}'),
+        board.board(view, 0, 4, can_pick=False),
+        board.kept(Path(EVIL), EVIL, EVIL, EVIL, Path(), whole=True),
     ]
     for piece in pieces:
         assert not Tags(piece).found & {"script", "img"}
@@ -395,16 +409,6 @@ def test_nothing_listens_beyond_this_machine(served: Served) -> None:
     asked = urllib.request.Request(served.address, headers={"Host": "evil.example"})
     assert status(asked) == 400
     assert status(urllib.request.Request(served.address)) == 200
-
-
-def status(asked: urllib.request.Request) -> int:
-    """The code of an answer."""
-    try:
-        with urllib.request.urlopen(asked) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code
 
 
 def test_ctrl_c_keeps_what_was_reached(chromium: Browser, served: Served) -> None:

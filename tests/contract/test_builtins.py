@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from dno_builtin.rewards.picks import Picker, Picks
 from preference_models import Models
 
 from dno.registry.configs import PluginConfig
@@ -18,10 +19,12 @@ from dno.testing import (
     RewardContract,
     SamplerContract,
 )
+from dno.testing.clip import save_tiny_clip
 
 pytestmark = pytest.mark.slow
 
 PREFERENCE = ["aesthetic", "hpsv2", "hpsv2.1", "imagereward", "pickscore", "siglip"]
+FROM_A_FILE = ["picks"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "ddim": {"steps": 3},
     "pipeline": {"steps": 3},
@@ -40,7 +43,9 @@ def config(registry: Registry[Any], name: str) -> PluginConfig:
     return registry.load(f"dno:{name}").model_validate(OPTIONS.get(name, {}))
 
 
-@pytest.mark.parametrize("name", [name for name in names(REWARDS) if name not in PREFERENCE])
+@pytest.mark.parametrize(
+    "name", [name for name in names(REWARDS) if name not in [*PREFERENCE, *FROM_A_FILE]]
+)
 class TestReward(RewardContract):
     @pytest.fixture(autouse=True)
     def _config(self, name: str) -> None:
@@ -55,6 +60,18 @@ class TestPreferenceReward(RewardContract):
     @pytest.fixture(autouse=True)
     def _config(self, name: str, models: Models) -> None:
         self.config = models.config(name)
+
+
+@pytest.mark.parametrize("features", ["colours", "clip"])
+class TestPicks(RewardContract):
+    @pytest.fixture(autouse=True)
+    def _config(self, features: Literal["colours", "clip"], tmp_path: Path) -> None:
+        model = str(save_tiny_clip(tmp_path / "clip")) if features == "clip" else "emoji-clip"
+        file = tmp_path / "picks.jsonl"
+        picker = Picker(file, features=features, model=model)
+        shown = self.images()
+        picker.add(shown[0], [shown[1], shown[2]])
+        self.config = Picks(file=file, features=features, model=model)
 
 
 @pytest.mark.parametrize("name", names(SAMPLERS))

@@ -111,6 +111,29 @@ def make_place(folder: Path, wheels: Iterable[Path], tools: Iterable[str] = ()) 
     return place
 
 
+def link_required(
+    names: Iterable[str], site: Path, without: Iterable[str] = ()
+) -> dict[str, Distribution]:
+    """Link distributions and all that they require from the running environment into a folder.
+
+    Args:
+        names: the distributions.
+        site: the folder.
+        without: those of them that are not linked themselves.
+
+    Returns:
+        What was linked, by name.
+    """
+    wanted: dict[str, Distribution] = {}
+    seen: set[str] = set()
+    for name in names:
+        _add(Requirement(name), wanted, seen)
+    for name in without:
+        del wanted[name]
+    _link(wanted, site)
+    return wanted
+
+
 def _require(
     dist: Distribution, extra: str, wanted: dict[str, Distribution], seen: set[str]
 ) -> None:

@@ -164,6 +164,27 @@ def test_what_needs_other_models_is_refused_with_its_place(counted: Counted, oth
     assert session.optimize("a cat").status is dno.Status.FINISHED
 
 
+def test_another_reward_is_loaded_beside_the_sampler_that_is_there(counted: Counted) -> None:
+    session = dno.load(**counted.parts(), iterations=2, paper=True, lr=0.1)
+    counted.built()
+    parts = counted.parts()
+    parts["reward"] = {**parts["reward"], "bias": 0.5}
+    other = session.with_reward(parts["reward"])
+    assert counted.built() == ["reward"]
+    result = other.optimize("a cat", seed=3)
+    assert counted.built() == []
+    alone = dno.optimize("a cat", seed=3, iterations=2, paper=True, lr=0.1, **parts)
+    assert outcomes_agree(result, alone)
+    counted.built()
+    # What was there stays as it was.
+    assert session.optimize("a cat", seed=3).best.rewards["told"] == pytest.approx(
+        alone.best.rewards["told"] - 0.5, abs=1e-6
+    )
+    assert counted.built() == []
+    with pytest.raises(ConfigError, match="nope"):
+        session.with_reward("nope")
+
+
 def test_what_cannot_be_run_is_told_before_anything_is_made(
     counted: Counted, tmp_path: Path
 ) -> None:

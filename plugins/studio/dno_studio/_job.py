@@ -1,4 +1,4 @@
-"""One person's wish for a run: what is asked for, how far it is, and that it may stop."""
+"""One person's errand: what is asked for, how far it is, and that it may stop."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ import threading
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dno.plugin import RunStarted, StepDone, hookimpl, thumbnails
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from dno_studio._workshop import Workshop
 
-@dataclass(frozen=True)
-class Wish:
+
+class Errand(Protocol):
     """What somebody asks for."""
 
-    prompt: str
-    rewards: tuple[tuple[str, float], ...]
-    """Names and weights."""
-    model: str
-    steps: int
-    iterations: int
-    seed: int
+    def carry_out(self, job: Job, workshop: Workshop) -> View:
+        """Do it, showing what is reached on the way.
 
-    @property
-    def models(self) -> tuple[object, ...]:
-        """What decides which models have to be loaded."""
-        return self.model, self.steps, tuple(name for name, _ in self.rewards)
+        Args:
+            job: where it is shown, and whether it is to stop.
+            workshop: models, and the place of run folders.
+
+        Returns:
+            What is to be seen at its end.
+
+        Raises:
+            DNOError: it cannot be done.
+        """
 
 
 class Phase(StrEnum):
@@ -42,6 +44,19 @@ class Phase(StrEnum):
     LOADING = "loading"
     RUNNING = "running"
     ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One of some pictures to pick from."""
+
+    picture: Image
+    address: str
+    """It as a `data:` address."""
+    folder: Path
+    """Its run's."""
+    whole: bool
+    """Whether the run went to its end, and so would go there again."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +72,23 @@ class View:
     """The picture of the first evaluation, as a `data:` address; empty before it."""
     now: str = ""
     """The latest picture, and at the end the best."""
+    drawn: tuple[Drawn, ...] = ()
+    """Of pictures to pick from, those that are there."""
     folder: Path | None = None
     told: str = ""
     """What the run's verdict or a mistake says."""
     failed: bool = False
 
 
+NOTHING = View(Phase.ENDED, told="Nothing was run.")
+"""Of a job that was stopped before it began."""
+
+
 @dataclass(eq=False)
 class Job:
-    """A wish on its way. Threads of the page read it, that of the runs writes it."""
+    """An errand on its way. Threads of the page read it, that of the runs writes it."""
 
-    wish: Wish
+    errand: Errand
     view: View = field(default_factory=View)
     stop_asked: bool = False
     version: int = 0
@@ -101,7 +122,8 @@ class Onlooker:
     def run_started(self, event: RunStarted) -> None:
         """Show that it runs."""
         view = self._job.view
-        self._job.show(View(Phase.RUNNING, event.run.iterations, folder=view.folder))
+        iterations = event.run.iterations
+        self._job.show(View(Phase.RUNNING, iterations, drawn=view.drawn, folder=view.folder))
 
     @hookimpl
     def step_done(self, event: StepDone) -> bool:
@@ -116,6 +138,7 @@ class Onlooker:
                 (*view.rewards, event.record.reward[0]),
                 view.first or now,
                 now,
+                view.drawn,
                 view.folder,
             )
         )

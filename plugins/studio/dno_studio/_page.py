@@ -19,28 +19,33 @@ from dno.plugin import (
     write_report,
 )
 from dno_studio import _html
+from dno_studio._asked import LONGEST_PROMPT, model_of, number_of, prompt_of
 from dno_studio._desk import Desk
-from dno_studio._job import Job, Phase, Wish
+from dno_studio._job import Job, Phase
+from dno_studio._pick import PickTab
+from dno_studio._wish import Wish
 
 STYLE = (Path(__file__).parent / "page.css").read_text("utf-8")
 REWARDS = 3
 """How many rewards can be weighed against one another."""
-LONGEST_PROMPT = 2000
 WATCHING = 64
 """How many people may have a run, or wait for one, side by side."""
 
 
-def page_of(desk: Desk, models: list[str]) -> gr.Blocks:
+def page_of(desk: Desk, models: list[str], home: Path) -> gr.Blocks:
     """The page.
 
     Args:
         desk: where runs are carried out.
         models: those that people may choose from; others are refused.
+        home: the folder that commands are typed in, which the page shows.
     """
     with gr.Blocks(title="dno", analytics_enabled=False) as blocks:
         gr.HTML('<h1 class="dno-title">dno</h1>')
         with gr.Tab("Optimise"):
             _Optimise(desk, models).add(blocks)
+        with gr.Tab("Pick"):
+            PickTab(desk, models, home).add(blocks, WATCHING)
         with gr.Tab("Runs") as runs:
             _Runs(desk.runs).add(runs)
         with gr.Tab("Plugins"):
@@ -54,7 +59,7 @@ class _Optimise:
     def __init__(self, desk: Desk, models: list[str]) -> None:
         self._desk = desk
         self._models = models
-        self._rewards = [info.name for info in _registry("rewards").infos()]
+        self._rewards = _offered(desk)
         self._jobs: dict[str, Job] = {}
         """The job of each open page, by Gradio's name of its session."""
 
@@ -168,12 +173,8 @@ class _Optimise:
         Raises:
             ConfigError: it cannot.
         """
-        if not prompt.strip():
-            raise ConfigError("write what to draw", at="prompt")
-        if len(prompt) > LONGEST_PROMPT:
-            raise ConfigError(f"at most {LONGEST_PROMPT} characters", at="prompt")
-        if model not in self._models:
-            raise ConfigError("choose one of the list", at="model")
+        prompt_of(prompt)
+        model_of(model, self._models)
         rewards: list[tuple[str, float]] = []
         for name, weight in zip(chosen[::2], chosen[1::2], strict=True):
             if not name:
@@ -187,27 +188,17 @@ class _Optimise:
             rewards.append((str(name), float(weight)))
         if not rewards:
             raise ConfigError("choose one", at="reward")
+        limits = self._desk.limits
         whole = {
-            "steps": _number("steps", steps, 1, 1000),
-            "iterations": _number("iterations", iterations, 1, 100_000),
-            "seed": _number("seed", seed, 0, 2**53),
+            "steps": number_of("steps", steps, 1, limits.steps),
+            "iterations": number_of("iterations", iterations, 1, limits.iterations),
+            "seed": number_of("seed", seed, 0, 2**53),
         }
         return Wish(prompt, tuple(rewards), model, **whole)
 
 
 def _whole(label: str, value: int, elem_id: str, least: int) -> gr.Number:
     return gr.Number(value, label=label, elem_id=elem_id, precision=0, minimum=least, min_width=80)
-
-
-def _number(name: str, given: float | None, least: int, most: int) -> int:
-    """A whole number in a range.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if given is None or not least <= given <= most:
-        raise ConfigError(f"a whole number from {least} to {most}", at=name)
-    return int(given)
 
 
 class _Runs:
@@ -291,6 +282,13 @@ class _Plugins:
             origin = f"{info.distribution} {info.version}"
             return _html.plugin(f"{one} {name}", origin, about(cls), options(cls))
         return ""
+
+
+def _offered(desk: Desk) -> list[str]:
+    """Names of the rewards that people may choose from."""
+    installed = [info.name for info in _registry("rewards").infos()]
+    wanted = desk.limits.rewards
+    return installed if wanted is None else [name for name in installed if name in wanted]
 
 
 def _registry(kind: str) -> Registry[PluginConfig]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import logging
 import os
 import socket
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from dno_studio._desk import Desk
+    from dno_studio._limits import Limits
 
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'; "
-    "frame-ancestors 'none'"
+    "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 """The page, and the reports in it, get nothing from elsewhere, and send nothing there.
 
@@ -32,13 +34,21 @@ Gradio's own scripts are inline, and evaluate templates; what people wrote never
 since it is escaped (`_html.py`)."""
 
 HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
 
 
-def serve(runs: Path, models: list[str], host: str, port: int) -> None:
+def serve(
+    runs: Path,
+    models: list[str],
+    host: str,
+    port: int,
+    *,
+    people: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+    framed_by: str = "'none'",
+) -> None:
     """Serve the page until the process is asked to end; then the run at work keeps what it reached.
 
     Args:
@@ -46,6 +56,9 @@ def serve(runs: Path, models: list[str], host: str, port: int) -> None:
         models: models to offer besides the installed ones.
         host: address to listen at.
         port: port to listen at; 0 for one that is free.
+        people: password of each user; None: nobody is asked for one.
+        limits: what people may ask for; None: what the machine can do.
+        framed_by: the sites that may show the page in a frame, as the policy has them.
 
     Raises:
         ConfigError: nothing can listen there.
@@ -55,14 +68,15 @@ def serve(runs: Path, models: list[str], host: str, port: int) -> None:
 
     from dno_studio._desk import Desk
 
-    desk = Desk(runs)
+    desk = Desk(runs, limits)
     try:
-        app = app_of(desk, models, host)
+        app = app_of(desk, models, host, people=people, framed_by=framed_by)
         where = f"[{host}]" if ":" in host else host
         print(f"http://{where}:{listening.getsockname()[1]}", flush=True)
         print(f"runs: {desk.runs}", flush=True)
         if not is_local(host):
-            print("everybody who reaches this machine can use it; Ctrl-C ends it", flush=True)
+            who = "everybody" if people is None else "whoever has a password and"
+            print(f"{who} reaches this machine can use it; Ctrl-C ends it", flush=True)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         logging.getLogger("uvicorn.error").addFilter(_WhileServing(server))
@@ -72,8 +86,15 @@ def serve(runs: Path, models: list[str], host: str, port: int) -> None:
         desk.close()
 
 
-def app_of(desk: Desk, models: list[str], host: str) -> FastAPI:
-    """The page as a web application."""
+def app_of(
+    desk: Desk,
+    models: list[str],
+    host: str,
+    *,
+    people: Mapping[str, str] | None = None,
+    framed_by: str = "'none'",
+) -> FastAPI:
+    """The page as a web application; for the arguments see `serve`."""
     import gradio as gr
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -84,8 +105,9 @@ def app_of(desk: Desk, models: list[str], host: str) -> FastAPI:
     fonts = ["ui-sans-serif", "system-ui", "sans-serif"]
     gr.mount_gradio_app(
         app,
-        page_of(desk, [*dict.fromkeys([*models, *_installed()])]),
+        page_of(desk, [*dict.fromkeys([*models, *_installed()])], Path.cwd()),
         path="/",
+        auth=None if people is None else _asks(people),
         footer_links=[],
         run_history=False,
         allowed_paths=[],
@@ -99,7 +121,7 @@ def app_of(desk: Desk, models: list[str], host: str) -> FastAPI:
         css=STYLE,
     )
 
-    app.add_middleware(_WithHeaders)
+    app.add_middleware(_WithHeaders, framed_by=framed_by)
     if is_local(host):
         # Somebody else's page may have a name of its own lead here.
         names = ["127.0.0.1", "localhost", "[::1]", host]
@@ -107,16 +129,32 @@ def app_of(desk: Desk, models: list[str], host: str) -> FastAPI:
     return app
 
 
+def _asks(people: Mapping[str, str]) -> Callable[[str, str], bool]:
+    """Whether a name and a password belong together; it takes as long for any."""
+
+    def knows(name: str, password: str) -> bool:
+        told = password.encode()
+        found = False
+        for user, secret in people.items():
+            right = hmac.compare_digest(user.encode(), name.encode())
+            found |= hmac.compare_digest(secret.encode(), told) and right
+        return found
+
+    return knows
+
+
 class _WithHeaders:
     """Has every answer say what a browser may do with it."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, framed_by: str) -> None:
         self._app = app
+        policy = f"{POLICY}; frame-ancestors {framed_by}".encode()
+        self._headers = ((b"content-security-policy", policy), *HEADERS)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_on(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
+                message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
             await send(message)
 
         await self._app(scope, receive, send_on)
@@ -150,6 +188,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        # Whoever comes before the page is there waits for it.
+        listening.listen(128)
     except OSError as error:
         listening.close()
         raise ConfigError(

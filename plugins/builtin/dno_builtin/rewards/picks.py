@@ -1,0 +1,237 @@
+"""What somebody likes, learnt from which of a few pictures they picked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from dno.plugin import BuildContext, ConfigError, Reward
+from dno_builtin.rewards._files import ModelReward, check_model, has_processor, locate
+from dno_builtin.rewards.picks_file import (
+    Kind,
+    Pick,
+    add_pick,
+    read_picks,
+    same_kind,
+    undo_pick,
+)
+from dno_builtin.rewards.picks_file import Picks as SavedPicks
+
+if TYPE_CHECKING:
+    from dno_builtin.rewards._picks import Features, Fit
+
+COLOURS = 41
+"""How many numbers `colours` has, without importing it."""
+
+
+class Picks(ModelReward):
+    """How likely a picture is to be picked, learnt from picks: 0 for the average of those shown.
+
+    A Bradley-Terry model (1952): of two pictures whose scores differ by d, the higher one is picked
+    with probability 1 / (1 + exp(-d)). The score is linear in features of the picture, so it has no
+    bounds; its weights are fitted to the picks of a file, by a convex problem that has one
+    solution, and no prompt changes it. `dno ui` collects picks on a page, `Picker` in Python.
+
+    Features are `colours` (which colours, where, how much contrast and detail: 41 numbers, and no
+    model) or the embedding of a CLIP model's image tower, `clip`.
+    """
+
+    weightless = True
+
+    file: Path
+    """File of picks, JSON Lines, to which picks are only ever added."""
+    lines: int | None = Field(default=None, ge=2)
+    """How many of the file's lines count, as `head -n` does; all if not given. With it a run
+    repeats although more picks were made since."""
+    features: Literal["colours", "clip"] = "colours"
+    """What the score is linear in; the file holds one or the other."""
+    model: str = Field(default="emoji-clip", min_length=1)
+    """For the features `clip`: an installed model's name, a folder that holds a `CLIPModel` with
+    its `CLIPProcessor`, or a hub id (owner/name); no code is run to read its weights."""
+    ridge: float = Field(default=1.0, gt=0)
+    """How strongly few picks are held to mean little: the factor of |w|^2 / 2, where differences
+    of features are measured in units of their root-mean-square length."""
+
+    def check(self) -> None:
+        """Raise `ConfigError` where the file is missing, damaged, without a pick or of other
+        features, or the model is missing; the file is read whole.
+        """
+        self._picks()
+        if self.features == "clip":
+            _check_tower(self.model, self.revision)
+
+    def _picks(self) -> SavedPicks:
+        saved = read_picks(self.file, self.lines)
+        if saved.kind.features != self.features:
+            same_kind(saved.kind, Kind(self.features, 0), self.file)
+        if self.features == "colours":
+            same_kind(saved.kind, Kind("colours", COLOURS), self.file)
+        elif (count := _embedding(locate(self.model))) is not None:
+            same_kind(saved.kind, Kind("clip", count), self.file)
+        if not saved.picks:
+            raise ConfigError(
+                f'"{self.file}" holds no picks to learn from; make some: dno ui', at="file"
+            )
+        return saved
+
+    def build(self, ctx: BuildContext) -> Reward:
+        """Fit the model to the picks, and load the image tower where there is one.
+
+        Raises:
+            ConfigError: see `check`; or the tower is another than the picks' features are of.
+        """
+        from dno_builtin.rewards._picks import PicksScore, fit, kind_of
+
+        saved = self._picks()
+        features = self._features(ctx)
+        if not ctx.weightless:
+            same_kind(saved.kind, kind_of(features, self.features), self.file)
+        return PicksScore(features, fit(saved.picks, self.ridge))
+
+    def _features(self, ctx: BuildContext) -> Features:
+        return _features(self.features, self.model, self.revision, self.dtype, ctx)
+
+
+class Picker:
+    """Writes picks into a file, and tells what they say so far.
+
+        >>> picker = Picker("mine.jsonl")  # doctest: +SKIP
+        >>> picker.add(liked, others)  # doctest: +SKIP
+        >>> dno.optimize("a cat", reward={"use": "picks", "file": "mine.jsonl"})  # doctest: +SKIP
+
+    Args:
+        file: where; made with the first pick, and only ever added to.
+        features: as the reward takes them.
+        model: as the reward takes it.
+        ridge: as the reward takes it.
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        *,
+        features: Literal["colours", "clip"] = "colours",
+        model: str = "emoji-clip",
+        ridge: float = 1.0,
+    ) -> None:
+        self.file = Path(file)
+        self.features = features
+        self.model = model
+        self.ridge = ridge
+
+    def add(self, chosen: Any, others: Sequence[Any]) -> None:
+        """Add a pick.
+
+        Args:
+            chosen: the picture that was liked best: of Pillow, or a tensor `3 x H x W` in [0, 1].
+            others: those that were shown beside it, at least one.
+
+        Raises:
+            ConfigError: the file is damaged or of another kind, or the model cannot be had.
+            RunError: the file cannot be written.
+            ValueError: what was given are no pictures.
+        """
+        if len(others) == 0:
+            raise ValueError("a pick needs others that were not picked")
+        first, *rest = (self.describe(picture) for picture in (chosen, *others))
+        add_pick(self.file, self._kind, Pick(first, tuple(rest)))
+
+    def undo(self) -> None:
+        """Take the last pick back.
+
+        Raises:
+            ConfigError: the file is missing or damaged, or no pick is left in it.
+            RunError: it cannot be written.
+        """
+        undo_pick(self.file)
+
+    def describe(self, picture: Any) -> tuple[float, ...]:
+        """The features of a picture, as a file holds them."""
+        import torch
+
+        from dno_builtin.rewards._picks import numbers, picture_tensor
+
+        with torch.no_grad():
+            return numbers(self._seen(picture_tensor(picture)))[0]
+
+    def saved(self) -> SavedPicks | None:
+        """What the file holds so far; None where there is none."""
+        return read_picks(self.file) if self.file.exists() else None
+
+    def fit(self) -> Fit | None:
+        """The model that the picks lead to; None where there are none."""
+        from dno_builtin.rewards._picks import fit
+
+        saved = self.saved()
+        return fit(saved.picks, self.ridge) if saved and saved.picks else None
+
+    def foreseen(self) -> tuple[int, int]:
+        """Of all picks but the first, how many were foreseen from those before, and of how many."""
+        from dno_builtin.rewards._picks import foreseen
+
+        saved = self.saved()
+        return foreseen(saved.picks, self.ridge) if saved else (0, 0)
+
+    def chances(self, pictures: Sequence[Any]) -> list[float] | None:
+        """How likely each of some pictures is to be picked among them; None without picks."""
+        import torch
+
+        from dno_builtin.rewards._picks import chances
+
+        model = self.fit()
+        if model is None:
+            return None
+        rows = [self.describe(picture) for picture in pictures]
+        return chances(model.scores(torch.tensor(rows, dtype=torch.float64)))
+
+    @cached_property
+    def _seen(self) -> Features:
+        import torch
+
+        context = BuildContext(torch.device("cpu"), torch.float32)
+        return _features(self.features, self.model, None, "float32", context)
+
+    @cached_property
+    def _kind(self) -> Kind:
+        from dno_builtin.rewards._picks import kind_of
+
+        return kind_of(self._seen, self.features)
+
+
+def _features(
+    features: str, model: str, revision: str | None, dtype: str, ctx: BuildContext
+) -> Features:
+    import torch
+
+    from dno_builtin.rewards._colours import colours
+    from dno_builtin.rewards._picks import load_tower
+
+    if features == "colours":
+        return colours
+    if not ctx.weightless:
+        _check_tower(model, revision)
+    return load_tower(locate(model), revision, getattr(torch, dtype), ctx)
+
+
+def _check_tower(model: str, revision: str | None) -> None:
+    found = locate(model)
+    check_model(found, ["clip"], "CLIP", revision)
+    if Path(found).is_dir() and not has_processor(found):
+        raise ConfigError(
+            f'"{found}" holds no processor; save the model\'s CLIPProcessor there', at="model"
+        )
+
+
+def _embedding(model: str) -> int | None:
+    """How many numbers a folder's CLIP model makes of a picture, where its configuration says."""
+    try:
+        found = json.loads(Path(model, "config.json").read_text(encoding="utf-8"))
+        count = found["projection_dim"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return count if isinstance(count, int) else None
