@@ -160,7 +160,7 @@ def carry_out(
     *,
     retries: int,
     keep: Keep = Keep.ALL,
-    size: int = 1,
+    size: Callable[[RunConfig], int] | None = None,
     page: Callable[[Path], object] = lambda path: None,
     tell: Callable[[Told], None],
 ) -> Summary:
@@ -173,13 +173,14 @@ def carry_out(
         folder: the study's.
         retries: how often an item that failed is tried again.
         keep: what is kept of an item that is done.
-        size: how many items that allow it are run side by side.
+        size: how many items like one are run side by side, where they allow it; None: one by one.
         page: called with the folder of each that was.
         tell: hears of each item as it ends.
     """
     summary = Summary()
     attempts = Attempts(keep)
-    together = SideBySide(_groups(items, size), folder, folder / ITEMS, attempts, page)
+    groups = groups_among(items, size) if size is not None else []
+    together = SideBySide(groups, folder, folder / ITEMS, attempts, page)
     left = [*enumerate(items, start=1)]
     while left:
         held: list[tuple[int, Item]] = []
@@ -202,9 +203,8 @@ def carry_out(
     return summary
 
 
-def _groups(items: Sequence[Item], size: int) -> list[Group]:
-    if size < 2:
-        return []
+def groups_among(items: Sequence[Item], size: Callable[[RunConfig], int]) -> list[Group]:
+    """Items that may be run side by side, in groups of at most `size` of them."""
     configs = {item.name: item.config for item in items}
     return groups_of(configs, lambda config: _settings(config, "prompts"), size)
 

@@ -94,6 +94,12 @@ class Surroundings:
         """Floating-point operations of the rewards that were traced last."""
         self._known: dict[str, Any] = {}
 
+    def like(self, config: RunConfig) -> Surroundings:
+        """The same around a configuration with the same rewards, which are not built again."""
+        other = replace(self, config=config)
+        other._known = self._known
+        return other
+
     def room(self, device: torch.device) -> Room:
         """The room that a sampler has on a device."""
         waste = CPU_WASTE if device.type == "cpu" else 0.0

@@ -1,6 +1,7 @@
 """A study's folder: what was asked for, its items, its table, and what failed.
 
 study/batch.toml  items/<prompt>-<digest>-s<seed>/  items.csv  items.parquet  failed.jsonl
+      side_by_side.toml  where it was decided how many items are run so
       together/<digest>/  while items run side by side
 """
 
@@ -9,11 +10,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import tomli_w
 
 from dno.errors import RunFolderError
 from dno.files import write_file
+from dno.runs.abreast import abreast
 from dno.runs.actor import ABOUT
 from dno.runs.batch import (
     ITEMS,
@@ -29,6 +32,7 @@ from dno.runs.batch import (
 from dno.runs.cluster import Cluster, check_together
 from dno.runs.keep import Keep, forecast, size, thin
 from dno.runs.parquet import write_parquet
+from dno.runs.run_config import RunConfig
 from dno.runs.standing import Standing, standing
 
 
@@ -40,7 +44,7 @@ def run_study(
     retries: int = 1,
     cluster: Cluster | None = None,
     keep: Keep = Keep.ALL,
-    size: int = 1,
+    size: int | Literal["auto"] = 1,
     page: Callable[[Path], object] = lambda path: None,
     tell: Callable[[Told], None] = lambda told: None,
     say: Callable[[str], None] = lambda text: None,
@@ -54,14 +58,15 @@ def run_study(
         retries: how often an item that failed is tried again.
         cluster: of Ray, whose workers run the items; None runs them here.
         keep: what is kept of an item that is done.
-        size: how many items are run side by side, where they differ in prompt or seed alone.
+        size: how many items are run side by side, where they differ in prompt or seed alone;
+            "auto": as many as there is memory for, see `dno.runs.abreast`.
         page: called with the folder of each that was.
         tell: hears of each item as it ends.
         say: hears what there is to know of the whole.
 
     Raises:
         ConfigError: Ray is not installed, or its machines cannot work on this study, or items are
-            to be run side by side there.
+            to be run side by side there, or it cannot be told how many fit.
         RunError: Ray cannot be reached.
         RunFolderError: the folder cannot be made or written.
     """
@@ -74,6 +79,7 @@ def run_study(
         raise RunFolderError(f"{folder} cannot be made: {error.strerror}; name another") from None
     _note(items, folder)
 
+    many = _size_of(size, items, folder, say)
     ended: list[Told] = []
     ours = shard(items, part)
 
@@ -87,7 +93,7 @@ def run_study(
     try:
         if cluster is None:
             summary = carry_out(
-                ours, folder, retries=retries, keep=keep, size=size, page=page, tell=listen
+                ours, folder, retries=retries, keep=keep, size=many, page=page, tell=listen
             )
         else:
             from dno.runs.spread import carry_out_on_ray
@@ -107,6 +113,15 @@ def run_study(
                 thin(path)
     _write_tables(items, ended, folder)
     return summary
+
+
+def _size_of(
+    size: int | Literal["auto"], items: Sequence[Item], folder: Path, say: Callable[[str], None]
+) -> Callable[[RunConfig], int] | None:
+    """How many items like one are run side by side; None where all are run alone."""
+    if size == "auto":
+        return abreast(items, folder, say)
+    return None if size == 1 else lambda config: size
 
 
 def _write_tables(items: Sequence[Item], ended: Sequence[Told], folder: Path) -> None:
