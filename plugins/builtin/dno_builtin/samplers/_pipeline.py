@@ -22,6 +22,7 @@ from ._diffusers.parts import own_dtype, private_pipeline, remembering
 from ._diffusers.prompts import Cuts, check_long_prompts, read_long_prompts, tell_syntax
 from ._diffusers.shapes import answer_by_zeros
 from ._diffusers.spare import Spare
+from ._diffusers.speed import Speed
 from ._diffusers.watch import SharedDrawError
 
 
@@ -47,6 +48,7 @@ class PipelineSampler:
             on the pipeline's own weights.
         vae_dtype: what decoders compute in; None: float32 (float64 where the networks do), since
             pictures have few levels in bfloat16, and some decoders overflow in float16.
+        compile, channels_last: see `DiffusersConfig`.
 
     Raises:
         ConfigError: it is not such a pipeline, or it does not take one of the options.
@@ -71,6 +73,8 @@ class PipelineSampler:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         vae_dtype: torch.dtype | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
     ) -> None:
         check_class(type(pipe))
         check_live(pipe)
@@ -98,6 +102,7 @@ class PipelineSampler:
             dtype=dtype,
             vae_dtype=vae_dtype,
             memory=memory,
+            speed=Speed(compile, channels_last),
         )
         self._spare = Spare(memory, Ledger(self._pipe, networks_dtype))
         if self._spare.ledger.weightless:

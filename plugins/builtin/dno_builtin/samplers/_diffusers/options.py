@@ -112,6 +112,14 @@ class DiffusersConfig(SamplerConfig):
     keeps as many of the last steps as the device has memory for and computes the others once more,
     block by block where it must; a size such as 20GiB does so within that much in
     all."""
+    compile: bool = False
+    """Whether the blocks that a network repeats, as its class names them, are compiled by
+    torch.compile: faster steps where such blocks are what takes time, after a minute or so at the
+    first ones. Bits change, to rounding. Not for quantised weights."""
+    channels_last: bool = False
+    """Whether convolutions of network and decoder have the channel as the innermost dimension,
+    which a GPU's tensor cores take as it is; networks on a CPU have it in any case. Bits may
+    change, to rounding."""
     last_steps: Annotated[int | None, Field(ge=1)] = None
     """Only the noise drawn for that many last steps moves; what comes before is computed once and
     kept. All steps if not given."""
@@ -210,6 +218,10 @@ class DiffusersConfig(SamplerConfig):
         if not isinstance(self.model, str):
             return self.model
 
+        if self.compile and not ctx.weightless:
+            from .speed import check_compiler
+
+            check_compiler(ctx.device)
         if ctx.weightless:
             from .shapes import shaped_pipeline
 
