@@ -9,10 +9,12 @@ import pytest
 
 import dno
 from dno.core.costs import GIB
+from dno.errors import ConfigError
 from dno.runs.abreast import DEARER, MARGIN, MOST, RECORD, gain, how_many
 from dno.runs.plan import plan
 from dno.runs.room import CPU_WASTE
 from dno.runs.run_config import RunConfig
+from dno.testing.models import tiny_stable_diffusion
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +125,20 @@ def test_who_goes_on_makes_the_same_groups_whatever_is_free_then(tiny_folder, ca
     assert not study().failed
     assert max(reward.sizes) == 2
     assert tomllib.loads(file.read_text())[kind]["items"] == 2
+
+
+def test_a_pipeline_that_is_loaded_needs_a_number(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"cannot be told \(sampler.model: the pipeline is loaded"
+    ):
+        dno.batch(
+            PROMPTS,
+            out=tmp_path / "study",
+            reward="brightness",
+            model=tiny_stable_diffusion(),
+            size="auto",
+            **QUICK,
+        )
 
 
 def test_a_plan_tells_how_many_fit(tiny_folder, dno):

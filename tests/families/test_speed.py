@@ -13,6 +13,7 @@ from dno_builtin.samplers._diffusers.choice import uniform
 from dno_builtin.samplers._diffusers.memory import Level
 from dno_builtin.samplers._diffusers.speed import repeated
 from dno_builtin.samplers._pipeline import PipelineSampler
+from tiny_conditioned import conditioned_pipeline
 from tiny_families import tiny_pipeline
 from torch import Tensor
 
@@ -165,7 +166,7 @@ def test_a_live_pipeline_keeps_the_order_of_its_weights() -> None:
 
 def test_three_dimensions_have_no_such_order() -> None:
     with pytest.raises(ConfigError, match="channels_last: the pipeline's .* three dimensions"):
-        sampler("wan", channels_last=True)
+        PipelineSampler(conditioned_pipeline("wan"), channels_last=True)
 
 
 def test_a_run_says_what_was_done_for_speed(tiny_folder: Any, tmp_path: Any) -> None:

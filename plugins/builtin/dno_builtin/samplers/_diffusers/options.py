@@ -215,13 +215,18 @@ class DiffusersConfig(SamplerConfig):
         Raises:
             ConfigError: it cannot be loaded, or is not one that the sampler takes.
         """
-        if not isinstance(self.model, str):
-            return self.model
-
         if self.compile and not ctx.weightless:
             from .speed import check_compiler
 
             check_compiler(ctx.device)
+        if not isinstance(self.model, str):
+            if ctx.weightless:
+                raise ConfigError(
+                    "the pipeline is loaded already; a plan needs its name, folder or hub id",
+                    at="model",
+                )
+            return self.model
+
         if ctx.weightless:
             from .shapes import shaped_pipeline
 

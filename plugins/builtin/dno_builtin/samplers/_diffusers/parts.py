@@ -279,8 +279,8 @@ def check_blocks(pipe: Any) -> None:
                 networks[name] = uncompiled(part)
     if not any(repeated(part) for part in networks.values()):
         raise ConfigError(
-            f"no network of the pipeline ({', '.join(networks)}) has blocks that its class names as "
-            "repeated, which are what is compiled; leave it out",
+            f"no network of the pipeline ({', '.join(networks)}) has blocks that its class names "
+            "as repeated, which are what is compiled; leave it out",
             at="compile",
         )
 
