@@ -221,13 +221,14 @@ def _write_conv(precision: Any) -> None:
     _cudnn.conv.fp32_precision = precision
 
 
+_OF_TF32: Final = [_flag(_cuda.matmul, "allow_tf32", True), _flag(_cudnn, "allow_tf32", True)]
+
 if hasattr(_cudnn, "conv"):
-    _OF_TF32: Final = [
+    # Newer versions of torch have a name for each precision.
+    _OF_TF32[:] = [
         _Setting("tf32 products", lambda: _cuda.matmul.fp32_precision, _write_matmul, "tf32"),
         _Setting("tf32 convolutions", lambda: _cudnn.conv.fp32_precision, _write_conv, "tf32"),
     ]
-else:
-    _OF_TF32 = [_flag(_cuda.matmul, "allow_tf32", True), _flag(_cudnn, "allow_tf32", True)]
 
 
 class _Traffic:

@@ -206,7 +206,7 @@ def plan(config: RunConfig) -> Plan:
     sample = shaped.bound(around, around.room(device))
 
     prompts = [prompt for prompt, _ in config.items()]
-    footprint: Footprint | None = sample.footprint
+    footprint: Footprint | None = getattr(sample, "footprint", None)
     assert footprint is not None
     dtype = dtype_of(config)
     rewards_flop = around.flop

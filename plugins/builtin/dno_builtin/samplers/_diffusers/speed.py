@@ -144,7 +144,8 @@ def _is_looked_at(given: Any) -> bool:
     """Whether somebody follows each operation, which compiled code does not show."""
     if torch._C._len_torch_dispatch_stack():
         return True
-    if any(isinstance(mode, GradientWatch) for mode in _get_current_function_mode_stack()):
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    if any(isinstance(mode, GradientWatch) for mode in modes):
         return True
     return any(is_shape(tensor) for tensor in tensors(given))
 
