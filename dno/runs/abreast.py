@@ -63,6 +63,8 @@ class Abreast:
     """Bytes that they are predicted to take at their most; None: not known."""
     room: int | None = None
     """Bytes that they might take; None: not known."""
+    most: int = MOST
+    """More were not tried: no more could be together."""
 
     def sentence(self) -> str:
         """For whoever watches."""
@@ -94,7 +96,7 @@ def abreast(
         new = {
             kind: how_many(config, most)
             for kind, (config, most) in kinds.items()
-            if kind not in known
+            if kind not in known or known[kind].items == known[kind].most < most
         }
         if new:
             _write(folder / RECORD, known | new)
@@ -151,7 +153,7 @@ def _how_many(config: RunConfig, most: int) -> Abreast:
 
     one = footprint(1)
     if one.room is None:
-        return Abreast(1, one.peak)
+        return Abreast(1, one.peak, most=most)
 
     def fits(count: int, dearer: float) -> bool:
         found = footprint(count)
@@ -161,7 +163,7 @@ def _how_many(config: RunConfig, most: int) -> Abreast:
     as_cheap = _greatest(lambda count: fits(count, 1.0), most)
     dearest = _greatest(lambda count: fits(count, DEARER), most)
     best = max(as_cheap, dearest, key=lambda count: gain(count) / footprint(count).passes)
-    return Abreast(best, footprint(best).peak, footprint(best).room)
+    return Abreast(best, footprint(best).peak, footprint(best).room, most)
 
 
 def gain(count: int) -> float:
@@ -216,7 +218,7 @@ def _tell(
     if others:
         numbers = sorted({one.items for one in decided.values()})
         line += f"; by their settings {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else ""
-    if all(kind in known for kind in decided):
+    if all(known.get(kind) == one for kind, one in decided.items()):
         line += f" when the study began ({RECORD})"
     say(line)
 
@@ -257,7 +259,7 @@ def _read(file: Path) -> dict[str, Abreast]:
 def _checked(entry: Any) -> Abreast:
     found = Abreast(**entry)
     for name, value in asdict(found).items():
-        if value is not None and (type(value) is not int or value < (name == "items")):
+        if value is not None and (type(value) is not int or value < (name in ("items", "most"))):
             raise ValueError(f"{name} = {value!r}")
     return found
 

@@ -110,12 +110,15 @@ def runs(folder: str):
 def test_who_goes_on_makes_the_same_groups_whatever_is_free_then(tiny_folder, capsys):
     reward = Counting()
 
-    def study(**options):
+    def study(prompts=PROMPTS, **options):
         given = {"reward": reward, "sampler": {"use": "ddim", "model": str(tiny_folder)}, **QUICK}
-        return dno.batch(PROMPTS, out="study", memory="8GiB", size="auto", **given, **options)
+        return dno.batch(prompts, out="study", memory="8GiB", size="auto", **given, **options)
 
-    study(part=(1, 5))
+    study(PROMPTS[:2], part=(1, 2))
     file = Path("study", RECORD)
+    assert [one["items"] for one in tomllib.loads(file.read_text()).values()] == [2]
+    # There were no more to be together; now there are.
+    study(part=(1, 5))
     (kind,) = tomllib.loads(file.read_text())
     assert tomllib.loads(file.read_text())[kind]["items"] == len(PROMPTS)
 

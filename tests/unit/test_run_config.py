@@ -108,6 +108,8 @@ def test_the_defaults():
         "loras": [],
         "embeddings": [],
         "long_prompts": False,
+        "compile": False,
+        "channels_last": False,
     }
     assert dump["optimizer"] == {"use": "ascent", "equal": 0.5}
     assert dump["constraints"] == [{"use": "shell", "every": 1, "reach": 25.0, "rounds": 3}]
