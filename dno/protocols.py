@@ -41,6 +41,11 @@ class Footprint(NamedTuple):
     """Floating-point operations; None: not known."""
     room: int | None = None
     """Bytes that all may take; None: not known."""
+    parked: Mapping[str, int] = MappingProxyType({})
+    """Bytes of weights by part that lie on the CPU during the climb. They are on the device while
+    prompts are bound, and the peak is the greater of the two."""
+    binding: int | None = None
+    """Most bytes at once while prompts are bound; None: no more than during the climb."""
 
     @property
     def missing(self) -> int:
@@ -53,13 +58,15 @@ class NoiseMap(Protocol):
 
     Called once per objective evaluation. It has no randomness of its own and nothing that one call
     leaves changes another's answer; the weights behind it are frozen; sample i depends on row i of
-    the noise alone. Five attributes are optional: `network_evaluations`, the evaluations of its
+    the noise alone. Six attributes are optional: `network_evaluations`, the evaluations of its
     network that a call makes per sample, by which it is metered (1 a call without it);
     `medium`, what its samples are (`dno.plugin.IMAGE` and its like; without it, told from their
     shape); `coarser(steps)`, a `CoarseMap` of so many steps, or a `ConfigError` that says why
     there is none; `remedy`, what to do where a sample or its gradient is not finite, the end of
-    a sentence; and `footprint`, a `Footprint` by which a run is planned, or None where it would
-    take a while to find out and nothing depends on it.
+    a sentence; `footprint`, a `Footprint` by which a run is planned, or None where it would
+    take a while to find out and nothing depends on it; and `climbing()`, a context manager that is
+    entered for as long as a run calls it, so that what it does not call can lie elsewhere: the map
+    works outside of it as well, and sampler and map may be used by other threads meanwhile.
     """
 
     @property
@@ -122,7 +129,9 @@ class Reward(Protocol):
     """Scores samples: higher is better. Sample i is judged by image i and prompt i alone.
 
     Any callable of this form is a reward. One without a gradient says so with an attribute
-    `differentiable = False`; without that attribute it is taken to be differentiable.
+    `differentiable = False`; without that attribute it is taken to be differentiable. One that has
+    parts of its model on the CPU whatever its device, since they are asked once a prompt, lists
+    those modules as `on_cpu`, so that a plan does not count them as the device's.
     """
 
     def __call__(self, samples: Tensor, prompts: Sequence[str], /) -> Tensor:

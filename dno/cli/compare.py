@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dno.cli.say import say
+from dno.wording import clean
 
 _FOLDERS = "Run folders, studies, or folders of runs."
 CsvFile = Annotated[
@@ -18,6 +19,14 @@ CsvFile = Annotated[
 
 def compare(
     folders: Annotated[list[str], typer.Argument(metavar="RUN...", help=_FOLDERS)],
+    to: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Tell the seconds to this gain, and who is ahead at equal seconds; repeatable.",
+            metavar="GAIN",
+            show_default=False,
+        ),
+    ] = None,
     csv: CsvFile = None,
     items: Annotated[
         Path | None,
@@ -42,13 +51,21 @@ def compare(
 
     Example: dno compare study-adam study-ascent --html both.html
     """
-    from dno.report.tables import items_csv, paired_csv, paired_table
+    from dno.report.tables import items_csv, pace_table, paired_csv, paired_table
     from dno.runs.pairs import compare_runs
 
+    if to:
+        from dno.runs.pace import check_goals
+
+        check_goals(to)
     paired = compare_runs(*folders)
     say(paired.sentence())
     say()
     say(paired_table(paired).text())
+    if to:
+        say()
+        say(f"gain of {clean(paired.climbed[0])}:")
+        say(pace_table(paired.paces(), to).text())
 
     if csv is not None:
         _write(csv, paired_csv(paired), "--csv")
@@ -57,7 +74,7 @@ def compare(
     if html is not None:
         from dno.report.pairs_page import pairs_page
 
-        _write(html, pairs_page(paired).encode(), "--html")
+        _write(html, pairs_page(paired, to or ()).encode(), "--html")
 
 
 def leaderboard(

@@ -48,6 +48,9 @@ class Room:
     """Whether too little room is an error; a plan tells of it instead."""
     waste: float = 0.0
     """The part of a room that is left to what an allocator holds and nobody uses."""
+    aside: int | None = 0
+    """Bytes of other memory, the machine's beside a GPU's own, where weights may lie that a climb
+    does not call; 0: there is none; None: not known, and taken to be enough."""
 
 
 def gib(count: float) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 from dno.report.pages import rendered
 from dno.report.pictures import small_picture
-from dno.report.tables import Table, paired_table
+from dno.report.tables import Table, pace_table, paired_table
 from dno.runs.ended import EndedItem
 from dno.runs.pairs import Key, Paired
 from dno.wording import clean
@@ -37,21 +37,33 @@ class _Row:
     cells: Sequence[_Cell]
 
 
-def pairs_page(paired: Paired) -> str:
-    """The page, as HTML."""
+def pairs_page(paired: Paired, goals: Sequence[float] = ()) -> str:
+    """The page, as HTML.
+
+    Args:
+        paired: what is compared.
+        goals: gains whose seconds are told in a second table; none without.
+    """
     reward = paired.climbed[0]
-    table: Table = paired_table(paired)
+    tables = [("", paired_table(paired))]
+    if goals:
+        tables.append((f"gain of {reward}", pace_table(paired.paces(), goals)))
     keys = _most_different(paired, reward)
     return rendered(
         "pairs.html",
         styles=["report.css", "pairs.css"],
         ways=[clean(way) for way in paired.ways],
         sentence=clean(paired.sentence()),
-        table=Table(table.titles, [[clean(cell) for cell in row] for row in table.rows]),
+        tables=[(clean(caption), _cleaned(table)) for caption, table in tables],
         reward=clean(reward),
         rows=[_row(paired, key, reward) for key in keys],
         left_out=len(paired.keys) - len(keys),
     )
+
+
+def _cleaned(table: Table) -> Table:
+    rows = [[clean(cell) for cell in row] for row in table.rows]
+    return Table([clean(title) for title in table.titles], rows)
 
 
 def _most_different(paired: Paired, reward: str) -> list[Key]:

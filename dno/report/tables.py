@@ -7,12 +7,15 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dno.runs.intervals import Interval
 from dno.runs.leaderboard import Leaderboard
 from dno.runs.pairs import Paired
 from dno.wording import clean, cut
+
+if TYPE_CHECKING:
+    from dno.runs.pace import Pace
 
 _WIDEST: Final = 60
 """Characters of a cell in a terminal."""
@@ -107,6 +110,20 @@ def _items(paired: Paired) -> Iterator[Mapping[str, str]]:
             line["log_p"] = _exact(item.log_p)
             line["free_tests_under_0.01"] = str(item.unlikely)
             yield line | {name: _exact(value) for name, value in item.cost.items()}
+
+
+def pace_table(paces: Mapping[str, Pace], goals: Sequence[float]) -> Table:
+    """For people: each way's seconds to gains, and its gain at equal seconds less the first's."""
+    (first, leader), *_ = paces.items()
+    titles = ["", *(f"s to {goal:+.4g}" for goal in goals), f"at equal seconds, less {first}"]
+    rows = []
+    for way, pace in paces.items():
+        less = ""
+        if way != first:
+            difference, seconds = pace.less(leader)
+            less = f"{difference} (at {seconds:.3g} s)"
+        rows.append([way, *(str(pace.seconds_to(goal)) for goal in goals), less])
+    return Table(titles, rows)
 
 
 def leaderboard_table(found: Leaderboard, top: int | None = None) -> Table:

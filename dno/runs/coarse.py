@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from dno.errors import ConfigError
@@ -30,15 +31,20 @@ def coarser(sample: NoiseMap, steps: int) -> CoarseMap:
     return made
 
 
-def coarse_steps(config: RunConfig, sample: NoiseMap) -> tuple[int, ...]:
-    """Denoising steps of the coarser grids, fewest first; empty where the run has none."""
+def coarse_grids(config: RunConfig, sample: NoiseMap) -> Mapping[int, CoarseMap]:
+    """The sampler on the coarser grids by their denoising steps, fewest first; empty where the run
+    has none.
+
+    Raises:
+        ConfigError: the sampler has no grid that was asked for.
+    """
     if config.coarse == "auto":
-        return _usual(sample) if config.optimizer.constrained else ()
+        return _usual(sample) if config.optimizer.constrained else {}
     assert isinstance(config.coarse, tuple)
-    return config.coarse
+    return {steps: coarser(sample, steps) for steps in config.coarse}
 
 
-def _usual(sample: NoiseMap) -> tuple[int, ...]:
+def _usual(sample: NoiseMap) -> Mapping[int, CoarseMap]:
     """The coarsest grid that is worth a try with any prompts.
 
     It goes by the number of steps, and by no look at pictures: a sample must not climb on another
@@ -47,11 +53,10 @@ def _usual(sample: NoiseMap) -> tuple[int, ...]:
     """
     steps = getattr(sample, "steps", 0)
     if not hasattr(sample, "coarser") or steps < WORTH_IT:
-        return ()
+        return {}
     for fewer in range(FEWEST, steps):
         try:
-            coarser(sample, fewer)
+            return {fewer: coarser(sample, fewer)}
         except ConfigError:
             continue
-        return (fewer,)
-    return ()
+    return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from dno.errors import ConfigError
 from dno.media import Medium
@@ -41,6 +41,12 @@ class FrameReward:
 
     reward: Reward
     frames: Frames
+
+    @property
+    def on_cpu(self) -> Sequence[Any]:
+        """See `dno.protocols.Reward`."""
+        found: Sequence[Any] = getattr(self.reward, "on_cpu", ())
+        return found
 
     def __call__(self, samples: Tensor, prompts: Sequence[str], /) -> Tensor:
         """`B` scores of `B x 3 x H x W` images or `B x F x 3 x H x W` videos.

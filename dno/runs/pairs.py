@@ -8,11 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dno.errors import ConfigError
 from dno.runs.ended import Ended, EndedItem, ended_ways
 from dno.runs.intervals import Interval, over_prompts
 from dno.wording import short
+
+if TYPE_CHECKING:
+    from dno.runs.pace import Pace
 
 Key = tuple[str, int]
 """A prompt and a seed."""
@@ -78,6 +82,19 @@ class Paired:
             missing.append(f"{self.alone} that are not in all")
         told = f"{', '.join(self.ways)}: {pairs}"
         return f"{told}; left out: {', '.join(missing)}" if missing else told
+
+    def paces(self) -> dict[str, Pace]:
+        """How far each way gets in how many seconds, by the first of `climbed`.
+
+        Raises:
+            RunFolderError: a run's history is damaged or missing.
+        """
+        from dno.runs.pace import Pace
+
+        return {
+            way: Pace.of([items[key] for key in self.keys], self.climbed[0])
+            for way, items in self.items.items()
+        }
 
 
 def compare_runs(*paths: str | Path) -> Paired:

@@ -16,7 +16,7 @@ from dno.paths import current_folder
 from dno.protocols import Footprint, NoiseMap
 from dno.registry.configs import BuildContext
 from dno.runs.check import check
-from dno.runs.coarse import coarse_steps, coarser
+from dno.runs.coarse import coarse_grids
 from dno.runs.load import dtype_of, find_device
 from dno.runs.parts import Parts, at, build
 from dno.runs.room import Surroundings
@@ -61,12 +61,16 @@ class Plan:
         found = self.footprint
         yield "policy", found.policy
         yield "weights", _sum(found.weights)
+        if found.parked:
+            yield "parked on the CPU", f"{_sum(found.parked)}; from when prompts are bound"
         for name, size in found.beside.items():
             if size:
                 yield name, gib(size)
         for name, size in found.graphs.items():
             if size:
                 yield f"{name} graph", gib(size)
+        if found.binding is not None:
+            yield "while binding", gib(found.binding)
         yield "peak", f"{gib(found.peak)}{self._verdict()}"
         yield "an iteration", self._work(found)
         for steps, other in self.coarse.items():
@@ -96,6 +100,8 @@ class Plan:
             return
         found = self.footprint
         fixed = sum(found.weights.values()) + sum(found.beside.values())
+        if found.peak != found.binding:
+            fixed -= sum(found.parked.values())
         graphs = max(0, found.peak - fixed)
         if self.samples > 1:
             yield "one sample at a time (--batch 1)", _about(graphs * (1 - 1 / self.samples))
@@ -211,8 +217,8 @@ def plan(config: RunConfig) -> Plan:
     dtype = dtype_of(config)
     rewards_flop = around.flop
     coarse: dict[int, Footprint] = {}
-    for steps in coarse_steps(config, sample):
-        other: Any = coarser(sample, steps).sample
+    for steps, coarse_map in coarse_grids(config, sample).items():
+        other: Any = coarse_map.sample
         if other.footprint is not None:
             coarse[steps] = other.footprint
     return Plan(

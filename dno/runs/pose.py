@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -19,7 +20,7 @@ from dno.protocols import Constraint, NoiseMap, Optimizer, Regularizer
 from dno.registry.configs import BuildContext, OptimizerConfig
 from dno.registry.registry import REGULARIZERS
 from dno.runs.check import check
-from dno.runs.coarse import coarse_steps, coarser
+from dno.runs.coarse import coarse_grids, coarser
 from dno.runs.frames import check_medium
 from dno.runs.load import Loaded
 from dno.runs.parts import Part, Parts, at, build
@@ -43,6 +44,17 @@ class Posed:
     phases: Sequence[Phase]
     observers: Mapping[str, object]
     """By their names in messages."""
+
+    @contextlib.contextmanager
+    def climbing(self) -> Iterator[None]:
+        """Inside, samplers may have elsewhere what the climb does not call; see
+        `dno.protocols.NoiseMap`."""
+        coarse = [phase.coarse.problem for phase in self.phases if phase.coarse is not None]
+        with contextlib.ExitStack() as undo:
+            for problem in (self.problem, *coarse):
+                if hasattr(problem.sample, "climbing"):
+                    undo.enter_context(problem.sample.climbing())
+            yield
 
 
 @clean_room()
@@ -118,11 +130,10 @@ def pose(loaded: Loaded, config: RunConfig, *, fresh: bool = True) -> Posed:
     problem, context = problem_on(sample, bind)
     problem = replace(problem, start_BN=start_BN, rows=lambda rows: bind_rows(tuple(rows)))
     # Found once: a run that is resumed must climb on the same grids.
-    coarse_grids = coarse_steps(config, sample)
-    config = config.model_copy(update={"coarse": coarse_grids})
+    coarse_maps = coarse_grids(config, sample)
+    config = config.model_copy(update={"coarse": tuple(coarse_maps)})
     grids = []
-    for steps in coarse_grids:
-        coarse_map = coarser(sample, steps)
+    for steps, coarse_map in coarse_maps.items():
         coarse, inner = problem_on(coarse_map.sample, _coarse_copies(bind, steps))
         grids.append((Coarse(coarse_map, coarse, steps), inner))
 

@@ -26,7 +26,7 @@ optimizer's moments, the start, the best, and what regularizers work on."""
 CPU_WASTE: Final = 0.25
 """Part of a machine's memory that its allocator holds and nobody uses: a process of Stable
 Diffusion 1.5's size had 29 % more than what was predicted for its tensors, see
-`tests/benchmarks/bench_full_size.py`."""
+`tests/benchmarks/parts/full_size.py`."""
 
 _UNKNOWN: Final = 2**29
 """Bytes that are left to the graph of a reward that cannot be traced."""
@@ -73,6 +73,18 @@ def _free_ram(
     return max(0, min(found)) if found else None
 
 
+def aside_bytes(device: torch.device) -> int | None:
+    """Bytes of memory that a device does not compute in, where weights may lie meanwhile; None
+    where that cannot be told.
+
+    None are beside a CPU, and none beside a GPU that has its memory in common with one.
+    """
+    if device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated:
+        found = _free_ram()
+        return None if found is None else int(found * (1 - CPU_WASTE))
+    return 0
+
+
 @dataclass
 class Surroundings:
     """What of a run is not its sampler, as a sampler's room is reckoned with it.
@@ -93,6 +105,7 @@ class Surroundings:
         self.flop = 0.0
         """Floating-point operations of the rewards that were traced last."""
         self._known: dict[str, Any] = {}
+        self._device = self.context.device
 
     def like(self, config: RunConfig) -> Surroundings:
         """The same around a configuration with the same rewards, which are not built again."""
@@ -103,7 +116,8 @@ class Surroundings:
     def room(self, device: torch.device) -> Room:
         """The room that a sampler has on a device."""
         waste = CPU_WASTE if device.type == "cpu" else 0.0
-        return Room(free_bytes(device), self.beside, waste=waste)
+        self._device = device
+        return Room(free_bytes(device), self.beside, waste=waste, aside=aside_bytes(device))
 
     def beside(self, shape: Sequence[int], entries: int) -> Beside:
         """What rewards, noise and optimizer need, in bytes; see `dno.plugin.Room`."""
@@ -119,7 +133,7 @@ class Surroundings:
             weights += own
             passing += graph
         if self.loaded:
-            weights = sum(map(bytes_of, self.loaded))
+            weights = sum(bytes_of(reward, self._device) for reward in self.loaded)
         return Beside(held=4 * entries * NOISE_COPIES, passing=passing, loaded=weights)
 
     def _of(
@@ -146,9 +160,15 @@ class Surroundings:
         except Exception:
             # It reads numbers, which a shape has none of.
             self.unknown.append(part.name)
-            return bytes_of(reward), _UNKNOWN
+            return self._to_load(reward), _UNKNOWN
         self.flop += cost.forward + cost.backward
-        return bytes_of(reward), cost.peak
+        return self._to_load(reward), cost.peak
+
+    def _to_load(self, reward: Any) -> int:
+        """Bytes that the weights of a reward that is built of shapes will take on the device."""
+        if self._device.type == "cpu":
+            return bytes_of(reward)
+        return bytes_of(reward) - bytes_of(getattr(reward, "on_cpu", ()))
 
     def _built(self, part: Part[RewardConfig]) -> Any:
         if part.place not in self._known:
@@ -157,12 +177,18 @@ class Surroundings:
         return self._known[part.place]
 
 
-def bytes_of(part: object) -> int:
-    """Bytes of the weights of the modules that a plugin's object holds."""
+def bytes_of(part: object, device: torch.device | None = None) -> int:
+    """Bytes of the weights of the modules that a plugin's object holds.
+
+    Args:
+        part: the object.
+        device: count what is on a device of that kind alone; None: all.
+    """
     found: dict[int, int] = {}
     for module in _modules(part, depth=3):
         for weight in (*module.parameters(), *module.buffers()):
-            found[id(weight)] = weight.nbytes
+            if device is None or weight.device.type == device.type:
+                found[id(weight)] = weight.nbytes
     return sum(found.values())
 
 

@@ -228,14 +228,15 @@ def _carry_out(
         [*posed.observers, *(type(one).__name__ for one in onlookers)],
         [*(observer.essential for observer in config.observers), *(False for _ in onlookers)],
     )
-    outcome = optimize(
-        posed.problem,
-        posed.phases,
-        bus=bus,
-        budget=config.budget,
-        state=state,
-        checkpoint=checkpoint,
-    )
+    with posed.climbing():
+        outcome = optimize(
+            posed.problem,
+            posed.phases,
+            bus=bus,
+            budget=config.budget,
+            state=state,
+            checkpoint=checkpoint,
+        )
     draws = posed.problem.sample.draws
     making = Making(config) if config.metadata else None
     try:

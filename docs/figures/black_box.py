@@ -2,28 +2,24 @@
 
     python docs/figures/black_box.py --work runs/black-box
 
-Each seed and reward is run for 20 prompts by each method; finished rows are in `black-box.csv` of
-the folder and are not run again. The table of seeds that all methods have finished is printed.
+Each method and reward is a study of 20 prompts x 3 seeds, which goes on where it was stopped;
+`dno compare` sets those of one reward side by side, and so does this, on what all have finished.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import process_time
 from typing import Any
 
-import dno_emoji
 import torch
-from dno_builtin.regularizers.gaussianity import Gaussianity
+from judge import judge
 from torch import Tensor
-from transformers import ResNetForImageClassification
 
 import dno
-from dno.plugin import BuildContext
+from dno.report.tables import paired_table
 
 ANIMALS = (
     "bat", "bee", "bird", "camel", "chicken", "deer", "dolphin", "fish", "fox", "goat", "gorilla",
@@ -31,19 +27,13 @@ ANIMALS = (
 )  # fmt: skip
 """Those that no option was chosen on."""
 SEEDS = (11, 12, 13)
-STUDENT = 2.093
-"""97.5 % point of Student's t with 19 degrees of freedom."""
-FIELDS = (
-    "reward", "seed", "method", "animal", "start", "best", "calls", "network_evaluations",
-    "cpu_seconds", "log_p", "p_under_05", "p_under_01", "start_p_under_05", "start_p_under_01",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Method:
     """An optimizer, and the iterations that are 48 reward calls of it."""
 
-    options: dict[str, Any]
+    options: Mapping[str, Any]
     iterations: int = 47
 
 
@@ -55,8 +45,7 @@ METHODS = {
         {"use": "surrogate", "warm_up": 8, "samples": 2, "size": 0.6, "step": 8.0, "ridge": 0.1}, 14
     ),
 }
-OURS = "local-search"
-"""The default, to which the others are compared."""
+"""The first is the default, to which the others are compared."""
 
 
 class Judge:
@@ -65,10 +54,8 @@ class Judge:
     differentiable = False
 
     def __init__(self) -> None:
-        folder = Path(dno_emoji.__file__).parent / "judge"
-        model = ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32)
-        self.model = model.eval()
-        self.place = {name: int(index) for index, name in model.config.id2label.items()}
+        self.model = judge()
+        self.place = {name: int(index) for index, name in self.model.config.id2label.items()}
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -89,144 +76,64 @@ REWARDS: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-def session(reward: Any) -> dno.Session:
-    """Models for one reward: ten steps without guidance."""
-    return dno.load(
-        reward=reward,
+def study(
+    reward: str, method: str, out: Path, animals: Sequence[str], seeds: Sequence[int], most: int
+) -> dno.Study:
+    """One method on one reward: ten steps without guidance, of at most so many iterations."""
+    make, form = REWARDS[reward]
+    chosen = METHODS[method]
+    return dno.batch(
+        [form.format(animal) for animal in animals],
+        seeds=seeds,
+        out=out,
+        keep="best",
+        reward=make(),
         regularizer=[],
         sampler={"use": "ddim", "steps": 10, "guidance_scale": 1.0},
+        optimizer=chosen.options,
+        iterations=min(chosen.iterations, most),
         device="cpu",
-        settings={"reports": []},
+        settings={"observers": [], "p_floor": 0.0},
     )
 
 
-def unlikely(noise_BN: Tensor, level: float) -> list[int]:
-    """How many of each noise's twelve p-values are under a level."""
-    draws = ((24, 8, 8),) * (noise_BN.shape[1] // (24 * 64))
-    context = BuildContext(torch.device("cpu"), torch.float32, draws)
-    figures = Gaussianity().build(context)(noise_BN, []).figures
-    values = torch.stack([value for name, value in figures.items() if name.startswith("p_")])
-    return (values < level).sum(0).tolist()
+def tell(reward: str, work: Path) -> None:
+    """How the methods compare on one reward, and how far their noise ever was from N(0, I)."""
+    found = dno.compare_runs(*[work / reward / method for method in METHODS])
+    print(f"\n{reward}: {found.sentence()}\n\n{paired_table(found).text()}\n")
+    for way, items in found.items.items():
+        least = min(item.log_p for item in items.values())
+        unlikely = sum(item.unlikely for item in items.values())
+        tests = sum(item.tests for item in items.values())
+        print(f"{way}: least log P {least:.2f}, {unlikely} of {tests} p-values below 0.01")
 
 
-def rows_of(reward: str, seed: int, method: str, result: dno.Result, cpu: float) -> list[list[Any]]:
-    """What the table keeps of a run, a row for each prompt."""
-    meter = result.raise_for_status().meter()
-    log_p_B = next(iter(result.best.log_p.values()))
-    columns = [
-        result.initial.score_B.tolist(),
-        result.best.score_B.tolist(),
-        [meter["reward_calls"]] * len(ANIMALS),
-        [meter["network_evaluations"]] * len(ANIMALS),
-        [cpu / len(ANIMALS)] * len(ANIMALS),
-        log_p_B.tolist(),
-        *(unlikely(result.best.noise_BN, level) for level in (0.05, 0.01)),
-        *(unlikely(result.initial.noise_BN, level) for level in (0.05, 0.01)),
-    ]
-    values = zip(*columns, strict=True)
-    return [[reward, seed, method, a, *v] for a, v in zip(ANIMALS, values, strict=True)]
-
-
-def run_all(table: Path) -> None:
-    """Run what the table has not yet."""
-    done = {(row["reward"], row["seed"], row["method"]) for row in read(table)}
-    sessions: dict[str, dno.Session] = {}
-    cases = [(seed, reward, method) for seed in SEEDS for reward in REWARDS for method in METHODS]
-    for seed, reward, method in cases:
-        if (reward, str(seed), method) in done:
-            continue
-        make, form = REWARDS[reward]
-        if reward not in sessions:
-            sessions[reward] = session(make())
-        chosen = METHODS[method]
-        began = process_time()
-        result = sessions[reward].optimize(
-            [form.format(animal) for animal in ANIMALS],
-            optimizer=chosen.options,
-            iterations=chosen.iterations,
-            seed=seed,
-        )
-        rows = rows_of(reward, seed, method, result, process_time() - began)
-        write(table, rows)
-        print(reward, seed, method, "done", flush=True)
-
-
-def read(table: Path) -> list[dict[str, str]]:
-    """The rows so far."""
-    if not table.exists():
-        return []
-    with table.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(table: Path, rows: Sequence[Sequence[Any]]) -> None:
-    """Put rows behind those that there are."""
-    new = not table.exists()
-    with table.open("a", newline="") as file:
-        out = csv.writer(file)
-        if new:
-            out.writerow(FIELDS)
-        out.writerows(rows)
-
-
-def interval(values: Tensor) -> str:
-    """A mean over prompts with its 95 % t interval."""
-    half = STUDENT * values.std() / len(values) ** 0.5
-    return f"{values.mean():+.3f} ± {half:.3f}"
-
-
-def tell(rows: Sequence[dict[str, str]], reward: str) -> None:
-    """The table of one reward, over the seeds that every method has finished."""
-    gains: dict[tuple[str, str], dict[str, float]] = {}
-    for row in rows:
-        if row["reward"] == reward:
-            gain = float(row["best"]) - float(row["start"])
-            gains.setdefault((row["method"], row["seed"]), {})[row["animal"]] = gain
-    seeds = [str(s) for s in SEEDS if all((method, str(s)) in gains for method in METHODS)]
-    if not seeds:
-        return
-
-    mean = {}
-    for method in METHODS:
-        by_seed = [[gains[method, seed][animal] for animal in ANIMALS] for seed in seeds]
-        mean[method] = torch.tensor(by_seed).mean(0)
-    print(f"\n{reward}, seeds {', '.join(seeds)}\n")
-    print(f"| method | gain | {OURS} less it | higher, lower | network evaluations | CPU s "
-          "| p < 0.05, 0.01 (start) | least log P |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|")
-    for method in METHODS:
-        mine = [
-            row
-            for row in rows
-            if (row["reward"], row["method"]) == (reward, method) and row["seed"] in seeds
-        ]
-        difference = mean[OURS] - mean[method]
-        against = "| "
-        if method != OURS:
-            higher, lower = int((difference > 0).sum()), int((difference < 0).sum())
-            against = f"{interval(difference)} | {higher}, {lower}"
-        seconds = sum(float(row["cpu_seconds"]) for row in mine) / len(mine)
-        counts = [sum(int(row[name]) for row in mine) for name in FIELDS[-4:]]
-        print(
-            f"| `{method}` | {interval(mean[method])} | {against} "
-            f"| {mine[0]['network_evaluations']} | {seconds:.1f} "
-            f"| {counts[0]}, {counts[1]} ({counts[2]}, {counts[3]}) of {12 * len(mine)} "
-            f"| {min(float(row['log_p']) for row in mine):.2f} |"
-        )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("runs/black-box"))
-    parser.add_argument("--tell", action="store_true", help="print the table and run nothing")
-    given = parser.parse_args()
+def main(args: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, help="default: runs/black-box[-quick]")
+    parser.add_argument("--tell", action="store_true", help="print the tables and run nothing")
+    parser.add_argument("--quick", action="store_true", help="two animals, one seed, 4 iterations")
+    given = parser.parse_args(args)
+    work = given.work or Path("runs/black-box-quick" if given.quick else "runs/black-box")
+    animals = ANIMALS[:2] if given.quick else ANIMALS
+    seeds = SEEDS[:1] if given.quick else SEEDS
     torch.set_num_threads(1)
-    given.work.mkdir(parents=True, exist_ok=True)
-    table = given.work / "black-box.csv"
+
     if not given.tell:
-        run_all(table)
+        # Seed by seed, so that all have finished some when the first seed is over.
+        for count in range(1, len(seeds) + 1):
+            for reward in REWARDS:
+                for method in METHODS:
+                    most = 4 if given.quick else 10_000
+                    found = study(
+                        reward, method, work / reward / method, animals, seeds[:count], most
+                    )
+                    if found.interrupted:
+                        raise SystemExit(130)
     for reward in REWARDS:
-        tell(read(table), reward)
+        tell(reward, work)
 
 
 if __name__ == "__main__":

@@ -1,214 +1,214 @@
-"""The measurements of docs/explanation/results.md, on the embedded model.
+"""Measure what docs/explanation/results.md tells, on the embedded model.
 
     python docs/figures/results.py --work runs/results
 
-Each case below is run for 20 prompts x 3 seeds; a run takes the prompts of one seed side by side.
-What a run gave is kept in a file, so that the command, stopped and started again, goes on where it
-was, and several processes may share the work. When all runs are there the page is written.
+Each case of `cases.py` is a study, as `dno.batch` makes it: 20 prompts x 3 seeds, one item at a
+time on one thread, so that the seconds of each are its own. The command goes on where it was
+stopped, and several processes may share the work. When all studies are there, what they reached is
+written to the CSVs beside the page, and from these the page; see `results_page.py`.
 
-Costs are seconds of one CPU thread. The iterations below were chosen so that the rules of a table
-cost about as much as eight iterations of the published recipe; they, the prompts, the seeds and all
-settings were written down before the first of these runs. The trust region's case was added when
-the others had been seen, with that search's defaults.
+`--quick` tries it all on two prompts, one seed, and one iteration of three cases, and prints the
+tables in place of the page. Any case's folder may be looked at as any other study:
+
+    dno compare runs/results/brightness-ours-12 runs/results/brightness-paper --to 0.05
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rules import (
-    ADAM_FREE,
-    COARSE,
-    OURS,
-    PAPER,
-    RENO,
-    UNREPAIRED,
-    Clock,
-    Options,
-    search,
-    settings,
-)
+from cases import CASES, SEEDS, Case
+from judge import animal, colour
+from matplotlib.figure import Figure
+from measured import Measured, Row
+from results_page import CURVES, ROWS, STRIP, shown, tables, write_page
+from rules import settings
 from taste import Colourfulness, taste
 
-from dno import Result, RunConfig, run
+import dno
+from dno.runs.pace import Pace
 
-ANIMALS = (
-    "bat", "bee", "bird", "camel", "chicken", "deer", "dolphin", "fish", "fox", "goat", "gorilla",
-    "horse", "lion", "llama", "mouse", "rabbit", "rat", "sheep", "spider", "tiger",
-)  # fmt: skip
-"""None of these was used to choose a setting."""
-SEEDS = (10, 11, 12)
-FORMS = {
-    "brightness": "a black {}",
-    "darkness": "a white {}",
-    "clip": "a green {}",
-    "taste": "a brown {}",
+QUICK = ("brightness-paper", "brightness-ours-3", "brightness-best-of-n")
+LAST = ("brightness-adam-free", "brightness-reno-coarse")
+"""Whose last pictures are shown."""
+COLUMNS = ("prompt", "seed", "seconds")
+"""Of a study's table, besides what its items reached."""
+_PARTS = {
+    "sampler": "sampler",
+    "optimizer": "optimizer",
+    "rewards": "reward",
+    "monitors": "monitor",
+    "regularizers": "regularizer",
+    "constraints": "constraint",
 }
-"""What each reward is asked to climb on; the first two fight their prompts."""
+"""What `dno.batch` calls the parts of a configuration."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """One setting, run for every prompt and seed."""
+class Campaign:
+    """The cases that are measured, and how much of each."""
 
-    name: str
-    reward: str
-    iterations: int
-    options: Options = field(default_factory=dict)
-    steps: int = 50
-    eta: float = 1.0
+    work: Path
+    cases: Sequence[Case]
+    seeds: Sequence[int] = SEEDS
+    prompts: int | None = None
+    """So many of the first ones; all where None."""
 
-    def prompts(self) -> list[str]:
-        """What is drawn, side by side."""
-        return [FORMS[self.reward].format(animal) for animal in ANIMALS]
+    def run(self) -> None:
+        """Run what is left.
 
-    def config(self, seed: int, work: Path, clock: object) -> RunConfig:
-        """The run of one seed."""
-        reward: Any = taste(work / "taste.safetensors") if self.reward == "taste" else self.reward
-        monitors: list[Any] = [] if self.reward == "clip" else ["clip"]
-        if self.reward == "taste":
-            monitors.append(Colourfulness())
-        return RunConfig.parse(
-            settings(
-                self.options,
-                prompts=self.prompts(),
-                seed=seed,
-                reward=reward,
-                iterations=self.iterations,
-                steps=self.steps,
-                eta=self.eta,
-                monitors=monitors,
-                observers=[clock],
-            )
+        Seed by seed, so that what else the machine does falls on all cases alike.
+        """
+        for count in range(1, len(self.seeds) + 1):
+            for case in self.cases:
+                self.study(case, self.seeds[:count])
+
+    def study(self, case: Case, seeds: Sequence[int]) -> dno.Study:
+        """The study of one case, run as far as it is not done.
+
+        Raises:
+            SystemExit: it was interrupted, or an item failed.
+        """
+        study = dno.batch(
+            case.prompts()[: self.prompts],
+            seeds=seeds,
+            out=self.folder(case),
+            keep="all" if case.name in LAST else "best",
+            **self._options(case),
         )
+        if study.interrupted:
+            raise SystemExit(130)
+        if study.failed:
+            raise SystemExit(f"{case.name}: failed: {', '.join(study.failed)}")
+        return study
+
+    def folder(self, case: Case) -> Path:
+        """Where a case's study is."""
+        return self.work / case.name
+
+    def _options(self, case: Case) -> dict[str, Any]:
+        """What a case asks of `dno.batch`."""
+        climbs_taste = case.reward == "taste"
+        monitors: list[Any] = [] if case.reward == "clip" else ["clip"]
+        if climbs_taste:
+            monitors.append(Colourfulness())
+        plain = settings(
+            case.options,
+            reward=taste(self.work / "taste.safetensors") if climbs_taste else case.reward,
+            iterations=case.iterations,
+            steps=case.steps,
+            eta=case.eta,
+            monitors=[*monitors, animal, colour],
+        )
+        parts = {_PARTS[name]: plain.pop(name) for name in _PARTS if name in plain}
+        return {**parts, "settings": plain}
+
+    def measured(self) -> Measured:
+        """What the studies reached.
+
+        Raises:
+            SystemExit: other processes are still at work on some items.
+        """
+        rows: list[Row] = []
+        for case in self.cases:
+            study = self.study(case, self.seeds)
+            held = [row["item"] for row in study.rows if "status" not in row]
+            if held:
+                raise SystemExit(f"{case.name}: other processes work on {', '.join(held)}")
+            rows += _rows(case, study)
+
+        paces: dict[str, Pace] = {}
+        for rivals in self._of_one_problem():
+            paces |= dno.compare_runs(*[self.folder(case) for case in rivals]).paces()
+        return Measured(rows, paces)
+
+    def _of_one_problem(self) -> list[list[Case]]:
+        """The cases that climb one reward on one kind of noise."""
+        found: dict[object, list[Case]] = {}
+        for case in self.cases:
+            found.setdefault((case.reward, case.steps, case.eta), []).append(case)
+        return list(found.values())
 
 
-def cases() -> Iterator[Case]:
-    """Every case, those of one table one after the other."""
-    for reward in ("brightness", "darkness", "clip", "taste"):
-        yield Case(f"{reward}-paper", reward, 8, PAPER)
-        for iterations in (3, 6, 12, 24) if reward != "taste" else (6, 12):
-            yield Case(f"{reward}-ours-{iterations}", reward, iterations, {**OURS, **COARSE})
-        yield Case(f"{reward}-adam-free", reward, 7, ADAM_FREE)
-    for reward in ("brightness", "clip"):
-        yield Case(f"{reward}-reno", reward, 7, RENO)
-        yield Case(f"{reward}-best-of-n", reward, 13, search("best-of-n"))
-        for name, rule in (("adam-free", ADAM_FREE), ("reno", RENO)):
-            free = {**rule, **COARSE, **UNREPAIRED}
-            yield Case(f"{reward}-{name}-coarse", reward, 12, free)
-    yield Case("brightness-ours-fine", "brightness", 7, OURS)
-    yield Case("brightness-local-search", "brightness", 13, search("local-search"))
-    yield Case("brightness-trust-region", "brightness", 13, search("trust-region"))
-    yield Case("brightness-langevin", "brightness", 7, search("langevin"))
-
-    # Twenty steps, where a coarser grid is not worth it, and one draw of noise.
-    for name, rule in (("paper", PAPER), ("adam-free", ADAM_FREE), ("reno", RENO), ("ours", OURS)):
-        yield Case(f"steps-20-{name}", "brightness", 12, rule, steps=20)
-    for name, rule in (("paper", PAPER), ("adam-free", ADAM_FREE), ("reno", RENO)):
-        yield Case(f"eta-0-{name}", "brightness", 7, rule, eta=0.0)
-    yield Case("eta-0-ours", "brightness", 12, {**OURS, **COARSE}, eta=0.0)
+def _rows(case: Case, study: dno.Study) -> Iterator[Row]:
+    """The study's table, and how far each item's noise moved."""
+    for row in study.rows:
+        reached = {name: row[name] for name in row if name.endswith((".initial", ".best"))}
+        run = dno.open_run(study.folder / "items" / row["item"])
+        moved = float((run.noise("best") - run.noise("initial")).norm())
+        told = {name: row[name] for name in COLUMNS}
+        yield {"case": case.name, **told, "moved": moved, **reached}
 
 
-CASES = tuple(cases())
-
-
-def finish(case: Case, seed: int, work: Path) -> None:
-    """Make one run, unless it is there or another process makes it."""
-    folder = work / case.name
-    folder.mkdir(parents=True, exist_ok=True)
-    found = folder / f"seed-{seed}.json"
-    claim = folder / f"seed-{seed}.claim"
-    if found.exists() or not _claimed(claim):
-        return
-
-    clock = Clock()
-    result = run(case.config(seed, work, clock)).raise_for_status()
-    np.savez_compressed(
-        folder / f"seed-{seed}.npz",
-        start=_bytes(result.initial.samples),
-        best=_bytes(result.best.samples),
-        last=_bytes(result.last.samples),
+def strip(work: Path) -> Figure:
+    """Every second prompt of brightness, the first seed: the start, and where rules end."""
+    names = (
+        ("start", "brightness-paper", "initial"),
+        ("published", "brightness-paper", "best"),
+        ("Adam, γ = 0", "brightness-adam-free", "last"),
+        ("ReNO's rule, coarse", "brightness-reno-coarse", "last"),
+        ("ours", "brightness-ours-12", "best"),
     )
-    part = folder / f"seed-{seed}.part"
-    part.write_text(json.dumps(_facts(result, clock)))
-    part.replace(found)
-    rise = (result.best.score_B - result.initial.score_B).mean()
-    print(f"{case.name} seed {seed}: rose by {rise:.3f} in {clock.seconds[-1]:.0f} s", flush=True)
+    drawn = Figure(figsize=(9.6, 5.1), layout="constrained")
+    axes = drawn.subplots(len(names), 10)
+    for line, (label, case, when) in zip(axes, names, strict=True):
+        runs = {run.items[0]: run for run in dno.list_runs(work / case / "items")}
+        prompts = sorted({prompt for prompt, _ in runs})
+        for axis, prompt in zip(line, prompts[::2], strict=True):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            (picture,) = runs[prompt, SEEDS[0]].pictures(when)
+            axis.imshow(np.asarray(picture), interpolation="nearest")
+        line[0].set_ylabel(label, fontsize=8)
+    return drawn
 
 
-def _claimed(claim: Path) -> bool:
-    """Whether this process may make a run: no living one does."""
-    try:
-        holder = int(claim.read_text())
-    except (FileNotFoundError, ValueError):
-        holder = 0
-    if holder and Path(f"/proc/{holder}").exists():
-        return holder == os.getpid()
-    claim.write_text(str(os.getpid()))
-    return True
+def quick(work: Path) -> Campaign:
+    """A little of each kind."""
+    by_name = {case.name: case for case in CASES}
+    cases = [replace(by_name[name], iterations=1) for name in QUICK]
+    return Campaign(work, cases, seeds=SEEDS[:1], prompts=2)
 
 
-def _bytes(samples: torch.Tensor) -> np.ndarray:
-    return (samples * 255).round().byte().numpy()
-
-
-def _facts(result: Result, clock: Clock) -> dict[str, Any]:
-    """What the page needs of a run, as JSON can hold it."""
-    (climbed,) = result.climbed
-    history = result.history
-    moved_B = (result.best.noise_BN - result.initial.noise_BN).norm(dim=1)
-    facts: dict[str, Any] = {
-        "seconds": clock.seconds,
-        "grid": [record.grid for record in history],
-        "reward": [record.rewards[climbed] for record in history],
-        "healthy": [record.healthy for record in history],
-        "network_evaluations": [record.network_evaluations for record in history],
-        "moved": moved_B.tolist(),
-    }
-    ends = {"start": result.initial, "best": result.best, "last": result.last}
-    for name, snapshot in ends.items():
-        facts[name] = {
-            "reward": snapshot.rewards[climbed].tolist(),
-            "monitors": _lists(snapshot.monitors),
-            "log_p": _lists(snapshot.log_p),
-            "figures": _lists(snapshot.figures),
-        }
-    return facts
-
-
-def _lists(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[float]]:
-    return {name: values.tolist() for name, values in tensors.items()}
-
-
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", type=Path, default=Path("runs/results"))
+    parser.add_argument("--work", type=Path, help="default: runs/results, or runs/results-quick")
+    parser.add_argument("--quick", action="store_true", help="a little of it, and no page")
+    parser.add_argument("--prompts", type=int, help="so many of the first ones, and no page")
     names = [case.name for case in CASES]
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=names, help="no page")
-    args = parser.parse_args()
+    given = parser.parse_args(args)
+    # Before models are loaded: seconds are those of one thread.
     torch.set_num_threads(1)
-    args.work.mkdir(parents=True, exist_ok=True)
 
-    # Seed by seed, so that what else the machine does falls on all cases alike.
-    for seed in SEEDS:
-        for case in CASES:
-            wanted = not args.only or case.name in args.only
-            if wanted:
-                finish(case, seed, args.work)
-    if not args.only:
-        from results_page import write_page
+    if given.quick:
+        measured = _made(quick(given.work or Path("runs/results-quick")))
+        for name, table in tables(measured).items():
+            print(f"\n{name}\n\n{shown(table)}")
+        return
+    work = given.work or Path("runs/results")
+    cases = [case for case in CASES if not given.only or case.name in given.only]
+    campaign = Campaign(work, cases, prompts=given.prompts)
+    if given.only or given.prompts:
+        campaign.run()
+        return
+    measured = _made(campaign)
+    measured.write(ROWS, CURVES)
+    strip(work).savefig(STRIP, dpi=100)
+    write_page(measured)
 
-        write_page(args.work)
+
+def _made(campaign: Campaign) -> Measured:
+    campaign.run()
+    return campaign.measured()
 
 
 if __name__ == "__main__":

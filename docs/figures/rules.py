@@ -42,8 +42,6 @@ def search(name: str, **options: Any) -> Options:
 def settings(
     options: Options,
     *,
-    prompts: Sequence[str],
-    seed: int,
     reward: Any,
     iterations: int,
     steps: int = 50,
@@ -51,12 +49,10 @@ def settings(
     monitors: Sequence[Any] = (),
     observers: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """The configuration of one run of a rule, its prompts side by side.
+    """The configuration of a rule's runs, but for prompts and seeds.
 
     Args:
         options: the rule.
-        prompts: what is drawn.
-        seed: the same for each prompt.
         reward: what is climbed, as configurations name it.
         iterations: steps of the rule.
         steps: of denoising.
@@ -67,8 +63,6 @@ def settings(
     # The authors' brightness and darkness are means in [-1, 1], twice as large as ours.
     doubled = options is PAPER and reward in ("brightness", "darkness")
     plain: dict[str, Any] = {
-        "prompts": list(prompts),
-        "seeds": [seed],
         "iterations": iterations,
         "rewards": [{"use": reward, "weight": 2.0 if doubled else 1.0}],
         "monitors": list(monitors),

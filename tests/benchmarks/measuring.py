@@ -31,6 +31,8 @@ class Size:
     """Of the run whose engine is watched."""
     checkpoints: int
     """Iterations of the run whose folder is watched."""
+    runs: int
+    """Of the process that is watched over many of them."""
     starts: int
     """Processes that are started."""
     prompts: int
@@ -49,6 +51,7 @@ FULL = Size(
     entries=835_584,
     iterations=12,
     checkpoints=2000,
+    runs=500,
     starts=3,
     prompts=4,
     block=2,
@@ -62,6 +65,7 @@ QUICK = Size(
     entries=208_896,
     iterations=8,
     checkpoints=500,
+    runs=100,
     starts=2,
     prompts=4,
     block=2,
@@ -75,6 +79,7 @@ TINY = Size(
     entries=4096,
     iterations=3,
     checkpoints=60,
+    runs=20,
     starts=1,
     prompts=2,
     block=1,

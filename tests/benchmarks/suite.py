@@ -3,6 +3,7 @@
     python tests/benchmarks/suite.py                       all of it, and what moved: half an hour
     python tests/benchmarks/suite.py --quick               fewer turns: a few minutes
     python tests/benchmarks/suite.py --only engine batch   some parts
+    python tests/benchmarks/suite.py --only full_size      by its name alone: minutes, 6 GB
     python tests/benchmarks/suite.py --write               and put it into docs/explanation/cost.md
 
 Prints a table, and what moved by more than its noise since the figures of `--against`, by default
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import SIZES, Figure, compare, read_figures, table, write_figures
-from parts import PARTS, measure
+from parts import PARTS, USUAL, measure
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "explanation" / "cost.md"
@@ -93,17 +94,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures, facts = read_figures(args.given)
     else:
         facts = about(args.size)
-        figures = _measured(args.only or list(PARTS), args.size, facts, args.out)
+        figures = _measured(args.only or USUAL, args.size, facts, args.out)
     print(as_tables(figures))
     print(told(figures, facts["size"], args.against))
 
     if args.write:
-        if not args.only:
-            kept = figures
-        else:
-            # Parts that were not measured stay as they are.
-            kept = [f for f in read_figures(FIGURES)[0] if f.name.split(".")[0] not in args.only]
-            kept += figures
+        # Parts that were not measured stay as they are.
+        measured = {figure.name.partition(".")[0] for figure in figures}
+        kept = [f for f in read_figures(FIGURES)[0] if f.name.partition(".")[0] not in measured]
+        kept += figures
         write_figures(FIGURES, kept, facts)
         PAGE.write_text(in_page(PAGE.read_text("utf-8"), as_tables(kept)), "utf-8")
 

@@ -34,6 +34,12 @@ def test_two_studies_become_a_table_and_a_page(dno, tiny_folder) -> None:
     assert rows["network evaluations", "faster"]["even"] == "2"
     assert Path("out/page.html").read_text().count("<img ") == 6
 
+    code, out, err = dno("compare", "prompts", "faster", "--to", "1e-6")
+    assert (code, err) == (0, "")
+    table = out.partition("gain of brightness:\n")[2].splitlines()
+    assert [row.split()[0] for row in table[1:]] == ["prompts", "faster"]
+    assert "s to +1e-06" in table[0]
+
     code, out, err = dno("leaderboard", "prompts", "faster", "--csv", "board.csv")
     assert (code, err) == (0, "")
     places = [line for line in out.splitlines() if line[:2] in ("1.", "2.")]
@@ -44,6 +50,7 @@ def test_two_studies_become_a_table_and_a_page(dno, tiny_folder) -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
+        (["compare", "one", "two", "--to", "-1"], "--to: should be a gain above 0, got -1"),
         (["compare", "one"], "needs two folders or more"),
         (["compare", "one", "two"], "there is no folder one"),
         (["leaderboard", "none"], "there is no folder none"),

@@ -6,9 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from dno.core.costs import GIB
 from dno.errors import ConfigError
+from dno.registry.configs import BuildContext
+from dno.runs import room as rooms
 from dno.runs.load import load
 from dno.runs.plan import plan
 from dno.runs.pose import pose
@@ -89,6 +92,46 @@ def test_weights_and_graphs_of_rewards_are_counted_in(bare, tmp_path):
     assert judged.footprint.graphs["rewards"] > plain.footprint.graphs["rewards"]
     assert judged.unknown == ()
     assert "not known" not in judged.text()
+
+
+def test_what_is_parked_is_counted_where_there_is_memory_to_park_it_in(bare, monkeypatch):
+    config = planned(bare, coarse=(), memory="100kB")
+    plain = plan(config)
+    assert not plain.footprint.parked
+    assert "on the CPU" not in plain.text()
+
+    monkeypatch.setattr(rooms, "aside_bytes", lambda _: None)
+    found = plan(config)
+    encoder = plain.footprint.weights["text_encoder"]
+    assert found.footprint.parked == {"text_encoder": encoder}
+    assert found.footprint.weights == plain.footprint.weights
+    # All weights are there while prompts are bound, and nothing is kept yet.
+    assert found.footprint.binding > sum(found.footprint.weights.values())
+    assert found.footprint.peak == max(plain.footprint.peak - encoder, found.footprint.binding)
+    assert "with text_encoder on the CPU once prompts are bound" in found.text()
+    for row in ("parked on the CPU", "while binding"):
+        assert row in found.text()
+
+
+def test_what_a_reward_has_on_the_cpu_is_not_counted_as_a_gpus(tmp_path, monkeypatch):
+    from transformers import CLIPModel
+
+    monkeypatch.setattr(rooms, "free_bytes", lambda _: None)
+    monkeypatch.setattr(rooms, "aside_bytes", lambda _: None)
+    clip = save_tiny_clip(tmp_path / "clip")
+    config = RunConfig.parse(
+        {"prompts": ["a cat"], "rewards": [{"use": "clip", "model": str(clip), "frames": "all"}]}
+    )
+    context = BuildContext(torch.device("cpu"), torch.float32)
+    around = rooms.Surroundings(config, context)
+
+    def loaded(device: str) -> int:
+        return around.room(torch.device(device)).beside((1, 3, 64, 64), 10).loaded
+
+    model = CLIPModel.from_pretrained(clip)
+    texts = [*model.text_model.parameters(), *model.text_projection.parameters()]
+    size = sum(weight.nbytes for weight in (*texts, *model.text_model.buffers()))
+    assert loaded("cpu") - loaded("cuda") == size
 
 
 def test_it_ends_with_0_where_the_run_fits_and_with_1_where_it_does_not(dno, bare):

@@ -1,13 +1,16 @@
-"""The page of measured results: its statistics, and that it covers every case."""
+"""The page of measured results: its statistics, that it covers every case, and its studies."""
 
 from __future__ import annotations
 
 import csv
-import math
+import shutil
 
-import numpy as np
 import pytest
+import torch
 from test_docs import ROOT
+
+import dno
+from dno.runs.pace import Pace
 
 pytestmark = pytest.mark.slow
 
@@ -26,24 +29,9 @@ def results_page(monkeypatch):
 def results(results_page):
     import results
 
-    return results
-
-
-def test_the_interval_is_over_prompts_and_not_over_seeds(results_page):
-    # 1 to 20: mean 10.5, standard deviation sqrt(35), and t(19) = 2.093 from a printed table.
-    values = {
-        (f"prompt {i}", seed): i + shift
-        for i in range(1, 21)
-        for seed, shift in ((0, -0.5), (1, 0.5))
-    }
-    mean, half = results_page.interval(values)
-    assert mean == pytest.approx(10.5)
-    assert half == pytest.approx(2.093 * math.sqrt(35) / math.sqrt(20), rel=1e-4)
-
-
-def test_an_interval_of_other_than_20_prompts_is_refused(results_page):
-    with pytest.raises(ValueError, match="for 20 prompts, not 1"):
-        results_page.interval({("a black cat", 0): 1.0})
+    before = torch.get_num_threads()
+    yield results
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -63,77 +51,11 @@ def test_a_share_whose_seeds_agree_counts_prompts_instead_of_pictures(results_pa
     assert results_page.share_interval(everywhere) == (1.0, *results_page.wilson(1.0, 60))
 
 
-@pytest.fixture
-def handed_over(results_page, results):
-    """Twenty samples that start at 0.1: a look, two coarse records, the hand-over, two repairs.
-
-    Those of odd places lose their gain at the hand-over, and get it back in the second repair; the
-    one of place 2 is never healthy after the start.
-    """
-    rewards = np.full((6, 20), 0.1)
-    rewards[1:3] = 0.9
-    rewards[3:, 0::2] = 0.6
-    rewards[3:, 1::2] = [[0.2], [0.3], [0.5]]
-    healthy = np.ones((6, 20), bool)
-    healthy[1:, 2] = False
-    facts = {
-        "seconds": [20.0, 30.0, 40.0, 70.0, 100.0, 120.0],
-        "grid": [None, 10, 10, None, None, None],
-        "reward": rewards.tolist(),
-        "healthy": healthy.tolist(),
-    }
-    return results_page.Run(results.CASES[0], 10, facts, {})
-
-
-def test_what_counts_is_healthy_and_on_the_samplers_own_grid(handed_over):
-    gains_TB = handed_over.gains()
-    assert gains_TB[2].tolist() == [0.0] * 20
-    assert gains_TB[3, [0, 1, 2]] == pytest.approx([0.5, 0.1, 0.0])
-    assert gains_TB[-1, [0, 1, 2]] == pytest.approx([0.5, 0.4, 0.0])
-
-
-def test_a_sample_is_charged_until_it_was_done_and_not_for_others(handed_over):
-    assert handed_over.ended()[:4].tolist() == [3, 5, 3, 5]
-    # A look costs what the last record took, 20 s for twenty images.
-    assert handed_over.costs() == pytest.approx([1.0, 2.0, 2.5, 3.0, 4.5, 6.0])
-    costs_T, gains_TB = handed_over.curve()
-    assert costs_T == pytest.approx([1.0, (3.0 + 6.0) / 2])
-    assert len(gains_TB) == 2
-
-
-def test_seconds_to_a_gain_are_read_off_the_mean_curve(results_page):
-    costs_T = np.array([1.0, 2.0, 4.0])
-    gains_TP = np.array([[0.0, 0.0], [0.1, 0.3], [0.3, 0.5]])
-    curve = results_page.Curve(costs_T, gains_TP)
-    both = np.arange(2)
-    assert curve.seconds_to(0.1, both) == pytest.approx(1.5)
-    assert curve.seconds_to(0.3, both) == pytest.approx(3.0)
-    assert curve.seconds_to(0.3, np.array([1])) == pytest.approx(2.0)
-    assert curve.seconds_to(0.41, both) == math.inf
-    assert curve.gain_at(3.0) == pytest.approx([0.2, 0.4])
-
-
 def test_lengths_of_one_rule_are_one_curve(results_page):
-    lengths = [
-        results_page.Curve(np.array([1.0, end]), np.array([[0.0], [gain]]))
-        for end, gain in ((2.0, 0.1), (3.0, 0.4))
-    ]
-    curve = results_page.Curve.through(lengths)
-    assert curve.costs_T.tolist() == [1.0, 2.0, 3.0]
-    assert curve.gains_TP[:, 0].tolist() == [0.0, 0.1, 0.4]
-
-
-def test_the_bootstrap_is_over_prompts(results_page):
-    values_P = np.arange(20.0)
-    mean, low, high = results_page.resampled(lambda prompts: values_P[prompts].mean())
-    # Of a mean of 20 values with standard deviation 5.77: about 1.96 x 1.29 to each side.
-    assert (mean, low, high) == pytest.approx((9.5, 9.5 - 2.53, 9.5 + 2.53), abs=0.25)
-
-
-def test_differences_are_paired(results_page):
-    assert results_page.difference(
-        {("a", 0): 3.0, ("a", 1): 1.0}, {("a", 0): 1.0, ("b", 0): 9.0}
-    ) == {("a", 0): 2.0}
+    lengths = [Pace([1.0, end], {"a": [0.0, gain]}) for end, gain in ((2.0, 0.1), (3.0, 0.4))]
+    pace = results_page.through(lengths)
+    assert pace.seconds == [1.0, 2.0, 3.0]
+    assert pace.gains == {"a": [0.0, 0.1, 0.4]}
 
 
 def test_tables_go_between_their_marks_and_prose_stays(results_page):
@@ -145,23 +67,32 @@ def test_tables_go_between_their_marks_and_prose_stays(results_page):
         results_page.filled(page, {"two": ""})
 
 
-def test_missing_runs_are_named(results_page, results, tmp_path):
-    before = PAGE.read_text()
-    told = r"are missing: brightness-paper \(3\), .*results\.py"
-    with pytest.raises(SystemExit, match=told):
-        results_page.write_page(tmp_path)
-    assert PAGE.read_text() == before
-
-
-def test_tables_name_cases_that_are_run_and_leave_none_out(results_page, results):
-    known = {case.name for case in results.CASES}
+def test_tables_name_cases_that_are_run_and_leave_none_out(results_page):
+    known = {case.name for case in results_page.CASES}
     shown = {rule.case for rules in results_page.TABLES.values() for rule in rules}
     assert shown == known
 
 
-def test_the_page_names_every_case(results):
+@pytest.fixture
+def measured(results_page):
+    return results_page.Measured.read(results_page.ROWS, results_page.CURVES)
+
+
+def test_the_page_is_what_its_csvs_give(results_page, measured):
     text = PAGE.read_text(encoding="utf-8")
-    assert [case.name for case in results.CASES if f"`{case.name}`" not in text] == []
+    assert results_page.filled(text, results_page.tables(measured)) == text
+
+
+def test_what_was_measured_is_written_as_it_was_read(measured, results_page, tmp_path):
+    written = tmp_path / "rows.csv", tmp_path / "curves.csv"
+    measured.write(*written)
+    for path, kept in zip(written, (results_page.ROWS, results_page.CURVES), strict=True):
+        assert path.read_text() == kept.read_text()
+
+
+def test_the_page_names_every_case(results_page):
+    text = PAGE.read_text(encoding="utf-8")
+    assert [case.name for case in results_page.CASES if f"`{case.name}`" not in text] == []
 
 
 def test_the_csv_has_a_row_for_each_case_prompt_and_seed(results):
@@ -176,11 +107,45 @@ def test_the_csv_has_a_row_for_each_case_prompt_and_seed(results):
     assert found == expected
 
 
-def test_a_run_repeats_the_settings_of_its_case(results, tmp_path):
-    by_name = {case.name: case for case in results.CASES}
-    clock = results.Clock()
-    paper = by_name["darkness-paper"].config(10, tmp_path, clock)
-    assert (paper.rewards[0].weight, paper.optimizer.cls) == (2.0, "AdamW")
-    assert (paper.constraints, paper.coarse, len(paper.regularizers)) == ((), (), 1)
-    ours = by_name["clip-ours-6"].config(11, tmp_path, clock)
-    assert (ours.coarse, ours.regularizers, ours.monitors, ours.seeds) == ((10,), (), (), (11,))
+def test_a_study_has_the_settings_of_its_case(results, tmp_path):
+    campaign = results.quick(tmp_path)
+    paper, ours, _ = [campaign._options(case) for case in campaign.cases]
+    assert paper["reward"] == [{"use": "brightness", "weight": 2.0}]
+    assert paper["optimizer"]["cls"] == "AdamW"
+    assert (paper["constraint"], paper["settings"]["coarse"]) == ([], [])
+    assert [len(options["regularizer"]) for options in (paper, ours)] == [1, 0]
+    assert ours["settings"]["coarse"] == 10
+    assert ours["monitor"][0] == "clip"
+
+
+def test_a_little_of_it_runs_and_goes_on_where_it_stopped(results, tmp_path, capsys):
+    arguments = ["--quick", "--work", str(tmp_path)]
+    results.main(arguments)
+    first = capsys.readouterr().out
+    for case in results.QUICK:
+        assert f"(`{case}`)" in first
+    assert "s to +0.05" in first
+
+    kept = sorted(tmp_path.glob("*/items/*/history.jsonl"))
+    assert len(kept) == 6
+    # One item is gone, as if it had never been reached; the others are not run again.
+    times = {path: path.stat().st_mtime_ns for path in kept[1:]}
+    shutil.rmtree(kept[0].parent)
+    results.main(arguments)
+    assert kept[0].exists()
+    assert {path: path.stat().st_mtime_ns for path in kept[1:]} == times
+
+    # Nothing is run here, since all is there.
+    rows = results.quick(tmp_path).measured().rows
+    for row in rows:
+        (folder,) = (tmp_path / row["case"] / "items").glob(f"{row['prompt'].replace(' ', '-')}-*")
+        run = dno.open_run(folder)
+        assert run.items == [(row["prompt"], row["seed"])]
+        best = run.result["best"]
+        assert row["rewards.brightness.best"] == best["rewards"]["brightness"][0]
+        assert row["p_ks.best"] == best["figures"]["p_ks"][0]
+        assert row["seconds"] == run.history[-1].seconds
+        assert row["monitors.animal.best"] in (0.0, 1.0)
+        rose = row["rewards.brightness.best"] > row["rewards.brightness.initial"]
+        assert (row["moved"] > 0) == rose
+    assert any(row["moved"] for row in rows)

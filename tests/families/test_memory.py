@@ -36,11 +36,13 @@ def sampler(kind: str, memory: str = "auto") -> Any:
     if kind in ("sd1", "sdxl"):
         pipe = tiny_stable_diffusion(kind)
         return DDIMSampler(pipe, steps=STEPS, memory=memory)
+    if kind == "reuse":
+        return DDIMSampler(tiny_stable_diffusion(), steps=STEPS, memory=memory, reuse=3)
     return PipelineSampler(tiny_pipeline(kind), steps=STEPS, memory=memory, **SIZE)
 
 
 SIZE = {"height": 16, "width": 16}
-KINDS = ["sd1", "sdxl", "sd3", "flux"]
+KINDS = ["sd1", "sdxl", "sd3", "flux", "reuse"]
 
 
 def bound_at(sampler: Any, levels: Callable[[Sequence[Call]], Sequence[Level]]) -> Any:
@@ -132,9 +134,13 @@ def middle_sized() -> Any:
     return pipe
 
 
-@pytest.mark.parametrize("name", ["keep", "mixed", "blocks"])
-def test_a_middle_sized_model_takes_what_is_predicted(name: str) -> None:
-    sampler = DDIMSampler(middle_sized(), steps=STEPS, memory="auto", height=256, width=256)
+@pytest.mark.parametrize(
+    ("name", "reuse"), [("keep", 1), ("mixed", 1), ("blocks", 1), ("keep", 3), ("step", 3)]
+)
+def test_a_middle_sized_model_takes_what_is_predicted(name: str, reuse: int) -> None:
+    sampler = DDIMSampler(
+        middle_sized(), steps=STEPS, memory="auto", height=256, width=256, reuse=reuse
+    )
     bound = bound_at(sampler, LEVELS[name])
     memory = bound._memory
     predicted = at_levels(memory._calls, memory.levels, passing=0).peak

@@ -6,10 +6,10 @@
 
 For networks of the shapes of Stable Diffusion 1.5 and XL, with random weights in bfloat16: seconds
 of an iteration and of a plain sample, peak memory by memory policy, what `dno plan` predicts beside
-it, whether repeats and policies give the same gradient to the bit, and how near the gradient is to
-that in float32; and what compiled blocks, channels-last weights and TF32 gain and change. Prints a
-line a figure and JSON at the end, and ends with 1 where a check fails. What has not begun when
-`--minutes` are over is left out, and said to be.
+it, whether repeats and policies give the same gradient to the bit, how near the gradient is to that
+in float32, what parking text encoders frees and takes, and what compiled blocks, channels-last
+weights and TF32 gain and change. Prints a line a figure and JSON at the end, and ends with 1 where
+a check fails. What has not begun when `--minutes` are over is left out, and said to be.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from shapes import FULL, TINY, made_on, save_configurations
 from torch import Tensor
 
 from dno.core.budget import peak_memory
+from dno.core.costs import Beside, Room
 from dno.core.surroundings import tf32
 from dno.errors import DNOError
 
@@ -189,6 +190,39 @@ def measure_speed(
         report.check(f"{name}.{option}.is_near", cosine > CLOSE)
 
 
+def measure_parking(report: Report, name: str, pipe: Any, steps: int) -> None:
+    """What leaves the device with the parts that a climb does not call, and how fast."""
+    device = pipe.device
+    sampler = DDIMSampler(pipe, steps=steps, memory="auto", dtype=torch.bfloat16)  # type: ignore[arg-type]
+    sampler.make_room(Room(0, lambda shape, entries: Beside(), must_fit=False, aside=None))
+    sample = sampler.bind([PROMPT], [0])
+    with torch.no_grad():
+        plain = sample(sample.noise_BN)
+
+    def taken() -> int:
+        return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+    before = taken()
+    began = waited(device)
+    with sample.climbing():
+        parked = waited(device)
+        freed = before - taken()
+        with torch.no_grad():
+            report.check(f"{name}.same_bits", torch.equal(sample(sample.noise_BN), plain))
+        leaving = waited(device)
+    ended = waited(device)
+    told = sum(sample.footprint.parked.values())
+    is_gpu = device.type == "cuda"
+    report.note(f"{name}.told", told / 2**30, "GiB")
+    report.note(f"{name}.freed", freed / 2**30 if is_gpu else None, "GiB")
+    report.note(f"{name}.leave.seconds", parked - began, "s")
+    report.note(f"{name}.back.seconds", ended - leaving, "s")
+    # An allocator rounds each tensor up.
+    report.check(f"{name}.frees_what_is_told", not is_gpu or told <= freed < 1.1 * told + 2**24)
+    report.check(f"{name}.is_given_back", abs(taken() - before) < 2**24)
+    report.check(f"{name}.text_encoder_is_back", pipe.text_encoder.device == device)
+
+
 def measure_model(
     report: Report,
     name: str,
@@ -216,6 +250,7 @@ def measure_model(
     if time.monotonic() > until:
         report.leave_out(f"{name}.bfloat16", "the time is over")
         return
+    measure_parking(report, f"{name}.parking", pipe, min(steps, 5))
     sample = bound(pipe, steps, "recompute", torch.bfloat16)
 
     def plain() -> None:

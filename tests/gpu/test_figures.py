@@ -31,6 +31,8 @@ def test_a_tiny_form_runs_on_a_cpu(tmp_path):
         for option in set(figures.SPEED) - ({"compile"} if expected else set()):
             assert found["figures"][f"{model}.{option}.time"] > 0
             assert found["checks"][f"{model}.{option}.is_near"]
+        assert found["figures"][f"{model}.parking.told"] > 0
+        assert found["checks"][f"{model}.parking.same_bits"]
 
 
 def test_what_fails_is_told(monkeypatch, capsys):

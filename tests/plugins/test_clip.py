@@ -252,6 +252,31 @@ def test_weights_are_frozen_and_a_prompt_is_embedded_once(
     assert not reward.model.training
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_reads_texts_stays_on_the_cpu(folder: Path, dtype: str, reward: Any) -> None:
+    # No device but the CPU is sure to be here that computes; this one tells where weights go.
+    meta = BuildContext(torch.device("meta"), torch.float32)
+    built: Any = Clip(model=str(folder), dtype=dtype).build(meta)
+    assert built.model.vision_model.device.type == "meta"
+    assert built.model.visual_projection.weight.is_meta
+    assert [type(part) for part in built.on_cpu] == [
+        type(built.model.text_model),
+        type(built.model.text_projection),
+    ]
+    for part in built.on_cpu:
+        for weight in part.parameters():
+            # CPUs are slow in half precision.
+            assert (weight.device.type, weight.dtype) == ("cpu", torch.float32)
+
+    prompts = ["a cat"]
+    scores = built(torch.rand(1, 3, 32, 32, device="meta"), prompts)
+    assert scores.is_meta
+    assert scores.shape == (1,)
+    assert built._texts["a cat"].is_meta
+    reward(torch.rand(1, 3, 32, 32), prompts)
+    assert reward.model.text_model.device == reward.model.vision_model.device
+
+
 def test_a_long_prompt_is_cut_and_said_once(reward: Any, caplog: pytest.LogCaptureFixture) -> None:
     images = as_tensor(picture(32, 32))
     with caplog.at_level(logging.WARNING, logger="dno"):

@@ -460,3 +460,37 @@ def test_pipelines_of_other_kinds_are_refused() -> None:
     )
     with pytest.raises(ConfigError, match="needs a picture to start from"):
         PipelineSampler(upscale, steps=2).bind(PROMPTS, SEEDS)
+
+
+@each_kind
+def test_layers_are_skipped_or_left_out_with_the_same_result(kind: Kind, tmp_path: Path) -> None:
+    """One kind of pipeline skips them itself; the other is told how to get there."""
+    case = Case("skipping", "DDIMScheduler", options={"clip_skip": 1})
+    prompts, seeds = PROMPTS[:1], SEEDS[:1]
+    if kind == "sdxl":
+        made, pipe = sampler(kind, case)
+        bound = made.bind(prompts, seeds)
+        expected = stock(pipe, case, prompts, seeds)
+        assert (bound(bound.noise_BN) - expected).abs().max() < TOLERANCE
+        return
+
+    said = r"clip_skip fails in a StableDiffusionPipeline of diffusers .* with transformers 5\."
+    with pytest.raises(ConfigError, match=f"{said}.*num_hidden_layers=1 in") as caught:
+        sampler(kind, case)
+    assert caught.value.at == "options"
+    with pytest.raises(ConfigError, match=f"{said}.*; leave it out$"):
+        sampler(kind, Case("all", "DDIMScheduler", options={"clip_skip": 2}))
+
+    # What the message says to do, with a saved model; the library's own way is gone.
+    whole: Any = tiny_stable_diffusion(kind)
+    whole.save_pretrained(tmp_path)
+    config = tmp_path / "text_encoder" / "config.json"
+    config.write_text(
+        config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1')
+    )
+    short = Pipeline(model=str(tmp_path), steps=STEPS).load(CPU).text_encoder
+    tokens = whole.tokenizer(prompts, return_tensors="pt").input_ids
+    layers = whole.text_encoder(tokens, output_hidden_states=True).hidden_states
+    expected = whole.text_encoder.final_layer_norm(layers[-2])
+    assert torch.equal(short(tokens)[0], expected)
+    assert not torch.equal(whole.text_encoder(tokens)[0], expected)

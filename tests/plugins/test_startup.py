@@ -11,6 +11,8 @@ pytestmark = pytest.mark.slow
 
 PROBE = """
 import sys
+from dno_builtin.samplers._diffusers import noise_map
+
 from dno.runs.load import load
 from dno.runs.pose import pose
 from dno.runs.run_config import RunConfig
@@ -18,9 +20,27 @@ from dno.runs.run_config import RunConfig
 config = RunConfig.parse(
     {"prompts": "a black cat", "rewards": "brightness", "observers": ["images", "curve"]}
 )
+grids = []
+coarse_path = noise_map.coarse_path
+noise_map.coarse_path = lambda *bound: grids.append(bound) or coarse_path(*bound)
 pose(load(config), config)
-print(*sys.modules)
+print(len(grids), *sys.modules)
 """
+
+UNNEEDED = {
+    "IPython",
+    "diffusers.pipelines.auto_pipeline",
+    "matplotlib",
+    "onnxruntime",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "torchvision",
+    "transformers.pipelines",
+}
+"""What draws at the end, imports all that there is, or is somebody else's."""
+PIPELINES = {"pipeline_loading_utils", "pipeline_utils", "stable_diffusion"}
+"""What is imported of diffusers' pipelines."""
 
 
 def test_a_run_begins_without_what_it_does_not_need_yet() -> None:
@@ -28,7 +48,10 @@ def test_a_run_begins_without_what_it_does_not_need_yet() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, timeout=300
     )
-    imported = set(done.stdout.split())
+    grids, *modules = done.stdout.split()
+    imported = set(modules)
     assert "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion" in imported
-    assert not imported & {"matplotlib", "diffusers.pipelines.auto_pipeline"}
-    assert not any(name.startswith("diffusers.pipelines.flux") for name in imported)
+    assert not sorted(imported & UNNEEDED)
+    pipelines = {name.split(".")[2] for name in imported if name.startswith("diffusers.pipelines.")}
+    assert pipelines == PIPELINES
+    assert grids == "1", "each grid is bound once, which takes a rehearsal"

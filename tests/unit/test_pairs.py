@@ -315,3 +315,19 @@ def test_scores_that_were_not_finite_are_no_numbers_of_the_table(few: Path, tmp_
     assert (told.better, told.even, told.worse) == (0, 0, 0)
     assert "nan" not in paired_csv(found).decode()
     assert "nan" not in items_csv(found).decode()
+
+
+def test_paces_are_of_the_pairs_and_stand_on_the_page(few: Path, many: Path) -> None:
+    found = dno.compare_runs(few, many)
+    paces = found.paces()
+    runs = {folder: dno.list_runs(folder / "items") for folder in (few, many)}
+    for folder in (few, many):
+        pace = paces[folder.name]
+        ended_at = [run.history[-1].seconds for run in runs[folder] if run.items[0][1] < 2]
+        assert pace.end == pytest.approx(sum(ended_at) / 4)
+        assert set(pace.gains) == {"a cat", "a dog"}
+        gains = line(found, "bright, gain", folder.name).mean
+        assert sum(pace.gains[prompt][-1] for prompt in pace.gains) / 2 == pytest.approx(gains.mean)
+
+    assert "s to +0.01" not in pairs_page(found)
+    assert "s to +0.01" in pairs_page(found, [0.01])

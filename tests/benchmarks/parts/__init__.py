@@ -17,10 +17,18 @@ PARTS: Mapping[str, str] = {
     "engine": "Where an iteration's time goes",
     "regularizer": "The published penalty, and the shell",
     "checkpoints": "Keeping a run in its folder",
+    "many_runs": "Many runs in one process",
     "startup": "Start-up, CPU seconds",
     "rivals": "Reward a second, against the published recipe",
+    "full_size": "A full-size network, on a CPU",
 }
 """Names of the parts, and headings of their tables."""
+
+BY_NAME = frozenset({"full_size"})
+"""Parts that are measured where they are asked for alone: minutes of a core, gigabytes."""
+
+USUAL = tuple(name for name in PARTS if name not in BY_NAME)
+"""The others."""
 
 
 def measure(part: str, size: Size) -> Iterable[Figure]:

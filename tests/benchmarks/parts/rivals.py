@@ -1,7 +1,7 @@
 """Reward a CPU second of each rule against the published recipe, on the embedded model.
 
 Each rule is this project's own; configurations, and numbers of iterations that cost about the same,
-are those of `docs/figures/results.py`. Rules take turns on the same blocks of prompts; intervals
+are those of `docs/figures/cases.py`. Rules take turns on the same blocks of prompts; intervals
 are over prompts.
 """
 
@@ -17,7 +17,7 @@ from measuring import Figure, Size, exact, resampled
 
 sys.path.append(str(Path(__file__).parents[3] / "docs" / "figures"))
 
-from results import ANIMALS, FORMS
+from cases import ANIMALS, FORMS
 from rules import COARSE, OURS, PAPER, RENO, Clock, Options, search, settings
 
 from dno import RunConfig
@@ -68,17 +68,15 @@ def measure(size: Size) -> Iterator[Figure]:
         for name in (*names[first:], *names[:first]):
             _, iterations, options = RULES[name]
             clock = Clock()
-            config = RunConfig.parse(
-                settings(
-                    options,
-                    prompts=prompts[start : start + size.block],
-                    seed=SEED,
-                    reward=REWARD,
-                    iterations=max(1, math.ceil(size.climb * iterations)),
-                    steps=max(size.steps, 20),
-                    observers=[clock],
-                )
+            plain = settings(
+                options,
+                reward=REWARD,
+                iterations=max(1, math.ceil(size.climb * iterations)),
+                steps=max(size.steps, 20),
+                observers=[clock],
             )
+            block = prompts[start : start + size.block]
+            config = RunConfig.parse({**plain, "prompts": block, "seeds": [SEED]})
             loaded = loaded or load(config)
             climb(loaded, config, clock, reached[name])
 

@@ -15,6 +15,22 @@ from measuring import Figure, Size, middle
 
 STEP = "iteration 0/"
 """How the first iteration's line begins."""
+STOCK = """
+import gc
+gc.disable()
+import time
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+import dno_emoji.codec
+pipe = StableDiffusionPipeline.from_pretrained(dno_emoji.PIPELINE)
+pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+pipe.set_progress_bar_config(disable=True)
+pipe("a black cat", num_inference_steps=50, guidance_scale=5.0, eta=1.0, output_type="pt")
+print(time.process_time())
+"""
+"""The sample of the first iteration by diffusers alone, with no search for garbage among imports.
+
+The model's decoder is a class of its own."""
 DNO = (sys.executable, "-c", "from dno.cli.entry import main; main()")
 
 
@@ -53,17 +69,28 @@ def to_first_iteration() -> float:
     return times.user + times.system
 
 
+def to_first_sample() -> float:
+    """CPU seconds of a script until it has drawn as much, without `dno`."""
+    script = [sys.executable, "-c", STOCK]
+    told = subprocess.run(script, check=True, capture_output=True, text=True, env=_environment())
+    return float(told.stdout)
+
+
 def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    found = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    # Installed packages have their bytecode, and so do those whose source is run twice.
+    found.pop("PYTHONDONTWRITEBYTECODE", None)
+    return found
 
 
 def measure(size: Size) -> Iterator[Figure]:
     """Medians over processes, in turns; bytecode is there from a first one that does not count."""
-    seconds: dict[str, list[float]] = {"help": [], "torch": [], "first": []}
+    seconds: dict[str, list[float]] = {"help": [], "torch": [], "stock": [], "first": []}
     for turn in range(size.starts + 1):
         found = {
             "help": whole([*DNO, "--help"]),
             "torch": whole([sys.executable, "-c", "import torch"]),
+            "stock": to_first_sample(),
             "first": to_first_iteration(),
         }
         if turn:
@@ -72,5 +99,10 @@ def measure(size: Size) -> Iterator[Figure]:
         time.sleep(0.1)
     yield middle("startup.help", "`dno --help`", seconds["help"], "CPU s")
     yield middle("startup.torch", "`import torch` alone", seconds["torch"], "CPU s")
+    text = "the same sample by a script of diffusers alone"
+    yield middle("startup.stock", text, seconds["stock"], "CPU s")
     text = "`dno optimize` until its first iteration, that one included"
     yield middle("startup.first", text, seconds["first"], "CPU s")
+    text = "what is `dno`'s own of that"
+    own = [first - stock for first, stock in zip(seconds["first"], seconds["stock"], strict=True)]
+    yield middle("startup.own", text, own, "CPU s")

@@ -19,6 +19,9 @@ from dno_builtin.rewards._weights import full, loading, read_weights, seen_in
 
 _log = logging.getLogger("dno")
 
+TEXT = "text_"
+"""What names of the parts begin with that read texts."""
+
 READING = threading.Lock()
 """Held while a tokenizer reads: transformers' fast ones refuse two threads at once."""
 
@@ -41,7 +44,7 @@ def load_network(
         kind: which of the two.
         revision: of a hub id.
         dtype: of its weights.
-        device: where they go; None: they stay on the CPU.
+        device: where they go, but for what reads texts, see `placed`; None: all stay on the CPU.
         weightless: whether its weights are to be shapes, and none need be there.
 
     Raises:
@@ -87,8 +90,22 @@ def load_network(
             at="model",
         )
     if device is not None:
-        network.to(device)
+        placed(network, device)
     return network.eval().requires_grad_(False)
+
+
+def placed(network: Any, device: torch.device) -> Any:
+    """A model of two towers, its image tower on a device.
+
+    The text tower, at full size a third of the model, stays on the CPU: it reads each prompt but
+    once. There it is widened to float32, since CPUs are slow in half precision.
+    """
+    for name, part in network.named_children():
+        if not name.startswith(TEXT):
+            part.to(device)
+        elif device.type != "cpu":
+            part.float()
+    return network
 
 
 def load_processor(model: str, kind: Kind, revision: str | None, at: str) -> tuple[Any, Preprocess]:
@@ -115,7 +132,7 @@ class CosineScore:
     """
 
     model: Any
-    """A `CLIPModel` or `SiglipModel`."""
+    """A `CLIPModel` or `SiglipModel`, as `placed` leaves it."""
     tokenizer: Any
     preprocess: Preprocess
     kind: Kind = "CLIP"
@@ -129,10 +146,16 @@ class CosineScore:
     def __call__(self, images: Tensor, prompts: Sequence[str], /) -> Tensor:
         """`B` scores for `B x 3 x H x W` images in [0, 1] and B prompts."""
         text_BF = torch.stack([self._text(prompt) for prompt in prompts])
-        pixels = self.preprocess(full(images.to(self.model.device)))
-        seen_BF = seen_in(self.model.dtype, pixels, self._seen)
+        tower = self.model.vision_model
+        pixels = self.preprocess(full(images.to(tower.device)))
+        seen_BF = seen_in(tower.dtype, pixels, self._seen)
         scores_B = self.scale * F.cosine_similarity(seen_BF, text_BF, dim=1)
         return scores_B.clamp(min=0) if self.floor else scores_B
+
+    @property
+    def on_cpu(self) -> Sequence[Any]:
+        """What reads texts; see `dno.plugin.Reward`."""
+        return [part for name, part in self.model.named_children() if name.startswith(TEXT)]
 
     def _seen(self, pixels: Tensor) -> Tensor:
         return features(self.model.get_image_features(pixel_values=pixels))
@@ -146,8 +169,8 @@ class CosineScore:
                 self.tokenizer, text, limit, f"{self.kind} model", whole=self.kind == "SigLIP"
             )
             with torch.no_grad():
-                found = self.model.get_text_features(input_ids=ids.to(self.model.device))
-            self._texts[prompt] = full(features(found))[0]
+                found = self.model.get_text_features(input_ids=ids)
+            self._texts[prompt] = full(features(found))[0].to(self.model.vision_model.device)
         return self._texts[prompt]
 
 

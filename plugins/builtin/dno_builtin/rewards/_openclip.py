@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dno.plugin import ConfigError
-from dno_builtin.rewards._clip import CosineScore
+from dno_builtin.rewards._clip import CosineScore, placed
 from dno_builtin.rewards._files import commit, fetch
 from dno_builtin.rewards._preprocess import Preprocess
 from dno_builtin.rewards._weights import build, count, loading, read_weights
@@ -62,7 +62,7 @@ def load_openclip(
         revision: of the hub id.
         tokenizer: folder or hub id of the tokenizer.
         dtype: what the network computes in.
-        device: where it computes.
+        device: where it looks at images; it reads texts on the CPU.
         antialias: see `Preprocess`.
 
     Raises:
@@ -84,7 +84,7 @@ def load_openclip(
             f'"{tokenizer}" has {len(words)} tokens, the model fewer; name its own', at="tokenizer"
         )
     preprocess = Preprocess.whole(config.vision_config.image_size, antialias=antialias)
-    return CosineScore(network.to(device), words, preprocess)
+    return CosineScore(placed(network, device), words, preprocess)
 
 
 def clip_config(state: Mapping[str, Tensor]) -> Any:

@@ -36,7 +36,7 @@ class DDIMSampler:
         pipe: a `StableDiffusionPipeline`, a `StableDiffusionXLPipeline`, or a form of them that
             takes pictures.
         steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps,
-            long_prompts, start_image: see `DDIM`.
+            long_prompts, reuse, start_image: see `DDIM`.
         inputs: see `PipelineSampler`.
         device, dtype, vae_dtype, compile, channels_last: see `PipelineSampler`.
 
@@ -58,6 +58,7 @@ class DDIMSampler:
         memory: str = "keep",
         last_steps: int | None = None,
         long_prompts: bool = False,
+        reuse: int = 1,
         start_image: Path | None = None,
         inputs: Mapping[str, Any] | None = None,
         device: torch.device | None = None,
@@ -84,6 +85,7 @@ class DDIMSampler:
             memory=memory,
             last_steps=last_steps,
             long_prompts=long_prompts,
+            reuse=reuse,
             options={"eta": eta},
             inputs=inputs,
             scheduler=scheduler,

@@ -10,7 +10,13 @@ import torch
 from dno.plugin import Room
 
 from ._diffusers.apart import ApartNoiseMap
-from ._diffusers.call import call_parameters, check_class, check_negative_prompt, check_options
+from ._diffusers.call import (
+    call_parameters,
+    check_class,
+    check_clip_skip,
+    check_negative_prompt,
+    check_options,
+)
 from ._diffusers.conditioning import arguments, fitted, prepare
 from ._diffusers.embeddings import tell_unused
 from ._diffusers.ledger import Ledger
@@ -18,8 +24,10 @@ from ._diffusers.lengths import length_arguments
 from ._diffusers.live import check_live, computes_on, tell_set_aside
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
-from ._diffusers.parts import own_dtype, private_pipeline, remembering
+from ._diffusers.parking import Lot, at_home
+from ._diffusers.parts import networks_of, own_dtype, private_pipeline, remembering
 from ._diffusers.prompts import Cuts, check_long_prompts, read_long_prompts, tell_syntax
+from ._diffusers.reusable import check_networks
 from ._diffusers.shapes import answer_by_zeros
 from ._diffusers.spare import Spare
 from ._diffusers.speed import Speed
@@ -39,7 +47,7 @@ class PipelineSampler:
     Args:
         pipe: a diffusers pipeline that makes images, videos or sounds of prompts.
         steps, guidance_scale, negative_prompt, height, width, memory, last_steps,
-            long_prompts, options: see `Pipeline`.
+            long_prompts, reuse, options: see `Pipeline`.
         inputs: pictures and what goes with them, as `InputsConfig.inputs` has them.
         lengths: frames, their rate, and seconds of sound, as `Pipeline.lengths` has them.
         scheduler: what samples in place of the pipeline's own `scheduler`; it is left as it is.
@@ -66,6 +74,7 @@ class PipelineSampler:
         memory: str = "keep",
         last_steps: int | None = None,
         long_prompts: bool = False,
+        reuse: int = 1,
         options: Mapping[str, Any] | None = None,
         inputs: Mapping[str, Any] | None = None,
         lengths: Mapping[str, Any] | None = None,
@@ -80,7 +89,11 @@ class PipelineSampler:
         check_live(pipe)
         if long_prompts:
             check_long_prompts(pipe)
-        self.device: torch.device = device or computes_on(pipe)
+        if reuse > 1:
+            check_networks(networks_of(pipe))
+        # Another run may have parts of it elsewhere.
+        with at_home(pipe):
+            self.device: torch.device = device or computes_on(pipe)
         tell_set_aside(pipe, self.device)
         networks_dtype = dtype or own_dtype(pipe)
 
@@ -95,21 +108,25 @@ class PipelineSampler:
                 height = width = None
 
         self._dtype = wide_dtype(networks_dtype)
-        self._pipe = private_pipeline(
-            pipe,
-            scheduler=scheduler,
-            device=self.device,
-            dtype=dtype,
-            vae_dtype=vae_dtype,
-            memory=memory,
-            speed=Speed(compile, channels_last),
-        )
-        self._spare = Spare(memory, Ledger(self._pipe, networks_dtype))
+        with at_home(pipe):
+            self._pipe = private_pipeline(
+                pipe,
+                scheduler=scheduler,
+                device=self.device,
+                dtype=dtype,
+                vae_dtype=vae_dtype,
+                memory=memory,
+                speed=Speed(compile, channels_last),
+                reuses=reuse > 1,
+            )
+            lot = Lot(pipe, self._pipe, self.device)
+        self._spare = Spare(memory, Ledger(self._pipe, networks_dtype), lot)
         if self._spare.ledger.weightless:
             answer_by_zeros(self._pipe)
         if long_prompts:
             read_long_prompts(self._pipe)
         self._last_steps = last_steps
+        self._reuse = reuse
         self._told: set[str] = set()
         self._negative_prompt = negative_prompt
 
@@ -130,6 +147,7 @@ class PipelineSampler:
         self._options = {**free, **given, "output_type": "pt", "return_dict": False}
 
         check_options(cls, {**self._options, **self._prepared.pictures}, free)
+        check_clip_skip(pipe, free)
         if negative_prompt:
             check_negative_prompt(cls)
 
@@ -179,8 +197,15 @@ class PipelineSampler:
 
         pipe = remembering(self._pipe, self._dtype)
         cuts = Cuts(pipe)
-        bound = PipelineNoiseMap(
-            pipe, options, seeds, self.device, self._last_steps, spare=self._spare
-        )
+        with self._spare.lot.at_home():
+            bound = PipelineNoiseMap(
+                pipe,
+                options,
+                seeds,
+                self.device,
+                self._last_steps,
+                spare=self._spare,
+                reuse=self._reuse,
+            )
         cuts.tell(self._told)
         return bound

@@ -100,6 +100,7 @@ class DDIM(InputsConfig):
             "long_prompts",
             "compile",
             "channels_last",
+            "reuse",
             "start_image",
         }
         if ctx.weightless:

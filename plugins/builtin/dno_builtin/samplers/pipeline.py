@@ -115,6 +115,7 @@ class Pipeline(InputsConfig):
             "long_prompts",
             "compile",
             "channels_last",
+            "reuse",
             "options",
         }
         return PipelineSampler(

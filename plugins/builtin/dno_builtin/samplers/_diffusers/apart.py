@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -46,6 +48,14 @@ class ApartNoiseMap:
         flop = None if one.flop is None else one.flop * (1 + more)
         peak = one.peak + more * sum(one.graphs.values())
         return one._replace(graphs=graphs, flop=flop, peak=peak)
+
+    @contextlib.contextmanager
+    def climbing(self) -> Iterator[None]:
+        """Inside, what none of them calls lies elsewhere, where there is too little memory."""
+        with ExitStack() as undo:
+            for one in self._maps:
+                undo.enter_context(one.climbing())
+            yield
 
     def __call__(self, noise_BN: Tensor, /) -> Tensor:
         """Samples of this noise, as their medium has them, in the noise's dtype and device."""

@@ -102,9 +102,15 @@ def coarse_path(fine: PipelineNoiseMap, steps: int) -> CoarsePath:
     pipe: Any = copy.copy(fine.pipe)
     pipe.scheduler = thinned(scheduler, stride)
     options = {**fine.options, "num_inference_steps": steps}
-    # Any seeds will do, since the noise to start from is that of the finer map.
+    # Any seeds will do, since the noise to start from is that of the finer map. No features are
+    # reused: neighbours of so few steps differ too much.
     sample = type(fine)(
-        pipe, options, [0] * len(fine.noise_BN), fine.noise_BN.device, spare=fine.spare
+        pipe,
+        options,
+        [0] * len(fine.noise_BN),
+        fine.noise_BN.device,
+        spare=fine.spare,
+        idle=fine.idle,
     )
 
     # Where a picture is redrawn the first steps are left out, of both grids.

@@ -25,8 +25,8 @@ CASTING = "layerwise_casting"
 _SET_ASIDE = OFFLOADING | {CASTING, "peft_autocast_disable"}
 """Names of diffusers' hooks that a private view does without."""
 
-_LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "peft")
-"""Whose functions may be called before and after a forward."""
+_LIBRARIES = ("torch", "transformers", "diffusers", "accelerate", "peft", "dno_builtin")
+"""Whose functions may be called before and after a forward; ours fetch weights (`parking.py`)."""
 
 _KEPT_IN = ("_hf_hook", "_diffusers_hook")
 """Attributes in which accelerate and diffusers keep their hooks of a module."""

@@ -17,6 +17,7 @@ from .needs import PICTURES, needed, spelled
 from .options import DiffusersConfig
 from .pictures import GivenPicture, Picture, located_picture
 from .reading import read_json
+from .reusable import check_index
 
 
 class InputsConfig(DiffusersConfig):
@@ -97,8 +98,11 @@ class InputsConfig(DiffusersConfig):
         folder = self.folder()
         if folder is None:
             return
-        name = read_json(folder / INDEX).get("_class_name", "")
+        index = read_json(folder / INDEX)
+        name = index.get("_class_name", "")
         check_given(name, given)
+        if self.reuse > 1:
+            check_index(index)
 
         # Models that inpaint are also saved as plain pipelines.
         channels = read_json(folder / "unet" / "config.json").get("in_channels")

@@ -14,6 +14,7 @@ from dno.plugin import Cost, is_shape, kept_by, out_of_memory, outlined, traced
 from .memory import Level, at_level
 from .modules import Function, without_gradient
 from .nests import each, tensors
+from .reuse import DEEP
 
 
 class Ledger:
@@ -43,6 +44,7 @@ class Ledger:
         self._kept: dict[Any, int] = {}
         self._calls: dict[Any, tuple[Function, Any, Any]] = {}
         self._costs: dict[Any, Cost] = {}
+        self._passing: dict[Any, int] = {}
 
     def answer(self, function: Function, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """The form of a call, and an answer of that form."""
@@ -82,7 +84,22 @@ class Ledger:
     def taken(self, form: Any) -> int:
         """Bytes of a call's arguments that are its own, in the dtype that it computes in."""
         _, args, kwargs = self._calls[form]
-        return sum(self._own_bytes(tensor) for tensor in tensors((args, kwargs)))
+        named = {name: value for name, value in kwargs.items() if name != DEEP}
+        own = sum(self._own_bytes(tensor) for tensor in tensors((args, named)))
+        return own + self._deep_bytes(form, kwargs.get(DEEP))
+
+    def _deep_bytes(self, form: Any, deep: Any) -> int:
+        """Bytes of deep features that a call is given, or that it makes for later ones.
+
+        Where they must be cast, each call that is given them has a copy of its own; else they are
+        one tensor for all of those, which is counted where it is made.
+        """
+        made = deep is True
+        features = self._answers[form][1] if made else deep
+        if not isinstance(features, Tensor):
+            return 0
+        is_cast = features.dtype != self._dtype
+        return 0 if made == is_cast else features.numel() * self._dtype.itemsize
 
     def _own_bytes(self, tensor: Tensor) -> int:
         if not tensor.is_floating_point():
@@ -92,8 +109,25 @@ class Ledger:
         return size if tensor.requires_grad or tensor.dtype != self._dtype else 0
 
     def answered(self, form: Any) -> int:
-        """Bytes of a call's answer."""
-        return sum(tensor.nbytes for tensor in tensors(self._answers[form]))
+        """Bytes of a call's answer, deep features for later calls left out."""
+        _, _, kwargs = self._calls[form]
+        answer = self._answers[form]
+        if kwargs.get(DEEP) is True:
+            answer, _ = answer
+        return sum(tensor.nbytes for tensor in tensors(answer))
+
+    def passing(self, form: Any) -> int:
+        """Most bytes at once in a call of this form without a gradient.
+
+        It may take seconds to find out.
+        """
+        if form not in self._passing:
+            function, args, kwargs = self._calls[form]
+            args, kwargs = each(args, Tensor.detach), each(kwargs, Tensor.detach)
+            with at_level("keep"):
+                cost, _ = traced(function, args, kwargs)
+            self._passing[form] = cost.peak
+        return self._passing[form]
 
     def cost(self, form: Any, level: Level, *, decodes: bool) -> Cost:
         """What a call of this form costs at a level.

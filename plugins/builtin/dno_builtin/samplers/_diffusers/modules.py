@@ -6,7 +6,8 @@ import copy
 import functools
 import hashlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -215,6 +216,10 @@ def without_gradient(function: Function, args: Any, kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
+once: Final[ContextVar[bool]] = ContextVar("once", default=False)
+"""Whether what is computed now is remembered, and not computed again for the same arguments."""
+
+
 def remember(function: Function) -> Function:
     """The function, computed once for each set of arguments that no gradient depends on."""
     known: dict[str, Any] = {}
@@ -226,7 +231,11 @@ def remember(function: Function) -> Function:
 
         key = repr(_told((args, sorted(kwargs.items()))))
         if key not in known:
-            known[key] = function(*args, **kwargs)
+            token = once.set(True)
+            try:
+                known[key] = function(*args, **kwargs)
+            finally:
+                once.reset(token)
 
         # Callers may write into what they are given.
         return each(known[key], Tensor.clone)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +36,8 @@ class PipelineNoiseMap:
         device: where it computes.
         last_steps: steps whose noise moves, counted from the last; None: all.
         spare: what its networks cost, and what memory they may take.
+        idle: parts of the pipeline that have run for the prompts already.
+        reuse: see `DiffusersConfig`.
 
     Raises:
         ConfigError: the pipeline refuses its options, or is not a differentiable map from noise to
@@ -50,6 +54,8 @@ class PipelineNoiseMap:
         last_steps: int | None = None,
         *,
         spare: Spare,
+        idle: frozenset[str] = frozenset(),
+        reuse: int = 1,
     ) -> None:
         self.pipe = pipe
         """The private pipeline."""
@@ -62,13 +68,17 @@ class PipelineNoiseMap:
         self.remedy: str = remedy(pipe)
         """What to do where a sample or its gradient is not finite."""
 
-        rehearsal = Rehearsal(pipe, options, len(seeds), device, spare.ledger)
+        self._reuse = reuse
+        rehearsal = Rehearsal(pipe, options, len(seeds), device, spare.ledger, reuse)
         found = rehearsal.rehearse()
         moves = found.acts
         acts = found.acts
         if last_steps is not None:
             moves = _in_last_steps(found, last_steps)
             found = rehearsal.rehearse(moves)
+        found = replace(found, idle=found.idle | idle)
+        self.idle: frozenset[str] = found.idle
+        """Parts of the pipeline that no call of this map asks, as far as is known."""
 
         self.medium: Medium = found.medium
         """What its samples are."""
@@ -119,7 +129,7 @@ class PipelineNoiseMap:
             got = tuple(noise_BN.shape)
             raise ValueError(f"the noise of these prompts is {expected}, got {got}")
 
-        pipe = for_one_call(self.pipe, self._answerer())
+        pipe = for_one_call(self.pipe, self._answerer(), reuse=self._reuse)
         with NoiseTape(self._drawer(noise_BN)):
             images: Tensor = call_pipeline(pipe, self.options)
         return as_samples(images, self.medium, signed=self._signed).to(noise_BN)
@@ -128,6 +138,13 @@ class PipelineNoiseMap:
     def footprint(self) -> Footprint | None:
         """What an evaluation with gradient needs; see `dno.plugin.NoiseMap`."""
         return self._memory.footprint()
+
+    @contextlib.contextmanager
+    def climbing(self) -> Iterator[None]:
+        """Inside, what is not called lies elsewhere, where there is too little memory for it; see
+        `dno.plugin.NoiseMap`."""
+        with self.spare.lot.parked(self._memory.parked):
+            yield
 
     def coarser(self, steps: int) -> CoarsePath:
         """The same prompts and seeds on `steps` of the timesteps; see `dno.plugin.CoarseMap`.

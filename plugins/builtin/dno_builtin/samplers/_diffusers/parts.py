@@ -19,6 +19,8 @@ from .memory import chooses, spare_blocks, spare_inner_blocks, with_memory
 from .modules import Function, computes_in, frozen_view, heavy, remember, wide_dtype
 from .nests import cast
 from .packed import check_placed, is_quantised
+from .reusable import is_unet
+from .reuse import Reuse, takes_deep, with_reuse
 from .schedule import unclipped
 from .speed import Speed, compile_blocks, put_channels_last, repeated
 
@@ -55,6 +57,12 @@ def family(pipe: Any) -> Iterator[Any]:
     for part in vars(pipe).values():
         if isinstance(part, DiffusionPipeline):
             yield from family(part)
+
+
+def networks_of(pipe: Any) -> list[nn.Module]:
+    """The pipeline's denoising networks, and what goes with them, as ControlNets do."""
+    parts = [uncompiled(part) for member in family(pipe) for part in vars(member).values()]
+    return [part for part in parts if role_of(part) == "network"]
 
 
 def own_dtype(pipe: Any) -> torch.dtype:
@@ -119,6 +127,7 @@ def private_pipeline(
     vae_dtype: torch.dtype | None,
     memory: str,
     speed: Speed,
+    reuses: bool = False,
 ) -> Any:
     """The pipeline as the sampler calls it: it shares weights, and nothing else that can change.
 
@@ -130,12 +139,19 @@ def private_pipeline(
         vae_dtype: what decoders compute in; None: `wide_dtype` of what the networks do.
         memory: what networks and decoders keep for the backward pass.
         speed: what is done for speed.
+        reuses: whether calls are to reuse what deep blocks of a UNet answered.
 
     Raises:
         ConfigError: a part cannot be moved or cast to there, or a decoder overflows in that, or
             what is done for speed cannot be done to a part.
     """
     wide = wide_dtype(dtype or own_dtype(pipe))
+    if speed.compile and reuses:
+        raise ConfigError(
+            "reuses what was computed, and nobody compared its gradients once blocks are compiled; "
+            "leave reuse or compile out",
+            at="reuse",
+        )
     if speed.compile:
         check_blocks(pipe)
 
@@ -155,7 +171,7 @@ def private_pipeline(
             case "vocoder":
                 return _private_vocoder(name, part, device, wide, memory)
             case "network":
-                return _private_network(name, part, device, dtype, wide, memory, speed)
+                return _private_network(name, part, device, dtype, wide, memory, speed, reuses)
             case _:
                 return _private_encoder(name, part, device, dtype)
 
@@ -243,6 +259,7 @@ def _private_network(
     wide: torch.dtype,
     memory: str,
     speed: Speed,
+    reuses: bool,
 ) -> Any:
     check_placed(name, part, device, dtype)
     packed = is_quantised(part)
@@ -258,6 +275,8 @@ def _private_network(
 
     if chooses(memory):
         spare_inner_blocks(view)
+    if reuses and is_unet(part):
+        view.forward = with_reuse(view)
     forward = with_memory(memory, view.forward)
     view.forward = heavy(
         forward,
@@ -369,6 +388,7 @@ def for_one_call(
     answer: Answer,
     stepped: Callable[[], None] = lambda: None,
     stepping: Callable[[], None] = lambda: None,
+    reuse: int = 1,
 ) -> Any:
     """The pipeline for one call, with somebody else answering for its networks and decoders.
 
@@ -377,7 +397,13 @@ def for_one_call(
         answer: answers for the networks and decoders.
         stepped: called after each step of a scheduler.
         stepping: called before each.
+        reuse: steps from one in which all blocks of a UNet run to the next.
     """
+    held = Reuse(reuse)
+
+    def after_step() -> None:
+        held.stepped()
+        stepped()
 
     def change(_: str, part: Any) -> Any:
         role = role_of(part)
@@ -386,7 +412,7 @@ def for_one_call(
 
         if role == "scheduler":
             own = copy.deepcopy(part)
-            own.step = _between(stepping, own.step, stepped)
+            own.step = _between(stepping, own.step, after_step)
             return own
 
         own = copy.copy(part)
@@ -394,6 +420,8 @@ def for_one_call(
             own.decode = _answered(part.decode, answer, decodes=True)
         else:
             own.forward = _answered(part.forward, answer, decodes=role == "vocoder")
+            if reuse > 1 and takes_deep(part):
+                own.forward = held.between_steps(own.forward)
         return own
 
     return _rebuilt(pipe, change)

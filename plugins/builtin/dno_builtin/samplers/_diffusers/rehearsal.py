@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dno.plugin import ConfigError, Medium, RunError, first_line, out_of_memory
 
@@ -15,7 +16,8 @@ from .call import call_pipeline
 from .ledger import Ledger
 from .live import without
 from .made import medium_of, rate_of
-from .parts import for_one_call
+from .modules import Function, once
+from .parts import family, for_one_call, role_of
 from .tape import NoiseTape
 from .watch import Watch
 
@@ -53,6 +55,9 @@ class Found:
     """Shape of what is made, batch first."""
     entries: int
     """Entries of noise of all samples."""
+    idle: frozenset[str]
+    """Parts of the pipeline that no later call asks: those that ran and whose answers are
+    remembered, and encoders that nobody asked."""
 
 
 class Rehearsal:
@@ -68,6 +73,7 @@ class Rehearsal:
         items: prompts among them, each of which gets a sample.
         device: where it computes.
         ledger: what the networks answer.
+        reuse: see `for_one_call`.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class Rehearsal:
         items: int,
         device: torch.device,
         ledger: Ledger,
+        reuse: int = 1,
     ) -> None:
         self._pipe = pipe
         self._options = options
@@ -84,6 +91,11 @@ class Rehearsal:
         self._device = device
         self._name = type(pipe).__name__
         self._ledger = ledger
+        self._ran: set[str] = set()
+        """Parts that ran for something that is remembered."""
+        self._asked: set[str] = set()
+        """Parts that ran for something that is computed anew at each call."""
+        self._reuse = reuse
 
     def rehearse(self, moves: Sequence[bool] | None = None) -> Found:
         """What one call of the pipeline turns out to do.
@@ -130,6 +142,7 @@ class Rehearsal:
             calls=watch.calls,
             shape=tuple(images.shape),
             entries=sum(leaf.numel() for leaf in watch.leaves),
+            idle=self._idle(),
         )
 
     def _of_one(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -140,9 +153,15 @@ class Rehearsal:
 
     def _called(self, watch: Watch) -> Any:
         """What the pipeline makes, watched."""
-        pipe = for_one_call(self._pipe, watch.answer, watch.stepped, watch.stepping)
+        names = self._names_of_functions()
+
+        def answer(function: Function, decodes: bool, args: Any, kwargs: Any) -> Any:
+            self._asked.add(names[id(function)])
+            return watch.answer(function, decodes, args, kwargs)
+
+        pipe = for_one_call(self._pipe, answer, watch.stepped, watch.stepping, self._reuse)
         try:
-            with torch.enable_grad(), watch.draws, NoiseTape(watch.draw):
+            with torch.enable_grad(), watch.draws, self._listening(), NoiseTape(watch.draw):
                 return call_pipeline(pipe, self._options)
         except (ConfigError, RunError):
             raise
@@ -155,6 +174,68 @@ class Rehearsal:
                 f"{without(self._pipe)}",
                 at="model",
             ) from error
+
+    def _idle(self) -> frozenset[str]:
+        # Of others that did not run, pipelines may read weights without running them.
+        names = self._names()
+        encoders = {
+            names[id(part)]
+            for member in family(self._pipe)
+            for part in vars(member).values()
+            if role_of(part) == "encoder"
+        }
+        return frozenset((self._ran | encoders) - self._asked)
+
+    def _names(self) -> Mapping[int, str]:
+        """What the pipeline calls its parts, and those of the pipelines that it is made of."""
+        own = {id(part): name for name, part in vars(self._pipe).items()}
+        for member in family(self._pipe):
+            for name, part in vars(member).items():
+                own.setdefault(id(part), name)
+        return own
+
+    def _names_of_functions(self) -> Mapping[int, str]:
+        """The parts that networks' and decoders' functions are of."""
+        names = self._names()
+        found: dict[int, str] = {}
+        for member in family(self._pipe):
+            for part in vars(member).values():
+                role = role_of(part)
+                if role in ("network", "vocoder"):
+                    found[id(part.forward)] = names[id(part)]
+                elif role == "decoder":
+                    found[id(part.decode)] = names[id(part)]
+        return found
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Inside, it is noted which parts run, and whether what they answer is remembered."""
+        hooks = []
+        names = self._names()
+        for member in family(self._pipe):
+            for part in vars(member).values():
+                if not isinstance(part, nn.Module):
+                    continue
+                # Networks are asked as a whole, and that is noted as they are.
+                inner = [part] if role_of(part) == "network" else [*part.modules()]
+                for module in inner:
+                    hook = self._noting(names[id(part)], is_whole=module is part)
+                    hooks.append(module.register_forward_pre_hook(hook))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _noting(self, name: str, *, is_whole: bool) -> Any:
+        def note(*_: object) -> None:
+            if once.get():
+                self._ran.add(name)
+            # The forward of a whole part may be remembered itself.
+            elif not is_whole:
+                self._asked.add(name)
+
+        return note
 
     def _check_size(self, images: Tensor) -> None:
         """Raise `ConfigError` where one side was asked for and passed over.

@@ -1,20 +1,22 @@
 """One evaluation with gradient of a full-size network, its peak of memory beside the prediction.
 
-python tests/benchmarks/bench_full_size.py [SIZE]
+python tests/benchmarks/parts/full_size.py [SIZE]
 
 A network of Stable Diffusion 1.5's shape with random weights (860 million, bfloat16), its decoder
 in float32, 512 px, 2 steps, on the CPU; SIZE is what it may take (8GB). It takes some minutes of a
-core. Prints JSON.
+core. Prints JSON; the suite runs it in a process of its own, whose peak it is.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -25,7 +27,10 @@ from dno.core.costs import Beside, Room
 from dno.runs.room import CPU_WASTE
 from dno.testing.models import tiny_tokenizer
 
-SHAPE = Path(__file__).parents[2] / "docs" / "figures" / "models" / "sd-1.5"
+if TYPE_CHECKING:
+    from measuring import Figure, Size
+
+SHAPE = Path(__file__).parents[3] / "docs" / "figures" / "models" / "sd-1.5"
 GB = 10**9
 
 
@@ -73,6 +78,31 @@ def pipeline() -> StableDiffusionPipeline:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+FIGURES = {
+    "predicted_gb": ("predicted for tensors, allowed 8 GB", "GB"),
+    "bound_gb": ("the process's peak when it is bound", "GB"),
+    "forward_gb": ("its peak after the way forward", "GB"),
+    "peak_gb": ("its peak", "GB"),
+    "bind_cpu_s": ("binding, with a trace", "CPU s"),
+    "forward_cpu_s": ("the way forward", "CPU s"),
+    "backward_cpu_s": ("the way back", "CPU s"),
+}
+
+
+def measure(size: Size) -> Iterator[Figure]:
+    """Peaks and seconds of one evaluation; it is of one size."""
+    from measuring import exact
+
+    script = [sys.executable, __file__]
+    told = subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout
+    # After a line of what was known before the evaluation.
+    found = json.loads(told.split("\n", 1)[1])
+    if not found["finite"] or not found["moved"]:
+        raise RuntimeError(f"the gradient is no good: {found}")
+    for name, (text, unit) in FIGURES.items():
+        yield exact(f"full_size.{name}", text, found[name], unit)
 
 
 def main() -> None:
