@@ -110,6 +110,7 @@ def test_the_defaults():
         "long_prompts": False,
         "compile": False,
         "channels_last": False,
+        "reuse": 1,
     }
     assert dump["optimizer"] == {"use": "ascent", "equal": 0.5}
     assert dump["constraints"] == [{"use": "shell", "every": 1, "reach": 25.0, "rounds": 3}]
