@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack
+from typing import Any, Literal, TypeAlias, Unpack
 
 from dno.core.events import StepDone
 from dno.errors import ConfigError
@@ -34,7 +34,6 @@ from dno.runs.saved import list_runs as list_runs
 from dno.runs.saved import open_run as open_run
 from dno.runs.shorthands import assemble
 from dno.runs.spellings import weighted
-from dno.wording import short
 
 Named: TypeAlias = str | Mapping[str, Any]
 """A plugin's name, or a table with `use` and its options."""
@@ -416,7 +415,7 @@ def batch(
     out: str | Path,
     reward: AnyReward,
     seeds: Sequence[int] = (0,),
-    size: int = 1,
+    size: int | Literal["auto"] = 1,
     part: tuple[int, int] = (1, 1),
     retries: int = 1,
     ray: str | None = None,
@@ -448,6 +447,7 @@ def batch(
         seeds: for each prompt that has none of its own.
         size: how many items are run side by side in one tensor, where they differ in prompt or
             seed alone; each costs less then, and agrees with one that ran alone to rounding.
+            "auto": as many as there is memory for, at most 16, as it is when the study begins.
         part: i of n, counted from 1: every nth item alone.
         retries: how often an item that failed is tried again.
         ray: run the items on workers of a Ray cluster: "auto" for the one that runs here, else one
@@ -466,9 +466,11 @@ def batch(
     from dno.runs.cluster import Cluster
     from dno.runs.keep import parse_keep
     from dno.runs.lists import rows_from
+    from dno.runs.spellings import parse_size
     from dno.runs.study import run_study
 
     kept = parse_keep(keep)
+    many = parse_size(size, "size")
     cluster = Cluster.asked_for(ray, gpus=ray_gpus, cpus=ray_cpus, workers=ray_workers)
     values = _values(
         sampler=sampler,
@@ -488,8 +490,6 @@ def batch(
 
     folder = Path(out).expanduser()
     items = items_of(rows_from(prompts), seeds, configure, folder)
-    if size < 1:
-        raise ConfigError(f"must be 1 or more, got {short(size)}", at="size")
     with page_if_interrupted(items, folder):
         summary = run_study(
             items,
@@ -498,7 +498,7 @@ def batch(
             retries=retries,
             cluster=cluster,
             keep=kept,
-            size=size,
+            size=many,
             page=write_report,
         )
     write_page_of_items(items, folder)

@@ -51,14 +51,15 @@ def batch(
         ),
     ] = "0",
     size: Annotated[
-        int,
+        str,
         typer.Option(
             "--batch",
-            help="Items side by side in one tensor, where they differ in prompt or seed alone.",
-            min=1,
+            help="Items side by side in one tensor, where they differ in prompt or seed alone; or "
+            "auto: as many as there is memory for.",
+            metavar="N|auto",
             rich_help_panel="DRAW",
         ),
-    ] = 1,
+    ] = "1",
     shard: Annotated[
         str | None,
         typer.Option(
@@ -133,14 +134,15 @@ def batch(
     from dno.runs.cluster import Cluster, check_together
     from dno.runs.keep import parse_keep
     from dno.runs.lists import read_rows
-    from dno.runs.spellings import parse_part, parse_seeds, parse_settings
+    from dno.runs.spellings import parse_part, parse_seeds, parse_settings, parse_size
 
     prompts = user_path(prompts, source="FILE")
     out = user_path(out, source="--out")
     numbers = parse_seeds(seeds, "--seeds")
     part = parse_part(shard, "--shard")
     cluster = Cluster.asked_for(ray, gpus=ray_gpus, cpus=ray_cpus, workers=ray_workers)
-    check_together(size, cluster)
+    many = parse_size(size, "--batch")
+    check_together(many, cluster)
     kept = parse_keep(keep)
     rows = read_rows(prompts)
     values = start_values(config, quiet=True, no_report=no_report)
@@ -186,7 +188,7 @@ def batch(
             retries=retries,
             cluster=cluster,
             keep=kept,
-            size=size,
+            size=many,
             page=write_report,
             **telling,
         )

@@ -16,18 +16,28 @@ def plan(**given: Any) -> None:
     """Say what `dno optimize` with the same options takes of memory and time, and load no weights.
 
     A MODEL may be a folder with configuration files alone, and --memory 24GiB stands for a card of
-    that size. It ends with 1 where the run does not fit.
+    that size. --batch auto finds out how many samples fit side by side, as for dno batch. It ends
+    with 1 where the run does not fit.
 
     Example: dno plan "a black cat" --reward clip --memory 8GiB
     """
-    run_config = run_asked_for(**given)
+    batch = given.pop("batch")
+    run_config = run_asked_for(**given, batch=None if batch == "auto" else batch)
 
     # From here on torch is needed, which takes seconds to import: a mistake is told before.
     from dno.runs.plan import plan as planned
 
+    head = ""
     with plugins_at_work():
+        if batch == "auto":
+            from dno.runs.abreast import how_many
+
+            decided = how_many(run_config)
+            each = max(1, decided.items // len(run_config.prompts))
+            run_config = run_asked_for(**given, batch=str(each))
+            head = f"--batch {each}  {decided.sentence()}\n\n"
         found = planned(run_config)
-    say(found.text())
+    say(head + found.text())
     if not found.fits:
         raise typer.Exit(FAILED)
 

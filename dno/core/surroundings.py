@@ -74,6 +74,20 @@ def together() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def tf32() -> Iterator[None]:
+    """Products and convolutions of float32 may be computed in TF32, by a GPU that has it.
+
+    TF32 has float32's range and 10 bits of its 23 behind the point. The setting is the whole
+    process's: while any thread is in here it holds for all of them, and the last one to leave gives
+    back what was before.
+    """
+    with ExitStack() as undo:
+        for setting in _OF_TF32:
+            undo.enter_context(setting.held())
+        yield
+
+
 _AUTOCAST: Final = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -192,6 +206,31 @@ else:
     )
 
 
+_cuda: Any = torch.backends.cuda
+_cudnn: Any = torch.backends.cudnn
+
+
+def _write_matmul(precision: Any) -> None:
+    # By the older name first: torch refuses to read it where the two disagree.
+    _cuda.matmul.allow_tf32 = precision == "tf32"
+    _cuda.matmul.fp32_precision = precision
+
+
+def _write_conv(precision: Any) -> None:
+    _cudnn.allow_tf32 = precision == "tf32"
+    _cudnn.conv.fp32_precision = precision
+
+
+_OF_TF32: Final = [_flag(_cuda.matmul, "allow_tf32", True), _flag(_cudnn, "allow_tf32", True)]
+
+if hasattr(_cudnn, "conv"):
+    # Newer versions of torch have a name for each precision.
+    _OF_TF32[:] = [
+        _Setting("tf32 products", lambda: _cuda.matmul.fp32_precision, _write_matmul, "tf32"),
+        _Setting("tf32 convolutions", lambda: _cudnn.conv.fp32_precision, _write_conv, "tf32"),
+    ]
+
+
 class _Traffic:
     """A lock that many may hold together, or one alone."""
 
@@ -271,7 +310,7 @@ _traffic: Final = _Traffic()
 
 
 def _forked() -> None:
-    for setting in (_DTYPE, _WARNINGS, _THREADS, *_OF_CPUS, *_OF_ALL_DEVICES):
+    for setting in (_DTYPE, _WARNINGS, _THREADS, *_OF_CPUS, *_OF_ALL_DEVICES, *_OF_TF32):
         setting.forked()
     _traffic.forked()
 

@@ -20,7 +20,7 @@ from dno.files import write_file
 from dno.runs.attempt import Attempt, Attempts, End
 from dno.runs.earlier import names_there
 from dno.runs.folders import slug
-from dno.runs.groups import standings
+from dno.runs.groups import Group, groups_of, standings
 from dno.runs.identity import digest_of, set_by
 from dno.runs.keep import Keep
 from dno.runs.lists import Row, configured
@@ -163,7 +163,7 @@ def carry_out(
     *,
     retries: int,
     keep: Keep = Keep.ALL,
-    size: int = 1,
+    size: Callable[[RunConfig], int] | None = None,
     others: Sequence[Item] = (),
     page: Callable[[Path], object] = lambda path: None,
     tell: Callable[[Told], None],
@@ -177,7 +177,7 @@ def carry_out(
         folder: the study's.
         retries: how often an item that failed is tried again.
         keep: what is kept of an item that is done.
-        size: how many items that allow it are run side by side.
+        size: how many items like one are run side by side, where they allow it; None: one by one.
         others: items of the study that are not to be run here, but where they were begun side by
             side with some that are.
         page: called with the folder of each that was.
@@ -215,6 +215,12 @@ def carry_out(
         left = held
     summary.held = len(left)
     return summary
+
+
+def groups_among(items: Sequence[Item], size: Callable[[RunConfig], int]) -> list[Group]:
+    """Items that may be run side by side, in groups of at most `size` of them."""
+    configs = {item.name: item.config for item in items}
+    return groups_of(configs, _but_for_its_prompt, size)
 
 
 def _tried(item: Item, path: Path, attempts: Attempts, retries: int) -> Attempt:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from dno.errors import ConfigError, RunError
 from dno.wording import short
@@ -210,9 +210,9 @@ def nodes_of(ray: ModuleType) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def check_together(size: int, cluster: Cluster | None) -> None:
+def check_together(size: int | Literal["auto"], cluster: Cluster | None) -> None:
     """Raise `ConfigError` where items cannot be run side by side."""
-    if size > 1 and cluster is not None:
+    if size != 1 and cluster is not None:
         raise ConfigError(
             "cannot be given beside a Ray cluster, whose workers take items one by one; leave one "
             "of them out",

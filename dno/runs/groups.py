@@ -49,14 +49,16 @@ class Group:
 
 
 def groups_of(
-    items: Mapping[str, RunConfig], key: Callable[[RunConfig], object], size: int
+    items: Mapping[str, RunConfig],
+    key: Callable[[RunConfig], object],
+    size: Callable[[RunConfig], int],
 ) -> list[Group]:
-    """Items in groups of at most `size`; who can only be run alone is in none.
+    """Items in groups of at most `size` of them; who can only be run alone is in none.
 
     Args:
         items: by their names, each of one prompt and one seed.
         key: what configurations that may differ in prompt and seed alone have in common.
-        size: samples side by side.
+        size: samples side by side, of one such configuration.
     """
     by_key: dict[object, dict[str, RunConfig]] = {}
     for name, config in items.items():
@@ -65,18 +67,19 @@ def groups_of(
 
     groups: list[Group] = []
     for alike in by_key.values():
+        most = size(next(iter(alike.values())))
         by_seed: dict[object, list[str]] = {}
         for name, config in alike.items():
             by_seed.setdefault(config.seeds, []).append(name)
         left: dict[object, list[str]] = {}
         for names in by_seed.values():
-            for chunk in _chunks(names, size):
+            for chunk in _chunks(names, most):
                 if len(chunk) > 1:
                     groups.append(_group(chunk, alike))
                 else:
                     left.setdefault(alike[chunk[0]].prompts, []).extend(chunk)
         for names in left.values():
-            groups += [_group(chunk, alike) for chunk in _chunks(names, size) if len(chunk) > 1]
+            groups += [_group(chunk, alike) for chunk in _chunks(names, most) if len(chunk) > 1]
     return groups
 
 

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import torch
 
-from dno.core.costs import gib
+from dno.core.costs import Room, gib
 from dno.core.surroundings import alone, clean_room
 from dno.errors import ConfigError
 from dno.paths import current_folder
-from dno.protocols import Footprint
+from dno.protocols import Footprint, NoiseMap
 from dno.registry.configs import BuildContext
 from dno.runs.check import check
 from dno.runs.coarse import coarse_grids
@@ -150,6 +150,49 @@ def said_shortly(footprint: Footprint | None) -> str:
     return f"memory: {footprint.policy}; about {gib(footprint.peak)}{of_all} at the peak"
 
 
+@dataclass(frozen=True)
+class Shaped:
+    """A run's sampler and rewards, of shapes alone."""
+
+    device: torch.device
+    """Where the run itself would compute."""
+    sampler: Any
+    around: Surroundings
+    """Of the configuration that it was made for."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Shaped:
+        """What a configuration names, without its weights.
+
+        Raises:
+            ConfigError: the sampler says nothing of its memory without weights, or there is no such
+                device.
+        """
+        device = find_device(config.device)
+        sampling = Parts.of(config).sampler
+        if not sampling.config.weightless:
+            raise ConfigError(
+                f'"{sampling.name}" cannot be planned: it says nothing of its memory without its '
+                "weights",
+                at="sampler",
+            )
+        cpu = torch.device("cpu")
+        context = BuildContext(device=cpu, dtype=dtype_of(config), weightless=True)
+        return cls(device, build(sampling, context), Surroundings(config, context))
+
+    def bound(self, around: Surroundings, room: Room) -> NoiseMap:
+        """The sampler bound to the items of a configuration like the one it was made for.
+
+        Args:
+            around: of that configuration.
+            room: what there is of memory; that it is too little is no error.
+        """
+        self.sampler.make_room(replace(room, must_fit=False))
+        prompts, seeds = zip(*around.config.items(), strict=True)
+        bound: NoiseMap = at("sampler", lambda: self.sampler.bind(prompts, seeds))
+        return bound
+
+
 @clean_room()
 @alone()
 @torch.random.fork_rng(devices=[])
@@ -163,26 +206,15 @@ def plan(config: RunConfig) -> Plan:
         ConfigError: the configuration is wrong, or has a sampler that cannot be planned.
     """
     config = config.located(current_folder())
-    device = find_device(config.device)
     check(config, weights=False)
+    shaped = Shaped.of(config)
+    around, device = shaped.around, shaped.device
+    sample = shaped.bound(around, around.room(device))
 
-    parts = Parts.of(config)
-    if not parts.sampler.config.weightless:
-        raise ConfigError(
-            f'"{parts.sampler.name}" cannot be planned: it says nothing of its memory without its '
-            "weights",
-            at="sampler",
-        )
-    dtype = dtype_of(config)
-    context = BuildContext(device=torch.device("cpu"), dtype=dtype, weightless=True)
-    around = Surroundings(config, context)
-    sampler = build(parts.sampler, context)
-    sampler.make_room(replace(around.room(device), must_fit=False))
-
-    prompts, seeds = zip(*config.items(), strict=True)
-    sample = at("sampler", lambda: sampler.bind(prompts, seeds))
-    footprint: Footprint | None = sample.footprint
+    prompts = [prompt for prompt, _ in config.items()]
+    footprint: Footprint | None = getattr(sample, "footprint", None)
     assert footprint is not None
+    dtype = dtype_of(config)
     rewards_flop = around.flop
     coarse: dict[int, Footprint] = {}
     for steps, coarse_map in coarse_grids(config, sample).items():

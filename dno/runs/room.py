@@ -107,6 +107,12 @@ class Surroundings:
         self._known: dict[str, Any] = {}
         self._device = self.context.device
 
+    def like(self, config: RunConfig) -> Surroundings:
+        """The same around a configuration with the same rewards, which are not built again."""
+        other = replace(self, config=config)
+        other._known = self._known
+        return other
+
     def room(self, device: torch.device) -> Room:
         """The room that a sampler has on a device."""
         waste = CPU_WASTE if device.type == "cpu" else 0.0

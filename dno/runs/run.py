@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+import torch
 from torch import Tensor
 
 from dno.core.apart import rest_of
@@ -16,7 +18,7 @@ from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo
 from dno.core.result import Outcome, Status
 from dno.core.stages import LoopState
-from dno.core.surroundings import clean_room
+from dno.core.surroundings import clean_room, tf32
 from dno.errors import ConfigError, RunError
 from dno.guard import as_error
 from dno.paths import current_folder, user_path
@@ -37,6 +39,11 @@ Each: TypeAlias = Callable[[int, Outcome, Posed], None]
 one."""
 SAVE_SECONDS: Final = 5.0
 """A killed run loses at most about this much work."""
+
+_TF32_SINCE: Final = (8, 0)
+"""Compute capability of the first GPUs with TF32."""
+
+_log = logging.getLogger("dno")
 
 
 @clean_room()
@@ -73,10 +80,12 @@ def run(
     models = loaded or load(config)
     if out is None:
         return _run(config, models, None, None, onlookers, each)
-    # Posed before the folder is made, so that a configuration that cannot be built leaves nothing.
-    posed = pose(models, config)
-    with RunFolder(out, new=True) as folder:
-        return _carry_out(posed, folder, None, onlookers, each)
+    with _arithmetic(config, models):
+        # Posed before the folder is made, so that a configuration that cannot be built leaves
+        # nothing.
+        posed = pose(models, config)
+        with RunFolder(out, new=True) as folder:
+            return _carry_out(posed, folder, None, onlookers, each)
 
 
 @clean_room()
@@ -188,10 +197,24 @@ def _run(
     onlookers: Sequence[object] = (),
     each: Each | None = None,
 ) -> Outcome:
-    posed = pose(models, config, fresh=state is None, found=_found(folder, state))
-    if folder is not None and state is not None:
-        folder.check_state(state, posed.problem, posed.phases)
-    return _carry_out(posed, folder, state, onlookers, each)
+    with _arithmetic(config, models):
+        posed = pose(models, config, fresh=state is None, found=_found(folder, state))
+        if folder is not None and state is not None:
+            folder.check_state(state, posed.problem, posed.phases)
+        return _carry_out(posed, folder, state, onlookers, each)
+
+
+@contextlib.contextmanager
+def _arithmetic(config: RunConfig, models: Loaded) -> Iterator[None]:
+    """What float32 is computed in, as the configuration has it."""
+    if not config.tf32:
+        yield
+        return
+    device = models.context.device
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < _TF32_SINCE:
+        _log.warning("tf32: this %s has none, and computes as without it", device.type)
+    with tf32():
+        yield
 
 
 def _carry_out(

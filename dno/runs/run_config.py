@@ -289,6 +289,10 @@ class RunConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     """What the denoising networks and the text encoders compute in; noise and sampler stay float32
     or better. `auto`: float32, but a pipeline that is loaded already computes in its own."""
+    tf32: bool = False
+    """Whether a GPU may compute products and convolutions of float32 in TF32, with 10 bits behind
+    the point: networks, decoder and rewards, while the run goes on. Off: as the process has it,
+    which in torch's own state is convolutions alone."""
     sampler: Annotated[SamplerConfig, _parser(SAMPLERS), _dumper(SAMPLERS)] = _default("ddim")
     """How noise becomes an image."""
     rewards: Annotated[

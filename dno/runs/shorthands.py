@@ -141,11 +141,12 @@ class Options(TypedDict, total=False):
         ),
     ]
     batch: Annotated[
-        int | None,
+        int | str | None,
         Shorthand(
             "seeds",
             Group.DRAW,
             "Samples per prompt, from SEED, SEED + 1, ...",
+            metavar="N",
             read=seeds_from_the_first,
             tell=lambda seeds: len(listed(seeds)),
         ),

@@ -42,7 +42,7 @@ class SideBySide:
         configs: of all items, by their names.
         ours: names of those that this process is to do.
         key: what configurations that may differ in prompt and seed alone have in common.
-        size: how many are run together, but for groups that were begun.
+        size: how many like one are run together, but for groups that were begun; None: none are.
         study: the study's folder.
         items: where in it run folders of items are.
         attempts: makes attempts, with the models that are loaded.
@@ -52,7 +52,7 @@ class SideBySide:
     configs: Mapping[str, RunConfig]
     ours: Sequence[str]
     key: Callable[[RunConfig], object]
-    size: int
+    size: Callable[[RunConfig], int] | None
     study: Path
     items: Path
     attempts: Attempts
@@ -78,7 +78,7 @@ class SideBySide:
             for name in self.ours
             if name not in self._groups and name not in self._found and self._is_free(name)
         }
-        if self.size > 1:
+        if self.size is not None:
             for group in groups_of(left, self.key, self.size):
                 self._groups |= dict.fromkeys(group.names, group)
 

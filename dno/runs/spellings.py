@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 from dno.errors import ConfigError
 from dno.wording import short
@@ -62,6 +62,22 @@ def parse_seeds(text: str, source: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"names a seed twice: {text!r}", source=source)
     return seeds
+
+
+def parse_size(size: object, source: str) -> int | Literal["auto"]:
+    """A number of items side by side, or the word `auto`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if size == "auto":
+        return "auto"
+    number = parse_value(size) if isinstance(size, str) else size
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise ConfigError(
+            f"must be auto, or a whole number of at least 1, got {short(size)}", source=source
+        )
+    return int(number)
 
 
 def parse_part(text: str | None, source: str) -> tuple[int, int]:
@@ -137,8 +153,19 @@ def first_seed(seed: object, before: object) -> list[int]:
 
 
 def seeds_from_the_first(count: object, seeds: Any) -> list[int]:
-    """So many seeds, counted on from the first of those at the place so far."""
-    count = _whole(count, least=1)
+    """So many seeds, counted on from the first of those at the place so far.
+
+    Raises:
+        ConfigError: it is no such number; `auto` is none, since what a run draws is not for a
+            machine's memory to decide.
+    """
+    if count == "auto":
+        raise ConfigError(
+            "is how many samples are drawn, which should not depend on what memory is free; give a "
+            "number (dno plan ... --batch auto tells how many fit), or run a list of prompts and "
+            "seeds, side by side as they fit: dno batch FILE --batch auto"
+        )
+    count = _whole(parse_value(count) if isinstance(count, str) else count, least=1)
     try:
         first = _whole(listed(seeds)[0], least=0)
     except ConfigError as error:

@@ -1,6 +1,7 @@
 """A study's folder: what was asked for, its items, its table, and what failed.
 
 study/batch.toml  items/<prompt>-<digest>-s<seed>/  items.csv  items.parquet  failed.jsonl
+      side_by_side.toml  where it was decided how many items are run so
       together/<digest>/  while items run side by side
 """
 
@@ -9,11 +10,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import tomli_w
 
 from dno.errors import RunFolderError
 from dno.files import write_file
+from dno.runs.abreast import abreast
 from dno.runs.actor import ABOUT
 from dno.runs.batch import (
     ITEMS,
@@ -31,6 +34,7 @@ from dno.runs.earlier import check_defaults
 from dno.runs.groups import TOGETHER, folders_together, groups_begun
 from dno.runs.keep import Keep, forecast, size, thin
 from dno.runs.parquet import write_parquet
+from dno.runs.run_config import RunConfig
 from dno.runs.standing import Standing, standing
 
 
@@ -42,7 +46,7 @@ def run_study(
     retries: int = 1,
     cluster: Cluster | None = None,
     keep: Keep = Keep.ALL,
-    size: int = 1,
+    size: int | Literal["auto"] = 1,
     page: Callable[[Path], object] = lambda path: None,
     tell: Callable[[Told], None] = lambda told: None,
     say: Callable[[str], None] = lambda text: None,
@@ -56,7 +60,8 @@ def run_study(
         retries: how often an item that failed is tried again.
         cluster: of Ray, whose workers run the items; None runs them here.
         keep: what is kept of an item that is done.
-        size: how many items are run side by side, where they differ in prompt or seed alone.
+        size: how many items are run side by side, where they differ in prompt or seed alone;
+            "auto": as many as there is memory for, see `dno.runs.abreast`.
         page: called with the folder of each that was.
         tell: hears of each item as it ends.
         say: hears what there is to know of the whole.
@@ -64,7 +69,7 @@ def run_study(
     Raises:
         ConfigError: items there were made with defaults that have changed since; or Ray is not
             installed, its machines cannot work on this study, or items are to be run side by side
-            there.
+            there, or it cannot be told how many fit.
         RunError: Ray cannot be reached.
         RunFolderError: the folder cannot be made or written.
     """
@@ -78,11 +83,12 @@ def run_study(
         raise RunFolderError(f"{folder} cannot be made: {error.strerror}; name another") from None
     _note(items, folder)
 
+    many = _size_of(size, items, folder, say)
     ended: list[Told] = []
     ours = shard(items, part)
     names = {item.name for item in ours}
     others = [item for item in items if item.name not in names]
-    _tell_of_groups(items, folder, size=size, alone=cluster is not None, say=say)
+    _tell_of_groups(items, folder, size=many, alone=cluster is not None, say=say)
 
     def listen(told: Told) -> None:
         tell(told)
@@ -98,7 +104,7 @@ def run_study(
                 folder,
                 retries=retries,
                 keep=keep,
-                size=size,
+                size=many,
                 others=others,
                 page=page,
                 tell=listen,
@@ -123,8 +129,22 @@ def run_study(
     return summary
 
 
+def _size_of(
+    size: int | Literal["auto"], items: Sequence[Item], folder: Path, say: Callable[[str], None]
+) -> Callable[[RunConfig], int] | None:
+    """How many items like one are run side by side; None where all are run alone."""
+    if size == "auto":
+        return abreast(items, folder, say)
+    return None if size == 1 else lambda config: size
+
+
 def _tell_of_groups(
-    items: Sequence[Item], folder: Path, *, size: int, alone: bool, say: Callable[[str], None]
+    items: Sequence[Item],
+    folder: Path,
+    *,
+    size: Callable[[RunConfig], int] | None,
+    alone: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Say what becomes of groups that were begun side by side."""
     there = folders_together(folder)
@@ -141,7 +161,7 @@ def _tell_of_groups(
     count = sum(len(group.names) for group in known)
     if known and alone:
         say(f"{count} items were begun side by side; workers of Ray begin them anew, one by one")
-    elif any(len(group.names) > size for group in known):
+    elif any(len(group.names) > (size(group.configs[0]) if size else 1) for group in known):
         say(f"{count} items were begun side by side, and are gone on with as they were")
 
 

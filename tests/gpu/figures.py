@@ -7,14 +7,15 @@
 For networks of the shapes of Stable Diffusion 1.5 and XL, with random weights in bfloat16: seconds
 of an iteration and of a plain sample, peak memory by memory policy, what `dno plan` predicts beside
 it, whether repeats and policies give the same gradient to the bit, how near the gradient is to that
-in float32, and what parking text encoders frees and takes. Prints a line a figure and JSON at the
-end, and ends with 1 where a check fails. What has not begun when `--minutes` are over is left out,
-and said to be.
+in float32, what parking text encoders frees and takes, and what compiled blocks, channels-last
+weights and TF32 gain and change. Prints a line a figure and JSON at the end, and ends with 1 where
+a check fails. What has not begun when `--minutes` are over is left out, and said to be.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import statistics
@@ -33,6 +34,7 @@ from torch import Tensor
 
 from dno.core.budget import peak_memory
 from dno.core.costs import Beside, Room
+from dno.core.surroundings import tf32
 from dno.errors import DNOError
 
 POLICIES = ("recompute", "keep")
@@ -76,9 +78,9 @@ def waited(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def bound(pipe: Any, steps: int, memory: str, dtype: torch.dtype) -> Any:
+def bound(pipe: Any, steps: int, memory: str, dtype: torch.dtype, **speed: bool) -> Any:
     """The pipeline as a noise map."""
-    sampler = DDIMSampler(pipe, steps=steps, memory=memory, dtype=dtype)  # type: ignore[arg-type]
+    sampler = DDIMSampler(pipe, steps=steps, memory=memory, dtype=dtype, **speed)
     return sampler.bind([PROMPT], [0])
 
 
@@ -151,6 +153,43 @@ def measure_policy(
     return first_BN
 
 
+SPEED: dict[str, tuple[dict[str, bool], torch.dtype, bool]] = {
+    "compile": ({"compile": True}, torch.bfloat16, False),
+    "channels_last": ({"channels_last": True}, torch.bfloat16, False),
+    "tf32": ({}, torch.float32, True),
+}
+"""Options of the sampler, what it computes in, and whether TF32 is on."""
+
+
+def measure_speed(
+    report: Report, name: str, pipe: Any, *, steps: int, rounds: int, until: float
+) -> None:
+    """What options for speed gain over none, and how near their gradient is."""
+    device = pipe.device
+    plain: dict[torch.dtype, tuple[float, Tensor]] = {}
+    for option, (options, dtype, rounded) in SPEED.items():
+        if time.monotonic() > until:
+            report.leave_out(f"{name}.{option}", "the time is over")
+            continue
+        try:
+            if dtype not in plain:
+                sample = bound(pipe, steps, "recompute", dtype)
+                once = seconds_of(lambda sample=sample: gradient(sample), device, rounds)
+                plain[dtype] = once, gradient(sample)
+            with tf32() if rounded else contextlib.nullcontext():
+                sample = bound(pipe, steps, "recompute", dtype, **options)
+                seconds = seconds_of(lambda sample=sample: gradient(sample), device, rounds)
+                found_BN = gradient(sample)
+        except (DNOError, torch.OutOfMemoryError) as error:
+            report.leave_out(f"{name}.{option}", str(error).partition("\n")[0])
+            continue
+        before, expected_BN = plain[dtype]
+        report.note(f"{name}.{option}.time", seconds / before, "times an iteration without")
+        cosine = torch.cosine_similarity(found_BN.flatten(), expected_BN.flatten(), dim=0).item()
+        report.note(f"{name}.{option}.cosine", cosine, "to the gradient without")
+        report.check(f"{name}.{option}.is_near", cosine > CLOSE)
+
+
 def measure_parking(report: Report, name: str, pipe: Any, steps: int) -> None:
     """What leaves the device with the parts that a climb does not call, and how fast."""
     device = pipe.device
@@ -221,6 +260,7 @@ def measure_model(
     report.note(f"{name}.plain.seconds", seconds_of(plain, device, rounds), "s a sample")
     few = min(steps, 5)
     half_BN = gradient(bound(pipe, few, "recompute", torch.bfloat16))
+    measure_speed(report, name, pipe, steps=few, rounds=rounds, until=until)
     pipe.to(torch.float32)
     wide_BN = gradient(bound(pipe, few, "recompute", torch.float32))
     cosine = torch.cosine_similarity(half_BN.flatten(), wide_BN.flatten(), dim=0).item()

@@ -108,6 +108,9 @@ def test_the_defaults():
         "loras": [],
         "embeddings": [],
         "long_prompts": False,
+        "compile": False,
+        "channels_last": False,
+        "reuse": 1,
     }
     assert dump["optimizer"] == {"use": "ascent", "equal": 0.5}
     assert dump["constraints"] == [{"use": "shell", "every": 1, "reach": 25.0, "rounds": 3}]

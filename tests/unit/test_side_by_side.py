@@ -208,7 +208,8 @@ def config(prompt: str, seed: int, **options: Any) -> RunConfig:
 
 def grouped(rows: Sequence[tuple[str, int]], size: int, **options: Any) -> list[list[str]]:
     configs = {f"{prompt}{seed}": config(prompt, seed, **options) for prompt, seed in rows}
-    return [list(group.names) for group in groups_of(configs, lambda one: one.iterations, size)]
+    groups = groups_of(configs, lambda one: one.iterations, lambda _: size)
+    return [list(group.names) for group in groups]
 
 
 def test_groups_are_of_one_seed_or_of_one_prompt() -> None:
@@ -239,12 +240,12 @@ def test_other_settings_are_other_groups() -> None:
 
     items: list[Item] = items_of(rows, [0, 1], configure)
     configs = {item.name: item.config for item in items}
-    groups = groups_of(configs, lambda one: one.iterations, 4)
+    groups = groups_of(configs, lambda one: one.iterations, lambda _: 4)
     assert [[name[0] for name in group.names] for group in groups] == [["a", "a"], ["b", "b"]]
 
 
 def test_what_cannot_be_side_by_side_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="size: must be 1 or more"):
+    with pytest.raises(ConfigError, match="size: must be auto, or a whole number"):
         study(tmp_path / "study", size=0)
     with pytest.raises(ConfigError, match="beside a Ray cluster"):
         study(tmp_path / "study", size=2, ray="local")

@@ -13,6 +13,7 @@ PARTS: Mapping[str, str] = {
     "iteration": "An iteration, in plain samples",
     "memory": "Kept between forward and backward",
     "batch": "Samples side by side",
+    "speed": "Options for speed, on a CPU",
     "engine": "Where an iteration's time goes",
     "regularizer": "The published penalty, and the shell",
     "checkpoints": "Keeping a run in its folder",

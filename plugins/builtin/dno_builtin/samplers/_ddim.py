@@ -38,7 +38,7 @@ class DDIMSampler:
         steps, eta, guidance_scale, negative_prompt, height, width, memory, last_steps,
             long_prompts, reuse, start_image: see `DDIM`.
         inputs: see `PipelineSampler`.
-        device, dtype, vae_dtype: see `PipelineSampler`.
+        device, dtype, vae_dtype, compile, channels_last: see `PipelineSampler`.
 
     Raises:
         ConfigError: the pipeline cannot be sampled by DDIM, or a size or number of steps does not
@@ -64,6 +64,8 @@ class DDIMSampler:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         vae_dtype: torch.dtype | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
     ) -> None:
         _check_pipeline(pipe)
         with quiet():
@@ -90,6 +92,8 @@ class DDIMSampler:
             device=device,
             dtype=dtype,
             vae_dtype=vae_dtype,
+            compile=compile,
+            channels_last=channels_last,
         )
         self.device: torch.device = self._sampler.device
         self._inputs = dict(inputs or {})

@@ -30,6 +30,7 @@ from ._diffusers.prompts import Cuts, check_long_prompts, read_long_prompts, tel
 from ._diffusers.reusable import check_networks
 from ._diffusers.shapes import answer_by_zeros
 from ._diffusers.spare import Spare
+from ._diffusers.speed import Speed
 from ._diffusers.watch import SharedDrawError
 
 
@@ -55,6 +56,7 @@ class PipelineSampler:
             on the pipeline's own weights.
         vae_dtype: what decoders compute in; None: float32 (float64 where the networks do), since
             pictures have few levels in bfloat16, and some decoders overflow in float16.
+        compile, channels_last: see `DiffusersConfig`.
 
     Raises:
         ConfigError: it is not such a pipeline, or it does not take one of the options.
@@ -80,6 +82,8 @@ class PipelineSampler:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         vae_dtype: torch.dtype | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
     ) -> None:
         check_class(type(pipe))
         check_live(pipe)
@@ -112,6 +116,7 @@ class PipelineSampler:
                 dtype=dtype,
                 vae_dtype=vae_dtype,
                 memory=memory,
+                speed=Speed(compile, channels_last),
                 reuses=reuse > 1,
             )
             lot = Lot(pipe, self._pipe, self.device)

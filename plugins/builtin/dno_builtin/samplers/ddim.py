@@ -98,6 +98,8 @@ class DDIM(InputsConfig):
             "memory",
             "last_steps",
             "long_prompts",
+            "compile",
+            "channels_last",
             "reuse",
             "start_image",
         }

@@ -113,6 +113,8 @@ class Pipeline(InputsConfig):
             "memory",
             "last_steps",
             "long_prompts",
+            "compile",
+            "channels_last",
             "reuse",
             "options",
         }

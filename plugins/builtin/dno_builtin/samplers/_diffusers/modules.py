@@ -132,6 +132,7 @@ def heavy(
     inside: torch.dtype,
     outside: torch.dtype,
     packed: bool = False,
+    compiled: bool = False,
 ) -> Function:
     """A network's forward as the hot path calls it: in its own dtype, and out of the tape's sight.
 
@@ -144,6 +145,7 @@ def heavy(
         inside: dtype that its floating-point arguments are cast to.
         outside: dtype that its result is cast to.
         packed: whether it has weights with a class of their own, which computes with them.
+        compiled: whether a part of it is compiled, but where it is watched.
     """
     whole = False
     watched = False
@@ -191,7 +193,10 @@ def heavy(
                 result = answer(args, kwargs)
             check_gradient(name, (args, kwargs), result)
             watched = True
-            return result
+            if not compiled:
+                return result
+            # What is computed once more is computed as the rest of the calls are.
+            del result
 
         if packed:
             with aside():

@@ -112,6 +112,14 @@ class DiffusersConfig(SamplerConfig):
     keeps as many of the last steps as the device has memory for and computes the others once more,
     block by block where it must, and has text encoders on the CPU meanwhile where that helps; a
     size such as 20GiB does so within that much in all."""
+    compile: bool = False
+    """Whether the blocks that a network repeats, as its class names them, are compiled by
+    torch.compile: faster steps where such blocks are what takes time, after a minute or so at the
+    first ones. Bits change, to rounding. Not for quantised weights."""
+    channels_last: bool = False
+    """Whether convolutions of network and decoder have the channel as the innermost dimension,
+    which a GPU's tensor cores take as it is; networks on a CPU have it in any case. Bits may
+    change, to rounding."""
     reuse: Annotated[int, Field(ge=1)] = 1
     """Steps from one in which all blocks of a UNet run to the next; 1: all run at each. Between,
     the outermost blocks alone run, on what the deep ones answered last (DeepCache, Ma et al. 2024).
@@ -213,7 +221,16 @@ class DiffusersConfig(SamplerConfig):
         Raises:
             ConfigError: it cannot be loaded, or is not one that the sampler takes.
         """
+        if self.compile and not ctx.weightless:
+            from .speed import check_compiler
+
+            check_compiler(ctx.device)
         if not isinstance(self.model, str):
+            if ctx.weightless:
+                raise ConfigError(
+                    "the pipeline is loaded already; a plan needs its name, folder or hub id",
+                    at="model",
+                )
             return self.model
 
         if ctx.weightless:

@@ -22,6 +22,7 @@ from .packed import check_placed, is_quantised
 from .reusable import is_unet
 from .reuse import Reuse, takes_deep, with_reuse
 from .schedule import unclipped
+from .speed import Speed, compile_blocks, put_channels_last, repeated
 
 _ARITHMETIC = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What networks can compute in."""
@@ -125,6 +126,7 @@ def private_pipeline(
     dtype: torch.dtype | None,
     vae_dtype: torch.dtype | None,
     memory: str,
+    speed: Speed,
     reuses: bool = False,
 ) -> Any:
     """The pipeline as the sampler calls it: it shares weights, and nothing else that can change.
@@ -136,12 +138,22 @@ def private_pipeline(
         dtype: what networks and encoders compute in; None: each in its own.
         vae_dtype: what decoders compute in; None: `wide_dtype` of what the networks do.
         memory: what networks and decoders keep for the backward pass.
+        speed: what is done for speed.
         reuses: whether calls are to reuse what deep blocks of a UNet answered.
 
     Raises:
-        ConfigError: a part cannot be moved or cast to there, or a decoder overflows in that.
+        ConfigError: a part cannot be moved or cast to there, or a decoder overflows in that, or
+            what is done for speed cannot be done to a part.
     """
     wide = wide_dtype(dtype or own_dtype(pipe))
+    if speed.compile and reuses:
+        raise ConfigError(
+            "reuses what was computed, and nobody compared its gradients once blocks are compiled; "
+            "leave reuse or compile out",
+            at="reuse",
+        )
+    if speed.compile:
+        check_blocks(pipe)
 
     def change(name: str, part: Any) -> Any:
         # It would take the image out of torch.
@@ -155,11 +167,11 @@ def private_pipeline(
                     return unclipped(scheduler)
                 return unclipped(part)
             case "decoder":
-                return _private_decoder(name, part, device, vae_dtype or wide, wide, memory)
+                return _private_decoder(name, part, device, vae_dtype or wide, wide, memory, speed)
             case "vocoder":
                 return _private_vocoder(name, part, device, wide, memory)
             case "network":
-                return _private_network(name, part, device, dtype, wide, memory, reuses)
+                return _private_network(name, part, device, dtype, wide, memory, speed, reuses)
             case _:
                 return _private_encoder(name, part, device, dtype)
 
@@ -191,6 +203,7 @@ def _private_decoder(
     dtype: torch.dtype,
     wide: torch.dtype,
     memory: str,
+    speed: Speed,
 ) -> Any:
     check_overflow(name, part, dtype)
     check_placed(name, part, device, None)
@@ -198,6 +211,8 @@ def _private_decoder(
     view = frozen_view(part, device, None if packed else dtype)
     inside = computes_in(part) if packed else dtype
     hidden = functools.partial(heavy, name=name, inside=inside, outside=wide, packed=packed)
+    if speed.channels_last and not _is_shapes(view):
+        put_channels_last(name, view)
 
     decode = view.decode
     if not spare_blocks(memory, view):
@@ -243,26 +258,54 @@ def _private_network(
     dtype: torch.dtype | None,
     wide: torch.dtype,
     memory: str,
+    speed: Speed,
     reuses: bool,
 ) -> Any:
     check_placed(name, part, device, dtype)
     packed = is_quantised(part)
     inside = arithmetic_of(name, part) if packed or dtype is None else dtype
     view = frozen_view(part, device, None if packed else dtype)
-    weights = list(view.parameters())
-    is_flat = all(weight.ndim < 5 for weight in weights)
-    is_there = not any(is_shape(weight) for weight in weights)
-    if device.type == "cpu" and inside == wide and is_flat and is_there and not packed:
-        # oneDNN convolves a tenth faster this way: it need not reorder the weights at each call.
-        nn.Module.to(view, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    is_flat = all(weight.ndim < 5 for weight in view.parameters())
+    is_there = not _is_shapes(view)
+    # oneDNN convolves a tenth faster this way: it need not reorder the weights at each call.
+    pays = device.type == "cpu" and inside == wide and is_flat and not packed
+    if is_there and (pays or speed.channels_last):
+        put_channels_last(name, view)
+    compiled = is_there and speed.compile and compile_blocks(name, view)
 
     if chooses(memory):
         spare_inner_blocks(view)
     if reuses and is_unet(part):
         view.forward = with_reuse(view)
     forward = with_memory(memory, view.forward)
-    view.forward = heavy(forward, name=name, inside=inside, outside=wide, packed=packed)
+    view.forward = heavy(
+        forward,
+        name=name,
+        inside=inside,
+        outside=wide,
+        packed=packed,
+        compiled=compiled,
+    )
     return view
+
+
+def check_blocks(pipe: Any) -> None:
+    """Raise `ConfigError` where no network of a pipeline has blocks that can be compiled."""
+    networks: dict[str, Any] = {}
+    for member in family(pipe):
+        for name, part in vars(member).items():
+            if role_of(uncompiled(part)) == "network":
+                networks[name] = uncompiled(part)
+    if not any(repeated(part) for part in networks.values()):
+        raise ConfigError(
+            f"no network of the pipeline ({', '.join(networks)}) has blocks that its class names "
+            "as repeated, which are what is compiled; leave it out",
+            at="compile",
+        )
+
+
+def _is_shapes(view: nn.Module) -> bool:
+    return any(is_shape(weight) for weight in view.parameters())
 
 
 def remedy(pipe: Any) -> str:
