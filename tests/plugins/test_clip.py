@@ -259,6 +259,7 @@ def test_what_reads_texts_stays_on_the_cpu(folder: Path, dtype: str, reward: Any
     built: Any = Clip(model=str(folder), dtype=dtype).build(meta)
     assert built.model.vision_model.device.type == "meta"
     assert built.model.visual_projection.weight.is_meta
+    assert built.model.device.type == "meta"
     assert [type(part) for part in built.on_cpu] == [
         type(built.model.text_model),
         type(built.model.text_projection),

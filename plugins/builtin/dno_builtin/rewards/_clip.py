@@ -105,6 +105,10 @@ def placed(network: Any, device: torch.device) -> Any:
             part.to(device)
         elif device.type != "cpu":
             part.float()
+    # By these, such as a scale, a model says where it is.
+    for name, own in list(network.named_parameters(recurse=False)):
+        if own.device != device:
+            setattr(network, name, torch.nn.Parameter(own.to(device), requires_grad=False))
     return network
 
 
