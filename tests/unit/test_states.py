@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,26 @@ def test_tensors_of_another_kind_are_told(folder: RunFolder, edit: Edit, old: bo
     with pytest.raises(RunFolderError, match=r"is damaged \(.+\); start afresh") as caught:
         folder.load_state(CONFIG, CPU)
     assert "\n" not in str(caught.value)
+
+
+def test_a_coarse_grid_may_have_too_little_noise_to_report_on(folder: RunFolder) -> None:
+    state = loop_state()
+    assert state.coarse_best is not None
+    little = replace(state.coarse_best, log_p={}, figures={})
+    folder.save_state(replace(state, coarse_best=little, last=little), CONFIG)
+    loaded = folder.load_state(CONFIG, CPU)
+    assert loaded is not None
+    assert loaded.coarse_best is not None
+    assert not loaded.coarse_best.log_p
+
+
+@pytest.mark.parametrize("lost", ["best", "coarse_best"])
+def test_a_reward_that_one_snapshot_alone_tells_of_is_told(folder: RunFolder, lost: str) -> None:
+    state = loop_state()
+    fewer = replace(getattr(state, lost), rewards={})
+    folder.save_state(replace(state, **{lost: fewer}), CONFIG)
+    with pytest.raises(RunFolderError, match="different figures"):
+        folder.load_state(CONFIG, CPU)
 
 
 def test_a_state_of_format_2_is_gone_on_with(folder: RunFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,8 +76,10 @@ def _curves(outcome: Outcome) -> dict[str, list[Any]]:
         rows[name] = [record.rewards[name] for record in history]
     for name in history[0].monitors:
         rows[f"{name} (held out)"] = [record.monitors[name] for record in history]
-    if history[0].log_p:
-        rows["log P(z)"] = [record.least_log_p for record in history]
+    if any(record.log_p for record in history):
+        # A coarse grid may have too little noise to say it of.
+        nothing = (math.nan,) * len(history[0].reward)
+        rows["log P(z)"] = [record.least_log_p or nothing for record in history]
     return {title: list(zip(*values, strict=True)) for title, values in rows.items()}
 
 
