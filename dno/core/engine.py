@@ -10,18 +10,19 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from dno.core.apart import outcome_of, record_of, shares
 from dno.core.budget import Budget, peak_memory
 from dno.core.events import Bus
+from dno.core.failing import failures_of, with_failed_frozen
 from dno.core.leaving import known_of_all, still_asked_B, still_going
 from dno.core.problem import Problem
 from dno.core.recorder import Recorder, rows_where, snapshot
-from dno.core.result import Outcome, PerSample, Snapshot, Status, StepRecord
+from dno.core.recording import recorded
+from dno.core.result import Outcome, Snapshot, Status
 from dno.core.stages import (
     LoopState,
     Phase,
@@ -47,51 +48,6 @@ _log = logging.getLogger("dno")
 
 Each: TypeAlias = Callable[[int, Outcome], None]
 """Is told, by its row, what a run of a sample alone would have reached."""
-PATIENCE: Final = 10
-"""So many proposals of a search in a row that cannot be evaluated, and their sample has failed."""
-
-
-def _floats(values: Tensor) -> PerSample:
-    return tuple(values.tolist())
-
-
-def _by_name(values: Mapping[str, Tensor]) -> dict[str, PerSample]:
-    return {name: _floats(value) for name, value in values.items()}
-
-
-def _record(
-    phase: Phase, asked: Recorder, problem: Problem, state: LoopState, seconds: float
-) -> StepRecord:
-    """What an iteration leaves in the history."""
-    evaluation = asked.at_start()
-    assert asked.best is not None
-    grad_norm_B = torch.full_like(evaluation.reward_B, math.nan)
-    if evaluation.reward_grad_BN is not None:
-        _, grad_norm_B = problem.clipped(evaluation.grad_BN())
-
-    spent_evaluations = asked.network_evaluations
-    spent_calls = asked.reward_calls
-    if state.history:
-        spent_evaluations += state.history[-1].network_evaluations
-        spent_calls += state.history[-1].reward_calls
-    return StepRecord(
-        iteration=state.iteration,
-        grid=phase.coarse.steps if phase.coarse else None,
-        reward=_floats(evaluation.reward_B),
-        objective=_floats(evaluation.objective_B),
-        rewards=_by_name(evaluation.rewards),
-        monitors=_by_name(evaluation.monitors),
-        penalties=_by_name(evaluation.penalties),
-        log_p=_by_name(evaluation.log_p),
-        gamma=None if evaluation.gamma_B is None else _floats(evaluation.gamma_B),
-        figures=_by_name(evaluation.figures),
-        healthy=tuple(problem.healthy_B(evaluation).tolist()),
-        best=_floats(asked.best.score_B),
-        grad_norm=_floats(grad_norm_B),
-        seconds=seconds,
-        network_evaluations=spent_evaluations,
-        reward_calls=spent_calls,
-    )
 
 
 def optimize(
@@ -410,7 +366,7 @@ class _Loop:
         self._note(asked.passed_over)
         here = snapshot(problem, evaluation, state.iteration)
         seconds = time.perf_counter() - self.began
-        record = _record(phase, asked, problem, state, seconds)
+        record = recorded(phase, asked, problem, state, seconds)
         new = replace(
             state,
             iteration=state.iteration + moves,
@@ -423,10 +379,10 @@ class _Loop:
             repair_B=repair_B,
             last=here if repair_B is not None or state.ended else None,
             history=(*state.history, record),
-            failures=_failures(asked, (*state.history, record), state.ended),
+            failures=failures_of(asked, (*state.history, record), state.ended),
             seconds=seconds,
         )
-        new = _with_failed_frozen(new, coarse=coarse)
+        new = with_failed_frozen(new, coarse=coarse)
         return _Step(new, problem, evaluation, here, healed, look)
 
     def _note(self, passed_over: Mapping[int, str]) -> None:
@@ -529,41 +485,6 @@ class _Step:
     look: tuple[int, int]
     """Evaluations of the network and calls of rewards, per sample, before any was to move: of a
     repair, its look at what is lost."""
-
-
-def _failures(
-    asked: Recorder, history: Sequence[StepRecord], ended: Mapping[int, int]
-) -> dict[int, str]:
-    """Why samples that had not ended could not go on, by row."""
-    found = {**_given_up(asked.passed_over, history), **asked.failures}
-    return {row: why for row, why in found.items() if row not in ended}
-
-
-def _with_failed_frozen(state: LoopState, *, coarse: bool) -> LoopState:
-    """The state with failed samples back at noise at which they could be evaluated."""
-    if not state.failures:
-        return state
-    assert state.initial is not None
-    failed_B = torch.zeros(len(state.noise_BN), dtype=torch.bool)
-    failed_B[list(state.failures)] = True
-    best = state.coarse_best if coarse else state.best
-    assert best is not None
-    # Where nothing was found, the start will do: such a sample has no result.
-    instead_BN = state.noise_BN.nan_to_num() if coarse else state.initial.noise_BN
-    found_B = best.score_B > -math.inf
-    rest_BN = rows_where(found_B, best.noise_BN, instead_BN.to(best.noise_BN))
-    noise_BN = rows_where(failed_B, rest_BN.to(state.noise_BN), state.noise_BN)
-    return replace(state, noise_BN=noise_BN)
-
-
-def _given_up(passed_over: Mapping[int, str], history: Sequence[StepRecord]) -> dict[int, str]:
-    """The samples of which no proposal can be evaluated any more, by row, and why."""
-    latest = history[-PATIENCE:]
-    found = {}
-    for row, why in passed_over.items():
-        if len(latest) == PATIENCE and all(math.isnan(record.reward[row]) for record in latest):
-            found[row] = f"{why} (nor could {PATIENCE - 1} proposals before it be evaluated)"
-    return found
 
 
 def _checked_step(who: str, answer: object, noise_BN: Tensor) -> tuple[Tensor, State]:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 import dno
 from dno.core.budget import Budget
-from dno.core.engine import PATIENCE, optimize
+from dno.core.engine import optimize
 from dno.core.events import Bus, RunInfo, StepDone, hookimpl
+from dno.core.failing import PATIENCE
 from dno.core.function import FunctionSampler
 from dno.core.gradients import GradientConfig
 from dno.core.noise import gaussian_noise
