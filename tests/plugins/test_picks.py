@@ -232,6 +232,25 @@ def test_the_same_lines_are_the_same_reward_whatever_comes_after(file: Path) -> 
     assert torch.equal(before, Picks(file=file, lines=11).build(CPU)(shown, ["a"] * 4))
 
 
+def test_the_newest_pick_alone_is_judged_as_among_all(tmp_path: Path) -> None:
+    picker = Picker(tmp_path / "picks.jsonl")
+    assert picker.foreseen_last() is None
+    told = []
+    for number in range(8):
+        shown = sorted(images(seed=number), key=lambda one: -float(one[0].mean() - one[1:].mean()))
+        # Somebody who changes their mind for the last two.
+        chosen, *others = shown if number < 6 else shown[::-1]
+        picker.add(chosen, others)
+        told.append(picker.foreseen_last())
+        assert (sum(map(bool, told)), len(told) - 1) == picker.foreseen()
+    assert told[0] is None
+    assert True in told
+    assert told[-2] is False
+    # A pick that is taken back is not judged; the one before it is again.
+    picker.undo()
+    assert picker.foreseen_last() == told[-2]
+
+
 def test_undo_leaves_the_fit_that_was_before(file: Path) -> None:
     lines = file.read_bytes()
     picker = Picker(file)

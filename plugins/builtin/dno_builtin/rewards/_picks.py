@@ -168,13 +168,15 @@ def foreseen(picks: Sequence[Pick], ridge: float) -> tuple[int, int]:
     A pick is foreseen where the model fitted to those before it gives the chosen picture the
     highest score, and no other picture the same.
     """
-    hits = 0
-    for count in range(1, len(picks)):
-        model = fit(picks[:count], ridge)
-        pick = picks[count]
-        scores = model.scores(torch.tensor([pick.chosen, *pick.others], dtype=torch.float64))
-        hits += bool((scores[0] > scores[1:]).all())
+    hits = sum(is_foreseen(picks[:count], picks[count], ridge) for count in range(1, len(picks)))
     return hits, max(len(picks) - 1, 0)
+
+
+def is_foreseen(before: Sequence[Pick], pick: Pick, ridge: float) -> bool:
+    """Whether picks, at least one, foresaw another, as `foreseen` has it."""
+    model = fit(before, ridge)
+    scores = model.scores(torch.tensor([pick.chosen, *pick.others], dtype=torch.float64))
+    return bool((scores[0] > scores[1:]).all())
 
 
 def chances(scores_B: Tensor) -> list[float]:

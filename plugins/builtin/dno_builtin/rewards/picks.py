@@ -177,6 +177,18 @@ class Picker:
         saved = self.saved()
         return foreseen(saved.picks, self.ridge) if saved else (0, 0)
 
+    def foreseen_last(self) -> bool | None:
+        """Whether the newest pick was foreseen from those before it; None where it is the first.
+
+        One fit, where `foreseen` takes one for each pick.
+        """
+        from dno_builtin.rewards._picks import is_foreseen
+
+        saved = self.saved()
+        if saved is None or len(saved.picks) < 2:
+            return None
+        return is_foreseen(saved.picks[:-1], saved.picks[-1], self.ridge)
+
     def chances(self, pictures: Sequence[Any]) -> list[float] | None:
         """How likely each of some pictures is to be picked among them; None without picks."""
         import torch
