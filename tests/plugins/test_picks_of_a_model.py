@@ -109,6 +109,33 @@ def test_a_run_climbs_picks_and_is_repeated(
     assert saved.values["rewards"][0]["file"] == str(file)
 
 
+def test_a_run_goes_on_with_the_picks_that_there_were(
+    file: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Whoever picks on while a run is stopped changes nothing for it, nor for its samples."""
+    colours = tmp_path / "colours.jsonl"
+    picker = Picker(colours)
+    for number in range(3):
+        picker.add(pictures(number)[0], pictures(number)[1:])
+    options: dict[str, Any] = {"model": tiny_folder, "steps": 3, "device": "cpu"}
+    reward = {"use": "picks", "file": str(colours)}
+    whole = dno.optimize("a cat", reward=reward, iterations=4, **options)
+    dno.optimize("a cat", reward=reward, iterations=2, out=tmp_path / "run", **options)
+    session = dno.load(reward=reward, **options)
+    for number in range(3, 6):
+        picker.add(pictures(number)[3], pictures(number)[:3])
+
+    assert dno.open_run(tmp_path / "run").values["rewards"][0]["lines"] == 4
+    resumed = dno.resume(tmp_path / "run", iterations=4)
+    assert torch.equal(resumed.best.samples, whole.best.samples)
+    assert torch.equal(resumed.best.rewards["picks"], whole.best.rewards["picks"])
+    # What was learnt from fewer picks judges nothing that says that it is of more.
+    with pytest.raises(ConfigError, match=r"rewards\.0: differs from what was loaded"):
+        session.optimize("a cat", iterations=1)
+    after = dno.optimize("a cat", reward=reward, iterations=0, **options)
+    assert not torch.equal(after.initial.rewards["picks"], whole.initial.rewards["picks"])
+
+
 def test_a_plan_needs_no_weights_of_the_tower(
     file: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
