@@ -21,8 +21,8 @@ _log = logging.getLogger("dno")
 def people_of(file: Path | None) -> dict[str, str] | None:
     """Password of each user, of a file and the environment; None where neither names any.
 
-    They are never taken from the command line, which everybody on a machine can read; of a file that
-    others may read or write, the log warns. Blanks around a user and around a password, a
+    They are never taken from the command line, which everybody on a machine can read; of a file
+    that others may read or write, the log warns. Blanks around a user and around a password, a
     byte-order mark and lines that begin with # mean nothing.
 
     Raises:

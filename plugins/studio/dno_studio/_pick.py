@@ -173,7 +173,7 @@ class PickTab:
             "api_visibility": "private",
             "concurrency_limit": watching,
         }
-        # A watch may still be at what was taken back, and "once" would drop the click until its end.
+        # A watch may still be at what was taken back; "once" would drop clicks until its end.
         always = {**asked, "trigger_mode": "multiple"}
         start.click(self.begin, wish, outputs, **asked)
         undo.click(self.undo, None, outputs, **always)
