@@ -274,9 +274,45 @@ def test_pictures_that_are_stopped_can_be_picked_from(chromium: Browser, served:
     opened.page.locator("#pick-stop").click()
     state = opened.page.locator("#board .dno-state")
     expect(state).to_have_attribute("data-phase", "ended")
-    expect(state).to_have_text("Stopped.")
+    # What leads on is said.
+    expect(state).to_have_text(
+        'Stopped. Undo the last pick to pick another, or begin anew: "Four pictures".'
+    )
     opened.page.locator("#pick-undo").click()
     wait_for_four(opened, 0)
+    opened.check(served)
+
+
+def test_a_pick_right_after_an_undo_counts(chromium: Browser, served: Served) -> None:
+    opened = visit(chromium, served)
+    ask_for_four(opened, "a grey mouse", seed=11, iterations=3000)
+    for _ in range(3):
+        opened.page.keyboard.press("1")
+        opened.page.wait_for_selector('#board [data-picks="1"]')
+        opened.page.wait_for_selector("#board .dno-coming")
+        opened.page.locator("#pick-undo").click()
+        wait_for_four(opened, 0)
+        # The same picture, the click on which may still be followed.
+        opened.page.locator('.dno-shot[data-number="1"]').click()
+        opened.page.wait_for_selector('#board [data-picks="1"]', timeout=10_000)
+        opened.page.locator("#pick-undo").click()
+        wait_for_four(opened, 0)
+    opened.check(served)
+
+
+def test_pictures_come_back_where_a_click_is_not_answered(
+    chromium: Browser, served: Served
+) -> None:
+    opened = visit(chromium, served)
+    ask_for_four(opened, "a lost letter", seed=12, iterations=1)
+    opened.page.route("**/queue/join*", lambda route: None)
+    opened.page.keyboard.press("2")
+    expect(opened.page.locator("#board .dno-shot:disabled")).to_have_count(4)
+    expect(opened.page.locator("#board .dno-shot:enabled")).to_have_count(4, timeout=10_000)
+    expect(opened.page.locator("#board .dno-picked")).to_have_count(0)
+    opened.page.unroute("**/queue/join*")
+    opened.page.keyboard.press("2")
+    wait_for_four(opened, 1)
     opened.check(served)
 
 
@@ -340,8 +376,8 @@ def test_what_plugins_and_errors_say_is_escaped(monkeypatch: pytest.MonkeyPatch)
         html.plugin(EVIL, EVIL, EVIL, [option]),
         html.progress(view, 0),
         html.frame(f'">{EVIL}'),
-        board.board(view, 0, 4, can_pick=False),
-        board.kept(Path(EVIL), EVIL, EVIL, EVIL, Path(), whole=True),
+        board.board(view, 0, 4, can_pick=False, can_undo=True),
+        board.kept(Path(EVIL), EVIL, EVIL, EVIL, Path(), whole=True, saved=True),
     ]
     for piece in pieces:
         assert not Tags(piece).found & {"script", "img"}
