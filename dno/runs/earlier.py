@@ -102,6 +102,8 @@ def check_defaults(items: Iterable[tuple[Path, RunConfig]]) -> None:
     for path, config in items:
         for one in _of_defaults(path, config):
             if one.place.split(".")[0] not in _MAY_CHANGE:
+                if one.is_noted:
+                    raise _of_another_state(path, one)
                 raise ConfigError(
                     f"was made with {_shown(one.place, one.saved)}, where the default is "
                     f"{short(one.ours)} now; go on with it by {_as_option(one)}, or name another "
@@ -112,6 +114,15 @@ def check_defaults(items: Iterable[tuple[Path, RunConfig]]) -> None:
             told[change] = told.get(change, 0) + 1
     for change, count in told.items():
         _log.warning("%d of the items there were made with %s; they stay so", count, change)
+
+
+def _of_another_state(path: Path, one: Difference) -> ConfigError:
+    return ConfigError(
+        f"was made with {_shown(one.place, one.saved)}, and it would be {short(one.ours)} now; go "
+        f"on with it by {_as_option(one)}, or name another folder for a study with what there is "
+        "now",
+        source=str(path),
+    )
 
 
 def _of_defaults(path: Path, config: RunConfig) -> Iterator[Difference]:

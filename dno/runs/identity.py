@@ -36,11 +36,17 @@ class Difference:
     ours: Any
     is_set: bool
     """Whether ours is set, and not a default."""
+    is_noted: bool
+    """Whether ours is what a plugin found when it was configured, see `_noted`."""
 
 
 def digest_of(config: RunConfig) -> str:
-    """Eight hexadecimal digits of what a configuration sets, but for its seeds."""
-    return _digest(set_by(config.dump(), "seeds"))
+    """Eight hexadecimal digits of what a configuration sets, but for its seeds.
+
+    What plugins noted of a file is left out: whoever goes on with a study when the file has grown
+    asks for the same items, and is told how they differ.
+    """
+    return _digest(set_by(_without_noted(config), "seeds"))
 
 
 def digests_of(values: Mapping[str, Any]) -> tuple[str, str]:
@@ -76,6 +82,37 @@ def set_by(values: Mapping[str, Any], *apart: str) -> dict[str, Any]:
     return found
 
 
+def _noted(part: PluginConfig, dumped: Mapping[str, Any]) -> list[str]:
+    """Options that nobody set, and that are not at their defaults: what a plugin found when it was
+    configured, and keeps so that the run is repeated with the same."""
+    defaults = _options(type(part))
+    return [
+        name
+        for name in type(part).model_fields
+        if name not in part.model_fields_set and dumped.get(name) != defaults.get(name)
+    ]
+
+
+def _without_noted(config: RunConfig) -> dict[str, Any]:
+    """A configuration as it is dumped, but for what its plugins noted."""
+    values = config.dump()
+    for field in PART_REGISTRIES:
+        parts = getattr(config, field)
+        if isinstance(parts, PluginConfig):
+            values[field] = _set_in(parts, values[field])
+        elif isinstance(parts, tuple):
+            pairs = zip(parts, values[field], strict=True)
+            values[field] = [_set_in(part, dumped) for part, dumped in pairs]
+    return values
+
+
+def _set_in(part: Any, dumped: Any) -> Any:
+    if not isinstance(part, PluginConfig) or not isinstance(dumped, Mapping):
+        return dumped
+    noted = _noted(part, dumped)
+    return {name: value for name, value in dumped.items() if name not in noted}
+
+
 def _without_defaults(registry: Registry[Any], part: Any) -> Any:
     if not isinstance(part, Mapping):
         return part
@@ -102,9 +139,17 @@ def differences(saved: Mapping[str, Any], config: RunConfig) -> list[Difference]
 
     theirs = _flat_without(filled(saved), unknown)
     mine = _flat_without(filled(ours), unknown)
-    chosen = _flat_without(set_by(ours), unknown)
+    told = _without_noted(config)
+    given = _flat_without(filled(told), unknown)
+    chosen = _flat_without(set_by(told), unknown)
     return [
-        Difference(place, theirs.get(place), mine.get(place), _leads_to(place, chosen))
+        Difference(
+            place,
+            theirs.get(place),
+            mine.get(place),
+            is_set=_leads_to(place, chosen),
+            is_noted=place in mine and place not in given,
+        )
         for place in {**theirs, **mine}
         if theirs.get(place) != mine.get(place)
     ]

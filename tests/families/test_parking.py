@@ -6,10 +6,13 @@ a GPU: their memory is let go of, by the sampler and by the live pipeline.
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -398,6 +401,51 @@ def test_a_live_pipeline_is_given_back_however_a_run_ends(end: str) -> None:
         run(again, loaded=models).best.noise_BN,
         run(again.model_copy(update={"sampler": kept.sampler})).best.noise_BN,
     )
+
+
+def test_a_live_pipeline_on_another_device_is_left_alone() -> None:
+    given = tiny_stable_diffusion("sd1").text_encoder
+    view = copy.deepcopy(given).requires_grad_(False)
+    given.to("meta")
+    lot = Lot(SimpleNamespace(text_encoder=given), SimpleNamespace(text_encoder=view), CPU)
+    tokens = torch.arange(3, 11)[None]
+    plain = view(tokens).last_hidden_state
+
+    for _ in range(2):
+        memory = Memory(view)
+        with lot.parked(["text_encoder"]):
+            assert memory.is_let_go
+            pickle.dumps(given)
+            given(tokens.to("meta"))
+            assert all(weight.isnan().all() for weight in view.parameters()), "it came back"
+        pickle.dumps(given)
+        # Calls when nobody climbs say nothing about the next climb.
+        given(tokens.to("meta"))
+        assert torch.equal(view(tokens).last_hidden_state, plain)
+        assert not any(part._forward_pre_hooks for part in view.modules())
+
+
+def test_an_interrupt_on_the_way_leaves_a_live_pipeline_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipe: Any = tiny_pipeline("flux")
+    before = {name: numbers(part) for name, part in encoders(pipe).items()}
+    made = sampler(pipe)
+    lot: Lot = made._spare.lot
+    leave = parking._Piece.leave
+
+    for first in (0, 5):
+        count = itertools.count()
+
+        def interrupted(piece: Any, count: Any = count, first: int = first) -> Any:
+            if next(count) == first:
+                raise KeyboardInterrupt
+            return leave(piece)
+
+        monkeypatch.setattr(parking._Piece, "leave", interrupted)
+        with pytest.raises(KeyboardInterrupt), lot.parked(["text_encoder", "text_encoder_2"]):
+            pass
+        assert_given_back(pipe, before)
 
 
 def test_what_libraries_move_or_compile_is_left_alone() -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ from dno_builtin.rewards._colours import COUNT, colours
 from dno_builtin.rewards._picks import chances, fit, foreseen, picture_tensor
 from dno_builtin.rewards.picks import COLOURS, Picker, Picks
 from dno_builtin.rewards.picks_file import Kind, Pick, read_picks
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from dno.plugin import BuildContext, ConfigError, RunError
+from dno.plugin import BuildContext, ConfigError, Origin, RunError
 
 CPU = BuildContext(device=torch.device("cpu"), dtype=torch.float32)
 
@@ -232,6 +233,51 @@ def test_the_same_lines_are_the_same_reward_whatever_comes_after(file: Path) -> 
     assert torch.equal(before, Picks(file=file, lines=11).build(CPU)(shown, ["a"] * 4))
 
 
+def test_what_was_configured_keeps_the_lines_that_there_were(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a configuration is read anew, it is of the lines of the time when it was made."""
+    elsewhere = file.parent / "elsewhere"
+    elsewhere.mkdir()
+    configured = Picks(file=file)
+    monkeypatch.chdir(elsewhere)
+    found_later = Picks(file=Path(file.name))
+    assert found_later.lines is None
+    placed = Picks.located({"file": file.name}, Origin(file.parent))
+    whole = Picks.located({"file": file, "lines": None}, Origin(elsewhere))
+    kept = Picks.located({"file": file, "lines": 3}, Origin(elsewhere))
+
+    Picker(file).add(images()[0], [images()[1]])
+    assert configured.lines == placed["lines"] == whole["lines"] == 11
+    assert kept["lines"] == 3
+    assert placed["file"] == str(file)
+    shown = images(seed=78)
+    again = Picks.model_validate(configured.model_dump(mode="json"))
+    first = Picks(file=file, lines=11)
+    assert again == configured == first
+    assert torch.equal(again.build(CPU)(shown, ["a"] * 4), first.build(CPU)(shown, ["a"] * 4))
+    assert Picks(file=file).lines == 12
+
+
+def test_the_newest_pick_alone_is_judged_as_among_all(tmp_path: Path) -> None:
+    picker = Picker(tmp_path / "picks.jsonl")
+    assert picker.foreseen_last() is None
+    told = []
+    for number in range(8):
+        shown = sorted(images(seed=number), key=lambda one: -float(one[0].mean() - one[1:].mean()))
+        # Somebody who changes their mind for the last two.
+        chosen, *others = shown if number < 6 else shown[::-1]
+        picker.add(chosen, others)
+        told.append(picker.foreseen_last())
+        assert (sum(map(bool, told)), len(told) - 1) == picker.foreseen()
+    assert told[0] is None
+    assert True in told
+    assert told[-2] is False
+    # A pick that is taken back is not judged; the one before it is again.
+    picker.undo()
+    assert picker.foreseen_last() == told[-2]
+
+
 def test_undo_leaves_the_fit_that_was_before(file: Path) -> None:
     lines = file.read_bytes()
     picker = Picker(file)
@@ -267,18 +313,104 @@ def test_pictures_of_pillow_and_tensors_are_the_same(tmp_path: Path) -> None:
     assert given[0] > 0.5
 
 
-@pytest.mark.parametrize(
-    "picture", ["x.png", torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(2, 3, 4, 4)]
-)
-def test_what_is_no_picture_is_refused(picture: Any, tmp_path: Path) -> None:
+NO_PICTURES = {
+    "path": ("x.png", "not a str"),
+    "array": (np.zeros((4, 4, 3), np.uint8), "not a ndarray"),
+    "bytes": (torch.zeros(3, 4, 4, dtype=torch.uint8), "a floating-point tensor"),
+    "several": (torch.zeros(2, 3, 4, 4), "a floating-point tensor"),
+    "no rows": (torch.zeros(3, 0, 4), "not torch.float32 of 3 x 0 x 4"),
+    "no columns": (torch.zeros(1, 3, 4, 0), "not torch.float32 of 1 x 3 x 4 x 0"),
+    "nan": (torch.full((3, 4, 4), math.nan), "not finite"),
+    "infinite": (torch.full((3, 4, 4), -math.inf), "not finite"),
+    "to 255": (torch.full((3, 4, 4), 255.0), r"in \[0, 1\], not from 255 to 255"),
+    "from -1": (torch.linspace(-1, 1, 48).view(3, 4, 4), r"in \[0, 1\], not from -1 to 1"),
+    "just above": (torch.full((3, 4, 4), 1.02), r"in \[0, 1\]"),
+    "empty": (Image.new("RGB", (0, 0)), "not of 0 x 0"),
+    "flat": (Image.new("RGB", (5, 0)), "not of 5 x 0"),
+    "16 bits": (Image.fromarray(np.full((4, 4), 9000, np.uint16)), 'mode "I;16"'),
+    "32 bits": (Image.new("I", (4, 4), 9000), 'mode "I"'),
+    "float": (Image.new("F", (4, 4), 0.5), 'mode "F"'),
+}
+
+
+@pytest.mark.parametrize("name", NO_PICTURES)
+def test_no_picture_is_seen_as_something_that_it_is_not(name: str, tmp_path: Path) -> None:
+    picture, says = NO_PICTURES[name]
     picker = Picker(tmp_path / "picks.jsonl")
-    with pytest.raises(ValueError, match="a picture is a"):
-        picker.add(images()[0], [picture])
-    with pytest.raises(ValueError, match="not finite"):
-        picker.add(images()[0], [torch.full((3, 4, 4), math.nan)])
-    with pytest.raises(ValueError, match="others"):
-        picker.add(images()[0], [])
+    for chosen, others in ((picture, [images()[0]]), (images()[0], [images()[1], picture])):
+        with pytest.raises(ValueError, match=says):
+            picker.add(chosen, others)
     assert not picker.file.exists()
+
+
+def test_a_file_that_is_cut_short_is_no_picture(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:2000])
+    with (
+        Image.open(tmp_path / "a.jpg") as picture,
+        pytest.raises(ValueError, match="cannot be read"),
+    ):
+        Picker(tmp_path / "picks.jsonl").describe(picture)
+
+
+def test_pictures_of_all_kinds_that_have_8_bits_are_seen(tmp_path: Path) -> None:
+    picker = Picker(tmp_path / "picks.jsonl")
+    grey = picker.describe(Image.new("L", (4, 4), 128))
+    plain = Image.new("RGB", (4, 4), (128, 128, 128))
+    for mode in ("RGB", "RGBA", "LA", "CMYK"):
+        assert picker.describe(plain.convert(mode)) == pytest.approx(grey, abs=0.1)
+    assert picker.describe(plain.quantize(2)) == pytest.approx(grey, abs=0.1)
+    # What rounding does to values is no fault.
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        picker.describe((images()[0] * 1.004 - 0.002).to(dtype))
+
+
+def test_others_may_be_anything_that_gives_pictures(tmp_path: Path) -> None:
+    shown = images()
+    picker = Picker(tmp_path / "picks.jsonl")
+    picker.add(shown[0], shown[1:])
+    picker.add(shown[0], (one for one in shown[1:]))
+    picker.add(shown[0], iter([*shown[1:]]))
+    one, *rest = read_picks(picker.file).picks
+    assert rest == [one, one]
+    assert picker.chances(one for one in shown) == picker.chances([*shown])
+    for others in (None, Image.new("RGB", (4, 4)), 3):
+        with pytest.raises(ValueError, match="several pictures are wanted"):
+            picker.add(shown[0], others)  # type: ignore[arg-type]
+    for nobody in ([], iter(())):
+        with pytest.raises(ValueError, match="others"):
+            picker.add(shown[0], nobody)
+        with pytest.raises(ValueError, match="no picture"):
+            picker.chances(nobody)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("features", "colors", "features: input should be 'colours' or 'clip', got"),
+        ("ridge", -1, "ridge: input should be greater than 0, got -1"),
+        ("ridge", 0, "ridge: input should be greater than 0"),
+        ("ridge", math.nan, "ridge: "),
+        ("model", "", "model: "),
+        ("file", None, "file: "),
+    ],
+)
+def test_a_picker_takes_no_option_that_the_reward_refuses(
+    option: str, value: Any, says: str, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"file": tmp_path / "picks.jsonl", option: value}
+    with pytest.raises(ConfigError, match=says):
+        Picker(**options)
+    with pytest.raises(ValueError, match=option):
+        Picks(**options)
+
+
+def test_chances_are_of_the_features_of_the_file(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    picks_file.add_pick(other, Kind("colours", 2), Pick((1.0, 0.0), ((0.0, 0.0),)))
+    with pytest.raises(ConfigError, match="holds 2 features of each picture"):
+        Picker(other).chances([images()[0]])
 
 
 # --- Files
@@ -299,6 +431,9 @@ BROKEN = {
     "empty": (b"", "file: .* holds no picks: it is empty"),
     "no picks": (HEAD, "file: .* holds no picks to learn from"),
     "taken back": (HEAD + PICK + line(undo=True), "file: .* holds no picks to learn from"),
+    "another table": (b'{"prompt": "a cat", "seeds": [1, 2]}', "file: .* is no file of picks"),
+    "a list": (b"[1, 2]", "file: .* is no file of picks"),
+    "a text": (b"Dear diary", "file: .* is no file of picks"),
     "another file": (b'{"prompt": "a cat"}\n', "file: .* is no file of picks"),
     "a picture": (b"\x89PNG\r\n\x1a\n\x00\n", "file: .* is no file of picks"),
     "newer": (HEAD.replace(b"1,", b"2,"), "is of version 2, and this dno reads version 1"),
@@ -308,6 +443,13 @@ BROKEN = {
     "nan": (HEAD + PICK.replace(b"0.0", b"NaN", 1), "line 2 of .* is damaged: it is no JSON"),
     "too large": (HEAD + PICK.replace(b"0.0", b"1e999", 1), "line 2 .*inf is no finite number"),
     "huge": (HEAD + PICK.replace(b"0.0", b"9" * 400, 1), "line 2 .*no finite number"),
+    "far": (HEAD + PICK + PICK.replace(b"0.0", b"1e200", 1), "line 3 .*1e.200 is no feature, 1000"),
+    "below": (HEAD + PICK.replace(b"0.0", b"-1000001", 1), "line 2 .*-1000001 is no feature"),
+    "whole": (HEAD + b'{"prompt": 1}', "line 2 of .* damaged: it says neither"),
+    "probe": (
+        line(dno="picks", version=1, features="clip", numbers=2, probe=[1e7, 0]),
+        "line 1 of .*10000000.0 is no feature",
+    ),
     "a word": (HEAD + PICK.replace(b"0.0", b'"\\u001b"', 1), "line 2 .*is no finite number"),
     "too few": (HEAD + line(chosen=ROW[1:], others=[ROW]), "line 2 .*should have 41 numbers"),
     "no others": (HEAD + line(chosen=ROW, others=[]), "line 2 of .* damaged"),
@@ -356,12 +498,95 @@ def test_a_folder_and_a_pipe_are_no_files(tmp_path: Path) -> None:
 
 def test_a_writer_that_was_killed_leaves_no_half_pick(file: Path) -> None:
     whole = file.read_bytes()
-    for cut in (len(whole) - 1, len(whole) - 700):
+    for cut in (len(whole) - 2, len(whole) - 700, whole.rfind(b"\n", 0, -1) + 2):
         file.write_bytes(whole[:cut])
         assert len(read_picks(file).picks) == 9
+        assert Picks(file=file).lines == 10
         Picker(file).add(images()[0], [images()[1]])
         assert len(read_picks(file).picks) == 10
         assert file.read_bytes().startswith(whole[: whole[:cut].rfind(b"\n") + 1])
+
+
+def test_a_last_line_break_that_an_editor_dropped_costs_no_pick(file: Path) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    assert len(read_picks(file).picks) == 10
+    assert Picks(file=file).lines == read_picks(file, 11).lines == 11
+    Picker(file).add(images()[0], [images()[1]])
+    assert file.read_bytes().startswith(whole)
+    assert len(read_picks(file).picks) == 11
+
+    file.write_bytes(file.read_bytes()[:-1])
+    Picker(file).undo()
+    assert len(read_picks(file).picks) == 10
+    # Of a file that has its first line only, too.
+    file.write_bytes(HEAD[:-1])
+    Picker(file).add(images()[0], [images()[1]])
+    assert file.read_bytes().startswith(HEAD)
+    assert len(read_picks(file).picks) == 1
+
+
+@given(content=st.one_of(st.binary(max_size=40), st.text(max_size=20).map(str.encode)))
+@example(content=json.dumps({"prompt": "a cat", "seeds": [1, 2]}).encode())
+@example(content=json.dumps([0.1] * 50).encode())
+@example(content=json.dumps({"dno": "picks"}).encode())
+@example(content=HEAD[:-1] + b" ")
+@example(content=b'{"dno":"picks","version":1,"features":"clip","num')
+def test_what_another_wrote_stays_as_it_is(content: bytes) -> None:
+    """Whatever a file holds, a pick is added behind all of it or refused; only what a killed writer
+    left of the very first line gives way."""
+    own = picks_file._json(Kind("colours", 41).line())
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "file")
+        file.write_bytes(content)
+        try:
+            picks_file.add_pick(file, Kind("colours", 41), Pick((0.0,) * 41, ((0.0,) * 41,)))
+        except ConfigError:
+            assert file.read_bytes() == content
+            return
+        assert own.startswith(content) or file.read_bytes().startswith(content)
+        assert len(read_picks(file).picks) == 1
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20, -2])
+def test_a_writer_that_was_killed_in_the_first_line_is_made_up_for(
+    cut: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "picks.jsonl"
+    file.write_bytes(picks_file._json(Kind("colours", 41).line())[:cut])
+    with pytest.raises(ConfigError, match="holds no picks: it is empty"):
+        Picks(file=file).check()
+    Picker(file).add(images()[0], [images()[1]])
+    assert len(read_picks(file).picks) == 1
+
+
+def test_no_pick_is_written_that_could_not_be_read(file: Path) -> None:
+    whole = file.read_bytes()
+    row = (0.0,) * 41
+    for bad in (row[1:], (math.nan, *row[1:]), (1e7, *row[1:])):
+        for pick in (Pick(bad, (row,)), Pick(row, (row, bad))):
+            with pytest.raises(ValueError, match="finite numbers"):
+                picks_file.add_pick(file, Kind("colours", 41), pick)
+    assert file.read_bytes() == whole
+
+
+def test_a_file_that_is_put_in_its_place_meanwhile_is_not_touched(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written to is what was read, and not what has its name since."""
+    whole = file.read_bytes()
+    held = picks_file._held
+
+    def swapped(descriptor: int) -> Any:
+        file.rename(file.with_name("old"))
+        file.write_bytes(b"mine")
+        return held(descriptor)
+
+    monkeypatch.setattr(picks_file, "_held", swapped)
+    Picker(file).add(images()[0], [images()[1]])
+    assert file.read_bytes() == b"mine"
+    assert file.with_name("old").read_bytes().startswith(whole)
+    assert len(read_picks(file.with_name("old")).picks) == 11
 
 
 def test_a_full_disk_leaves_the_picks_that_were_there(
@@ -376,6 +601,39 @@ def test_a_full_disk_leaves_the_picks_that_were_there(
     with pytest.raises(RunError, match="cannot be written: No space left"):
         Picker(file).add(images()[0], [images()[1]])
     assert file.read_bytes() == whole
+
+
+def test_a_disk_that_takes_a_part_is_given_the_rest(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(picks_file.os, "write", lambda where, text: write(where, text[:100]))
+    Picker(file).add(images()[0], [images()[1]])
+    assert len(read_picks(file).picks) == 11
+
+
+def test_undo_of_two_at_once_takes_no_more_back_than_there_is(tmp_path: Path) -> None:
+    file = tmp_path / "picks.jsonl"
+    kind = Kind("colours", 1)
+    for _ in range(5):
+        picks_file.add_pick(file, kind, Pick((1.0,), ((0.0,),)))
+    refused = []
+
+    def undo() -> None:
+        for _ in range(4):
+            try:
+                picks_file.undo_pick(file)
+            except ConfigError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=undo) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert read_picks(file).picks == ()
+    assert len(refused) == 7
+    assert all("no pick to take back" in why for why in refused)
 
 
 def test_writers_side_by_side_lose_nothing(tmp_path: Path) -> None:

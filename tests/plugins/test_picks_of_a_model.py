@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 import dno
+from dno.core.function import FunctionSampler
 from dno.plugin import BuildContext, ConfigError
 from dno.runs.plan import plan
 from dno.testing.clip import save_tiny_clip
@@ -107,6 +108,62 @@ def test_a_run_climbs_picks_and_is_repeated(
     again = dno.run(saved.config)
     assert torch.equal(again.best.samples, climbed.best.samples)
     assert saved.values["rewards"][0]["file"] == str(file)
+
+
+def test_a_run_goes_on_with_the_picks_that_there_were(
+    file: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Whoever picks on while a run is stopped changes nothing for it, nor for its samples."""
+    colours = tmp_path / "colours.jsonl"
+    picker = Picker(colours)
+    for number in range(3):
+        picker.add(pictures(number)[0], pictures(number)[1:])
+    options: dict[str, Any] = {"model": tiny_folder, "steps": 3, "device": "cpu"}
+    reward = {"use": "picks", "file": str(colours)}
+    whole = dno.optimize("a cat", reward=reward, iterations=4, **options)
+    dno.optimize("a cat", reward=reward, iterations=2, out=tmp_path / "run", **options)
+    session = dno.load(reward=reward, **options)
+    for number in range(3, 6):
+        picker.add(pictures(number)[3], pictures(number)[:3])
+
+    assert dno.open_run(tmp_path / "run").values["rewards"][0]["lines"] == 4
+    resumed = dno.resume(tmp_path / "run", iterations=4)
+    assert torch.equal(resumed.best.samples, whole.best.samples)
+    assert torch.equal(resumed.best.rewards["picks"], whole.best.rewards["picks"])
+    # What was learnt from fewer picks judges nothing that says that it is of more.
+    with pytest.raises(ConfigError, match=r"rewards\.0: differs from what was loaded"):
+        session.optimize("a cat", iterations=1)
+    after = dno.optimize("a cat", reward=reward, iterations=0, **options)
+    assert not torch.equal(after.initial.rewards["picks"], whole.initial.rewards["picks"])
+
+
+def test_the_items_of_a_study_are_judged_by_the_same_picks(tmp_path: Path) -> None:
+    """With more picks the same command is refused, and told how it goes on."""
+    picker = Picker(tmp_path / "colours.jsonl")
+    picker.add(pictures(0)[0], pictures(0)[1:])
+
+    def study(prompts: list[str], **others: Any) -> dno.Study:
+        return dno.batch(
+            prompts,
+            out=tmp_path / "study",
+            reward={"use": "picks", "file": picker.file},
+            sampler=FunctionSampler(torch.sigmoid, [(3, 8, 8)]),
+            settings={"observers": [], **others},
+            iterations=1,
+        )
+
+    def lines() -> list[int]:
+        return [run.values["rewards"][0]["lines"] for run in found.runs()]
+
+    study(["a cat"])
+    found = study(["a cat", "a dog"])
+    assert lines() == [2, 2]
+    picker.add(pictures(1)[0], pictures(1)[1:])
+    with pytest.raises(ConfigError, match=r"a-cat-.*rewards\.0\.lines = 2, and it would be 3 now"):
+        study(["a cat", "a dog", "a fox"])
+    found = study(["a cat", "a dog", "a fox"], **{"rewards.0.lines": 2})
+    assert lines() == [2, 2, 2]
+    assert [row["standing"] for row in found.rows] == ["done"] * 3
 
 
 def test_a_plan_needs_no_weights_of_the_tower(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,14 @@ import diffusers
 import pytest
 import torch
 from dno_builtin.samplers._ddim import DDIMSampler
+from dno_builtin.samplers._diffusers.clip_skip import ENCODER, reads_the_part
 from dno_builtin.samplers._diffusers.memory import Policy
 from dno_builtin.samplers._diffusers.noise_map import PipelineNoiseMap
 from dno_builtin.samplers._diffusers.schedule import make_scheduler
 from dno_builtin.samplers._pipeline import PipelineSampler
 from dno_builtin.samplers.pipeline import Pipeline
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from dno.plugin import IMAGE, BuildContext, ConfigError, RunError, gaussian_noise
 from dno.testing.models import LATENT_SHAPE, Kind, tiny_stable_diffusion
@@ -462,12 +465,43 @@ def test_pipelines_of_other_kinds_are_refused() -> None:
         PipelineSampler(upscale, steps=2).bind(PROMPTS, SEEDS)
 
 
+def test_pipelines_with_one_clip_encoder_cannot_skip_its_layers() -> None:
+    """What a model's files are judged by, before anything loads, is true of the libraries."""
+    with torch.device("meta"):
+        assert not hasattr(CLIPTextModel(CLIPTextConfig(num_hidden_layers=1)), "text_model")
+    mappings = vars(diffusers.pipelines.auto_pipeline)
+    classes = {
+        cls
+        for name, mapping in mappings.items()
+        if name.startswith("AUTO_")
+        for cls in mapping.values()
+        if "clip_skip" in inspect.signature(cls.__call__).parameters
+    }
+    failing = set()
+    for cls in classes:
+        parts = inspect.signature(cls.__init__).parameters
+        encoders = {name: part for name, part in parts.items() if name.startswith("text_encoder")}
+        one = set(encoders) == {"text_encoder"} and ENCODER in str(encoders["text_encoder"])
+        assert one == reads_the_part(cls.encode_prompt), cls.__name__
+        if one:
+            failing.add(cls.__name__)
+    assert (
+        {"StableDiffusionPipeline", "StableDiffusionInpaintPipeline"}
+        < failing
+        < {cls.__name__ for cls in classes}
+    )
+
+
 @each_kind
 def test_layers_are_skipped_or_left_out_with_the_same_result(kind: Kind, tmp_path: Path) -> None:
     """One kind of pipeline skips them itself; the other is told how to get there."""
     case = Case("skipping", "DDIMScheduler", options={"clip_skip": 1})
     prompts, seeds = PROMPTS[:1], SEEDS[:1]
+    whole: Any = tiny_stable_diffusion(kind)
+    whole.save_pretrained(tmp_path)
+    skipping = Pipeline(model=str(tmp_path), options=case.options)
     if kind == "sdxl":
+        skipping.check()
         made, pipe = sampler(kind, case)
         bound = made.bind(prompts, seeds)
         expected = stock(pipe, case, prompts, seeds)
@@ -478,12 +512,17 @@ def test_layers_are_skipped_or_left_out_with_the_same_result(kind: Kind, tmp_pat
     with pytest.raises(ConfigError, match=f"{said}.*num_hidden_layers=1 in") as caught:
         sampler(kind, case)
     assert caught.value.at == "options"
+    # A model's files say as much, before it loads.
+    with pytest.raises(ConfigError) as early:
+        skipping.check()
+    assert str(early.value) == str(caught.value)
+    Pipeline(model=str(tmp_path), options={"clip_skip": None}).check()
     with pytest.raises(ConfigError, match=f"{said}.*; leave it out$"):
         sampler(kind, Case("all", "DDIMScheduler", options={"clip_skip": 2}))
+    with pytest.raises(ConfigError, match=f"{said}.*; leave it out$"):
+        Pipeline(model=str(tmp_path), options={"clip_skip": 2}).check()
 
     # What the message says to do, with a saved model; the library's own way is gone.
-    whole: Any = tiny_stable_diffusion(kind)
-    whole.save_pretrained(tmp_path)
     config = tmp_path / "text_encoder" / "config.json"
     config.write_text(
         config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1')

@@ -183,6 +183,16 @@ QUICK = {
         "sampler.stepz=3",
     ],
     "no such reward": ["optimize", "a cat", "--reward", "nope"],
+    "not with this model": [
+        "optimize",
+        "a cat",
+        "--reward",
+        "brightness",
+        "--sampler",
+        "pipeline",
+        "--set",
+        "sampler.options.clip_skip=1",
+    ],
 }
 
 

@@ -45,6 +45,7 @@ def colours(images: Tensor) -> Tensor:
 
     Each kind has a factor that brings what differs between pictures to one order of size.
     """
+    # On a GPU its gradient is summed in no fixed order: there it is the same but for rounding.
     pixels = F.adaptive_avg_pool2d(images, PIXELS)
     red, green, blue = pixels.unbind(1)
     luma_BHW = 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -25,6 +25,8 @@ Features = Callable[[Tensor], Tensor]
 _NEWTON: Final = 100
 """Steps at most; a handful is usual."""
 _DIGITS: Final = 8
+_ROUNDING: Final = 0.01
+"""How far beyond [0, 1] a picture's values may be: bfloat16 has steps of 1/128 at 1."""
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,15 @@ def foreseen(picks: Sequence[Pick], ridge: float) -> tuple[int, int]:
     A pick is foreseen where the model fitted to those before it gives the chosen picture the
     highest score, and no other picture the same.
     """
-    hits = 0
-    for count in range(1, len(picks)):
-        model = fit(picks[:count], ridge)
-        pick = picks[count]
-        scores = model.scores(torch.tensor([pick.chosen, *pick.others], dtype=torch.float64))
-        hits += bool((scores[0] > scores[1:]).all())
+    hits = sum(is_foreseen(picks[:count], picks[count], ridge) for count in range(1, len(picks)))
     return hits, max(len(picks) - 1, 0)
+
+
+def is_foreseen(before: Sequence[Pick], pick: Pick, ridge: float) -> bool:
+    """Whether picks, at least one, foresaw another, as `foreseen` has it."""
+    model = fit(before, ridge)
+    scores = model.scores(torch.tensor([pick.chosen, *pick.others], dtype=torch.float64))
+    return bool((scores[0] > scores[1:]).all())
 
 
 def chances(scores_B: Tensor) -> list[float]:
@@ -199,23 +203,52 @@ def picture_tensor(picture: Any) -> Tensor:
     """`1 x 3 x H x W` in [0, 1], of a picture of Pillow or a tensor `3 x H x W` or `1 x 3 x H x W`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither, has no pixels, or pixels that are not finite or beyond [0, 1] by
+            more than rounding; or it is Pillow's and cannot be read, or has more than 8 bits a
+            channel.
     """
-    if isinstance(picture, Tensor):
-        found = picture[None] if picture.dim() == 3 else picture
-        if found.dim() != 4 or found.shape[:2] != (1, 3) or not found.is_floating_point():
-            raise ValueError(
-                f"a picture is a floating-point tensor 3 x H x W in [0, 1], not {picture.dtype} of "
-                f"{' x '.join(map(str, picture.shape))}"
-            )
-        if not math.isfinite(float(found.detach().abs().sum())):
-            raise ValueError("a picture has pixels that are not finite")
-        return found.detach().float()
-    if not hasattr(picture, "convert"):
+    from PIL.Image import Image
+
+    if isinstance(picture, Image):
+        return _of_pillow(picture)
+    if not isinstance(picture, Tensor):
         raise ValueError(
             f"a picture is a tensor 3 x H x W or Pillow's, not a {type(picture).__name__}"
         )
+
+    found = picture.detach()[None] if picture.dim() == 3 else picture.detach()
+    is_one = found.dim() == 4 and found.shape[:2] == (1, 3) and found.numel() > 0
+    if not is_one or not found.is_floating_point():
+        raise ValueError(
+            f"a picture is a floating-point tensor 3 x H x W in [0, 1], not {picture.dtype} of "
+            f"{' x '.join(map(str, picture.shape))}"
+        )
+    found = found.float()
+    low, high = map(float, found.aminmax())
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise ValueError("a picture has pixels that are not finite")
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise ValueError(
+            f"a picture is a tensor in [0, 1], not from {low:.4g} to {high:.4g}; scale it to that"
+        )
+    return found
+
+
+def _of_pillow(picture: Any) -> Tensor:
     import numpy as np
 
-    pixels = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32) / 255)
+    if 0 in picture.size:
+        raise ValueError(f"a picture is of pixels, not of {picture.width} x {picture.height}")
+    # Pillow cuts these off at 255.
+    if picture.mode.startswith(("I", "F")):
+        raise ValueError(
+            f'a picture is of 8 bits a channel, not of Pillow\'s mode "{picture.mode}"; scale its '
+            "values to 0..255 and convert it to RGB"
+        )
+    try:
+        rgb = picture.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        # Pillow reads a file no earlier than its pixels are needed.
+        raise ValueError(f"a picture cannot be read: {error}") from error
+    pixels = torch.from_numpy(np.array(rgb, dtype=np.float32) / 255)
     return pixels.permute(2, 0, 1)[None]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
-from dno.plugin import BuildContext, ConfigError, Reward
+from dno.plugin import BuildContext, ConfigError, Origin, Reward, short
 from dno_builtin.rewards._files import ModelReward, check_model, has_processor, locate
 from dno_builtin.rewards.picks_file import (
     Kind,
     Pick,
     add_pick,
+    count_lines,
     read_picks,
     same_kind,
     undo_pick,
@@ -46,8 +47,9 @@ class Picks(ModelReward):
     file: Path
     """File of picks, JSON Lines, to which picks are only ever added."""
     lines: int | None = Field(default=None, ge=2)
-    """How many of the file's lines count, as `head -n` does; all if not given. With it a run
-    repeats although more picks were made since."""
+    """How many of the file's lines count, as `head -n` does. If not given, all that there are when
+    the run is configured; that number is kept, so that it is repeated and resumed with the same
+    although more picks were made since."""
     features: Literal["colours", "clip"] = "colours"
     """What the score is linear in; the file holds one or the other."""
     model: str = Field(default="emoji-clip", min_length=1)
@@ -56,6 +58,25 @@ class Picks(ModelReward):
     ridge: float = Field(default=1.0, gt=0)
     """How strongly few picks are held to mean little: the factor of |w|^2 / 2, where differences
     of features are measured in units of their root-mean-square length."""
+
+    @model_validator(mode="after")
+    def _all_that_there_are(self) -> Self:
+        """Note how many lines there are, so that none that comes later counts."""
+        if self.lines is None:
+            # What pydantic means a validator to do; the model is frozen for everybody else.
+            object.__setattr__(self, "lines", _lines_of(self.file))
+        return self
+
+    @classmethod
+    def located(cls, options: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+        """See `PluginConfig.located`; a file that was not found from the current folder has its
+        lines counted where it is.
+        """
+        found = super().located(options, origin)
+        file = found.get("file")
+        if found.get("lines") is None and isinstance(file, (str, Path)):
+            found["lines"] = _lines_of(Path(file))
+        return found
 
     def check(self) -> None:
         """Raise `ConfigError` where the file is missing, damaged, without a pick or of other
@@ -109,6 +130,9 @@ class Picker:
         features: as the reward takes them.
         model: as the reward takes it.
         ridge: as the reward takes it.
+
+    Raises:
+        ConfigError: an option cannot be what it is given as.
     """
 
     def __init__(
@@ -119,16 +143,23 @@ class Picker:
         model: str = "emoji-clip",
         ridge: float = 1.0,
     ) -> None:
-        self.file = Path(file)
-        self.features = features
-        self.model = model
-        self.ridge = ridge
+        given = {"file": file, "features": features, "model": model, "ridge": ridge}
+        try:
+            # Any number of lines, so that nothing is read yet.
+            options = Picks.model_validate({**given, "lines": 2})
+        except ValidationError as error:
+            raise _told(error) from None
+        self.file = options.file
+        self.features = options.features
+        self.model = options.model
+        self.ridge = options.ridge
 
-    def add(self, chosen: Any, others: Sequence[Any]) -> None:
+    def add(self, chosen: Any, others: Iterable[Any]) -> None:
         """Add a pick.
 
         Args:
-            chosen: the picture that was liked best: of Pillow, or a tensor `3 x H x W` in [0, 1].
+            chosen: the picture that was liked best: of Pillow with 8 bits a channel, or a
+                floating-point tensor `3 x H x W` in [0, 1].
             others: those that were shown beside it, at least one.
 
         Raises:
@@ -136,9 +167,10 @@ class Picker:
             RunError: the file cannot be written.
             ValueError: what was given are no pictures.
         """
-        if len(others) == 0:
+        beside = _several(others)
+        if not beside:
             raise ValueError("a pick needs others that were not picked")
-        first, *rest = (self.describe(picture) for picture in (chosen, *others))
+        first, *rest = (self.describe(picture) for picture in (chosen, *beside))
         add_pick(self.file, self._kind, Pick(first, tuple(rest)))
 
     def undo(self) -> None:
@@ -151,7 +183,12 @@ class Picker:
         undo_pick(self.file)
 
     def describe(self, picture: Any) -> tuple[float, ...]:
-        """The features of a picture, as a file holds them."""
+        """The features of a picture, as a file holds them.
+
+        Raises:
+            ConfigError: the model cannot be had.
+            ValueError: it is no picture, see `add`.
+        """
         import torch
 
         from dno_builtin.rewards._picks import numbers, picture_tensor
@@ -177,16 +214,37 @@ class Picker:
         saved = self.saved()
         return foreseen(saved.picks, self.ridge) if saved else (0, 0)
 
-    def chances(self, pictures: Sequence[Any]) -> list[float] | None:
-        """How likely each of some pictures is to be picked among them; None without picks."""
+    def foreseen_last(self) -> bool | None:
+        """Whether the newest pick was foreseen from those before it; None where it is the first.
+
+        One fit, where `foreseen` takes one for each pick.
+        """
+        from dno_builtin.rewards._picks import is_foreseen
+
+        saved = self.saved()
+        if saved is None or len(saved.picks) < 2:
+            return None
+        return is_foreseen(saved.picks[:-1], saved.picks[-1], self.ridge)
+
+    def chances(self, pictures: Iterable[Any]) -> list[float] | None:
+        """How likely each of some pictures is to be picked among them; None without picks.
+
+        Raises:
+            ConfigError: the file is damaged or of another kind, or the model cannot be had.
+            ValueError: what was given are no pictures, see `add`, or none.
+        """
         import torch
 
-        from dno_builtin.rewards._picks import chances
+        from dno_builtin.rewards._picks import chances, fit
 
-        model = self.fit()
-        if model is None:
+        saved = self.saved()
+        if saved is None or not saved.picks:
             return None
-        rows = [self.describe(picture) for picture in pictures]
+        same_kind(saved.kind, self._kind, self.file)
+        rows = [self.describe(picture) for picture in _several(pictures)]
+        if not rows:
+            raise ValueError("there is no picture to be picked")
+        model = fit(saved.picks, self.ridge)
         return chances(model.scores(torch.tensor(rows, dtype=torch.float64)))
 
     @cached_property
@@ -201,6 +259,28 @@ class Picker:
         from dno_builtin.rewards._picks import kind_of
 
         return kind_of(self._seen, self.features)
+
+
+def _lines_of(file: Path) -> int | None:
+    """How many lines of a file count; None where it holds too few, which `check` tells."""
+    count = count_lines(file)
+    return None if count is None or count < 2 else count
+
+
+def _told(error: ValidationError) -> ConfigError:
+    """The first thing that pydantic found wrong with an option, as one sentence."""
+    first = error.errors()[0]
+    says = first["msg"][0].lower() + first["msg"][1:]
+    return ConfigError(f"{says}, got {short(first['input'])}", at=str(first["loc"][0]))
+
+
+def _several(pictures: Any) -> list[Any]:
+    try:
+        return list(pictures)
+    except TypeError:
+        raise ValueError(
+            f"several pictures are wanted, such as a list of them, not a {type(pictures).__name__}"
+        ) from None
 
 
 def _features(

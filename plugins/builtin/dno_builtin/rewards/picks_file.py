@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from dno.plugin import ConfigError, RunError
 VERSION: Final = 1
 LARGEST: Final = 256 * 2**20
 """Bytes of a file that is still read."""
+FARTHEST: Final = 1e6
+"""Features are no farther from 0 than that: those of colours are below 100, and embeddings of
+length 1."""
 
 Numbers = tuple[float, ...]
 """Features of one picture."""
@@ -75,8 +79,8 @@ class Picks:
 def read_picks(path: Path, lines: int | None = None) -> Picks:
     """All picks of a file, or those of its first lines.
 
-    A last line without a line break is one that a writer that was killed did not write to its end,
-    and is passed over.
+    Of a last line without a line break, which a writer that was killed did not write to its end,
+    what is no whole line is passed over; one that only lacks its line break is a line like others.
 
     Args:
         path: the file.
@@ -85,7 +89,24 @@ def read_picks(path: Path, lines: int | None = None) -> Picks:
     Raises:
         ConfigError: there is no such file, a line of it is damaged, or it has fewer lines.
     """
-    whole = _lines(path)
+    return _parsed(_read(path), path, lines)
+
+
+def count_lines(path: Path) -> int | None:
+    """How many lines of a file `read_picks` reads, whatever they hold; None where there is no such
+    file, or it cannot be read.
+    """
+    try:
+        return len(_split(_read(path)).lines)
+    except ConfigError:
+        return None
+
+
+def _parsed(data: bytes, path: Path, lines: int | None = None) -> Picks:
+    split = _split(data)
+    if split.rest and not (split.lines or _may_begin_a_file(split.rest)):
+        raise _another(path)
+    whole = split.lines
     if lines is not None and len(whole) < lines:
         raise ConfigError(
             f'"{path}" has {len(whole)} lines, and {lines} are asked for; it is not the file that '
@@ -109,55 +130,136 @@ def read_picks(path: Path, lines: int | None = None) -> Picks:
     return Picks(kind, tuple(picks), len(read))
 
 
+@dataclass(frozen=True)
+class _Split:
+    """The bytes of a file, as lines."""
+
+    lines: list[bytes]
+    """Whole ones; the last need not end in a line break."""
+    rest: bytes
+    """What follows them, which is no whole line."""
+    broken: bool
+    """Whether the last whole line ends in a line break, as it should; so where there is none."""
+
+
+def _split(data: bytes) -> _Split:
+    *lines, last = data.split(b"\n")
+    if not last:
+        return _Split(lines, b"", broken=True)
+    # No beginning of a table is a table, so what is one was written to its end.
+    if _is_table(last):
+        return _Split([*lines, last], b"", broken=False)
+    return _Split(lines, last, broken=True)
+
+
+def _is_table(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _may_begin_a_file(rest: bytes) -> bool:
+    """Whether a writer of any kind may have been killed just there in its first line."""
+    begins = _json(Kind("", 0).line()).split(b'""')[0]
+    return rest.startswith(begins) or begins.startswith(rest)
+
+
 def add_pick(path: Path, kind: Kind, pick: Pick) -> None:
     """Add a pick to a file, which is made with its folder where it is not there.
 
     The line is written at once, and is on the disk when this returns.
 
     Raises:
-        ConfigError: the file is damaged, or holds picks of another kind.
+        ConfigError: the file is damaged, is no file of picks, or holds picks of another kind.
         RunError: it cannot be written.
+        ValueError: the pick's features are not what the file would be read with.
     """
-    _add(path, kind, {"chosen": list(pick.chosen), "others": list(map(list, pick.others))})
+    for row in (pick.chosen, *pick.others):
+        if len(row) != kind.numbers or not all(map(_is_feature, row)):
+            raise ValueError(
+                f"a picture's features are {kind.numbers} finite numbers, of {FARTHEST:.0f} at most"
+            )
+    text = _json({"chosen": list(pick.chosen), "others": list(map(list, pick.others))})
+    _append(path, text, kind)
 
 
 def undo_pick(path: Path) -> None:
     """Take the last pick of a file back, by a line that says so.
 
     Raises:
-        ConfigError: the file is damaged, or no pick is left in it.
+        ConfigError: the file is missing or damaged, or no pick is left in it.
         RunError: it cannot be written.
     """
-    saved = read_picks(path)
-    if not saved.picks:
-        raise ConfigError(f'"{path}" holds no pick to take back', at="file")
-    _add(path, saved.kind, {"undo": True})
+    _append(path, _json({"undo": True}), None)
 
 
-def _add(path: Path, kind: Kind, values: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    with os.fdopen(descriptor, "r+b", buffering=0) as file, _held(descriptor):
-        there = _whole_bytes(path)
-        text = _json(values)
-        if there:
-            same_kind(read_picks(path).kind, kind, path)
+def _append(path: Path, text: bytes, kind: Kind | None) -> None:
+    """Add a line to a file.
+
+    Args:
+        path: the file.
+        text: the line.
+        kind: of its pick; None where it takes one back, for which the file is not made.
+    """
+    with _opened(path, new=kind is not None) as descriptor:
+        # What is read is what is written to, and stays so while it is held.
+        data = _bytes(descriptor, path)
+        keep = data
+        if kind is None or not _is_begun(data, kind):
+            saved = _parsed(data, path)
+            if kind is not None:
+                same_kind(saved.kind, kind, path)
+            elif not saved.picks:
+                raise ConfigError(f'"{path}" holds no pick to take back', at="file")
+            split = _split(data)
+            # What a killed writer left of a line that was never a pick.
+            keep = data.removesuffix(split.rest)
+            text = text if split.broken else b"\n" + text
         else:
+            keep = b""
             text = _json(kind.line()) + text
         try:
-            # What a killed writer left of a line that was never a pick.
-            os.ftruncate(descriptor, len(there))
-            file.write(text)
+            os.ftruncate(descriptor, len(keep))
+            _write(descriptor, text)
             os.fsync(descriptor)
         except OSError as error:
             # A full disk takes a part.
             with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, len(there))
+                os.ftruncate(descriptor, len(keep))
             raise _unwritable(path, error) from error
+
+
+def _is_begun(data: bytes, kind: Kind) -> bool:
+    """Whether a file holds nothing yet but the beginning of its first line, or not even that."""
+    head = _json(kind.line()).rstrip(b"\n")
+    return data != head and head.startswith(data)
+
+
+def _write(descriptor: int, text: bytes) -> None:
+    while text:
+        text = text[os.write(descriptor, text) :]
+
+
+@contextlib.contextmanager
+def _opened(path: Path, *, new: bool) -> Iterator[int]:
+    """A file to be read and added to, held so that nobody else adds to it.
+
+    Args:
+        path: the file.
+        new: whether it is made, with its folder, where it is not there.
+    """
+    flags = os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    if not new and not path.is_file():
+        raise _missing(path)
+    try:
+        if new:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, flags | (os.O_CREAT if new else 0), 0o666)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with os.fdopen(descriptor, "r+b", buffering=0), _held(descriptor):
+        yield descriptor
 
 
 def same_kind(found: Kind, wanted: Kind, path: Path) -> None:
@@ -195,23 +297,42 @@ def _apart(one: Sequence[float], other: Sequence[float]) -> float:
     return math.dist(one, other) / max(math.hypot(*other), 1e-12)
 
 
-def _whole_bytes(path: Path) -> bytes:
-    """The file up to its last line break."""
+def _read(path: Path) -> bytes:
+    # A pipe might never end, and to open it might take as long.
     if not path.is_file():
-        raise ConfigError(f'there is no file "{path}"', at="file")
+        raise _missing(path)
     try:
-        if path.stat().st_size > LARGEST:
-            raise ConfigError(f'"{path}" is larger than {LARGEST // 2**20} MB', at="file")
-        data = path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            return _bytes(file.fileno(), path)
     except OSError as error:
-        raise ConfigError(
-            f'"{path}" cannot be read: {error.strerror or error}', at="file"
-        ) from None
-    return data[: data.rfind(b"\n") + 1]
+        raise _unreadable(path, error) from None
 
 
-def _lines(path: Path) -> list[bytes]:
-    return _whole_bytes(path).split(b"\n")[:-1]
+def _bytes(descriptor: int, path: Path) -> bytes:
+    """All bytes of a file that is open."""
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise _missing(path)
+        if about.st_size > LARGEST:
+            raise ConfigError(f'"{path}" is larger than {LARGEST // 2**20} MB', at="file")
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _missing(path: Path) -> ConfigError:
+    return ConfigError(f'there is no file "{path}"', at="file")
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f'"{path}" cannot be read: {error.strerror or error}', at="file")
+
+
+def _another(path: Path) -> ConfigError:
+    return ConfigError(f'"{path}" is no file of picks: its first line does not say so', at="file")
 
 
 def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
@@ -231,9 +352,7 @@ def _kind(line: bytes, path: Path) -> Kind:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict) or values.get("dno") != "picks":
-        raise ConfigError(
-            f'"{path}" is no file of picks: its first line does not say so', at="file"
-        )
+        raise _another(path)
     if values.get("version") != VERSION:
         raise ConfigError(
             f'"{path}" is of version {_shown(values.get("version"))}, and this dno reads version '
@@ -263,7 +382,13 @@ def _numbers(values: Any, count: int, path: Path, number: int) -> Numbers:
     for value in values:
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not _finite(value):
             _damaged(path, number, f"{_shown(value)} is no finite number")
+        if abs(value) > FARTHEST:
+            _damaged(path, number, f"{_shown(value)} is no feature, {FARTHEST:.0f} at most")
     return tuple(map(float, values))
+
+
+def _is_feature(value: float) -> bool:
+    return math.isfinite(value) and abs(value) <= FARTHEST
 
 
 def _finite(value: float) -> bool:

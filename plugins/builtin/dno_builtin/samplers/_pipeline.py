@@ -13,10 +13,10 @@ from ._diffusers.apart import ApartNoiseMap
 from ._diffusers.call import (
     call_parameters,
     check_class,
-    check_clip_skip,
     check_negative_prompt,
     check_options,
 )
+from ._diffusers.clip_skip import check_clip_skip
 from ._diffusers.conditioning import arguments, fitted, prepare
 from ._diffusers.embeddings import tell_unused
 from ._diffusers.ledger import Ledger

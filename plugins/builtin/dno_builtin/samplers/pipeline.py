@@ -82,7 +82,7 @@ class Pipeline(InputsConfig):
                     f"`{name}` must stay off: where it acts, gradients vanish", at="scheduler"
                 )
 
-        self.check_inputs(self.steps)
+        self.check_inputs(self.steps, self.options)
 
     def lengths(self) -> dict[str, Any]:
         """The lengths that are given, by option."""

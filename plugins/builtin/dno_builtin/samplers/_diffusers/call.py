@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.metadata
 import inspect
 from collections.abc import Container, Mapping
 from typing import Any
@@ -27,10 +26,6 @@ _OUR_NAMES = {
     "frame_rate": "frame_rate",
 }
 """Arguments of the call that the sampler has options of its own for, and what it calls them."""
-
-
-_SKIPPING = ("diffusers", "transformers")
-"""Who skips a text encoder's layers, and whose encoder it is."""
 
 _PICTURES = {"image": "image", "mask_image": "mask", "control_image": "control_image"}
 """Arguments that are pictures, and what the sampler calls them."""
@@ -114,34 +109,6 @@ def check_negative_prompt(cls: type) -> None:
     """Raise `ConfigError` unless a pipeline's call takes a negative prompt."""
     if "negative_prompt" not in call_parameters(cls):
         raise ConfigError(f"{cls.__name__} takes no `negative_prompt`", at="negative_prompt")
-
-
-def check_clip_skip(pipe: Any, options: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` where `clip_skip` cannot work with the libraries that are installed.
-
-    Pipelines with one CLIP text encoder put the skipped layers' input through its last norm, and
-    look for that in a part of the encoder which newer versions of transformers do not have.
-    """
-    skipped = options.get("clip_skip")
-    encode = getattr(type(pipe), "encode_prompt", None)
-    encoder = getattr(pipe, "text_encoder", None)
-    if skipped is None or encode is None or encoder is None or hasattr(encoder, "text_model"):
-        return
-    if "text_model" not in inspect.unwrap(encode).__code__.co_names:
-        return
-
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in _SKIPPING]
-    message = f"clip_skip fails in a {type(pipe).__name__} of {' with '.join(versions)}"
-    layers = encoder.config.num_hidden_layers
-    if not isinstance(skipped, int) or not 0 < skipped < layers:
-        raise ConfigError(f"{message}; leave it out", at="options")
-    kept = f"num_hidden_layers={layers - skipped}"
-    raise ConfigError(
-        f"{message}; leave it out and use {layers - skipped} of the text encoder's {layers} "
-        f"layers, which is the same: {kept} in the model's text_encoder/config.json, or in Python "
-        f"CLIPTextModel.from_pretrained(..., {kept})",
-        at="options",
-    )
 
 
 def call_parameters(cls: type) -> Mapping[str, inspect.Parameter]:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from dno.plugin import ConfigError, Origin
 
+from .clip_skip import check_clip_skip_of_folder
 from .folder import INDEX
 from .needs import PICTURES, needed, spelled
 from .options import DiffusersConfig
@@ -60,11 +61,13 @@ class InputsConfig(DiffusersConfig):
                 found[name] = value
         return found
 
-    def check_inputs(self, steps: int | None) -> None:
-        """Raise `ConfigError` where pictures are missing, unreadable, or do not go together.
+    def check_inputs(self, steps: int | None, options: Mapping[str, Any] | None = None) -> None:
+        """Raise `ConfigError` where pictures are missing, unreadable, or do not go together, or the
+        model's small files say that it does not take what is given.
 
         Args:
             steps: denoising steps, where they are known.
+            options: other arguments of the pipeline's call.
         """
         given = self.inputs()
         for name in PICTURES:
@@ -91,10 +94,11 @@ class InputsConfig(DiffusersConfig):
                 at="strength",
             )
 
-        self._check_needs(given)
+        self._check_files(given, options or {})
 
-    def _check_needs(self, given: Mapping[str, Any]) -> None:
-        """Raise `ConfigError` where the model's small files say that it needs a picture."""
+    def _check_files(self, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` where the model's small files say that it needs a picture, or has no
+        use for an option."""
         folder = self.folder()
         if folder is None:
             return
@@ -103,6 +107,7 @@ class InputsConfig(DiffusersConfig):
         check_given(name, given)
         if self.reuse > 1:
             check_index(index)
+        check_clip_skip_of_folder(folder, index, options)
 
         # Models that inpaint are also saved as plain pipelines.
         channels = read_json(folder / "unet" / "config.json").get("in_channels")

@@ -15,7 +15,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -125,7 +125,8 @@ class Berth:
         self._stays = False
         """Whether it was called all the same, or cannot be moved."""
         self._away: list[_Piece] = []
-        self._hooks: list[Any] = []
+        self._hooks: list[tuple[Any, bool]] = []
+        """What calls are noticed by, and whether it is in a live pipeline's module."""
 
     def add(self, module: nn.Module, *, is_given: bool) -> None:
         """One more module of the same part."""
@@ -186,9 +187,10 @@ class Berth:
     def _leave_if_idle(self) -> None:
         if self._needs or not self._claims or self._stays or self._away:
             return
-        self._listen()
+        pieces = list(self._pieces(self._device))
+        self._listen(pieces)
         try:
-            for piece in self._pieces(self._device):
+            for piece in pieces:
                 left = piece.leave()
                 # Known before it has left, so that an interrupt loses nothing.
                 self._away.append(left)
@@ -210,6 +212,7 @@ class Berth:
         What is a sampler's alone comes when it is next called, if it ever is.
         """
         if not any(member.is_given for piece in self._away for member in piece.members):
+            self._leave_alone(given_only=bool(self._away))
             return
         try:
             self._come_back()
@@ -228,25 +231,38 @@ class Berth:
         while self._away:
             self._away[-1].settle(at_home=True)
             self._away.pop()
-        while self._hooks:
-            self._hooks.pop().remove()
+        self._leave_alone()
 
-    def _listen(self) -> None:
-        """Have whoever calls it, or a part of it, get it back first."""
+    def _leave_alone(self, *, given_only: bool = False) -> None:
+        """Notice no more who calls it, or who calls the live pipeline's."""
+        for hook, is_given in self._hooks:
+            if is_given or not given_only:
+                hook.remove()
+        self._hooks = [one for one in self._hooks if given_only and not one[1]]
+
+    def _listen(self, pieces: Sequence[_Piece]) -> None:
+        """Have whoever calls it, or a part of it, get it back first.
+
+        Args:
+            pieces: what is about to leave; modules that lose nothing are left alone.
+        """
 
         def is_called(*_: object) -> None:
             with _lock:
-                self._stays = True
+                # Once the climb is over, a call says nothing about the next one.
+                if self._claims:
+                    self._stays = True
                 self._come_back()
 
         for reference, is_given in self._modules:
             module = reference()
-            if module is None:
+            if module is None or not any(piece.is_of(module) for piece in pieces):
                 continue
             for part in module.modules():
                 # A view as a whole may be called for an answer that is remembered.
                 if is_given or part is not module:
-                    self._hooks.append(part.register_forward_pre_hook(is_called))
+                    hook = part.register_forward_pre_hook(is_called)
+                    self._hooks.append((hook, is_given))
 
     def _pieces(self, device: torch.device) -> Iterator[_Piece]:
         """Its weights on a device, piece by piece of memory."""
