@@ -10,11 +10,9 @@ import functools
 import hashlib
 import json
 import math
-import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +28,7 @@ from dno.paths import current_folder
 from dno.protocols import Footprint
 from dno.runs.batch import Item, groups_among
 from dno.runs.check import check
-from dno.runs.lock import HeldError, hold
+from dno.runs.lock import in_turn
 from dno.runs.plan import Shaped
 from dno.runs.run_config import RunConfig
 
@@ -51,7 +49,6 @@ _HEAD: Final = (
     "# How many items are run side by side, as it was decided when the study began.\n"
     "# Whoever goes on with the study does so too; remove this file to have it decided anew.\n\n"
 )
-_PAUSE: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,8 @@ def abreast(
         ConfigError: it cannot be told what a run takes of memory, or the record is broken.
     """
     kinds = _kinds(items)
-    with _held(folder):
+    # One process decides, and others wait for it: they are to make the same groups.
+    with in_turn(folder):
         known = _read(folder / RECORD)
         new = {
             kind: how_many(config, most)
@@ -221,25 +219,6 @@ def _tell(
     if all(known.get(kind) == one for kind, one in decided.items()):
         line += f" when the study began ({RECORD})"
     say(line)
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """One process decides, and others wait for it: they are to make the same groups."""
-    release: Callable[[], None] | None = None
-    while release is None:
-        try:
-            release = hold(folder)
-        except HeldError:
-            time.sleep(_PAUSE)
-        except OSError:
-            # Where nothing can be locked, two that begin at once may decide for themselves.
-            break
-    try:
-        yield
-    finally:
-        if release is not None:
-            release()
 
 
 def _read(file: Path) -> dict[str, Abreast]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,9 +17,10 @@ from dno.core.result import Outcome, Status
 from dno.errors import ConfigError, DNOError, RunFolderError
 from dno.runs.keep import Keep, thin
 from dno.runs.load import Loaded, load
-from dno.runs.run import Each, go_on, run
+from dno.runs.run import Each, begin, go_on, run
 from dno.runs.run_config import RunConfig
 from dno.runs.standing import Standing, standing
+from dno.runs.storage import RunFolder
 
 
 class End(StrEnum):
@@ -73,28 +74,23 @@ class Attempts:
             thin(path)
         return attempt
 
-    def outcome(
-        self,
-        config: RunConfig,
-        path: Path,
-        *,
-        onlookers: Sequence[object] = (),
-        each: Each | None = None,
-    ) -> Outcome:
+    def begin(self, config: RunConfig, folder: RunFolder, each: Each) -> Outcome:
+        """Run what is to be in a folder that is held for it; see `dno.runs.run.begin`."""
+        return begin(config, folder, loaded=self._models(config), each=each)
+
+    def outcome(self, config: RunConfig, path: Path, each: Each | None = None) -> Outcome:
         """Run what is to be in a folder, or go on with it.
 
         Args:
             config: what to run.
             path: its run folder.
-            onlookers: of a run that begins.
             each: see `dno.runs.run.run`.
 
         Raises:
             DNOError: see `dno.runs.run.run`.
         """
         if standing(path) is Standing.NEW:
-            models = self._models(config)
-            return run(config, path, loaded=models, onlookers=onlookers, each=each)
+            return run(config, path, loaded=self._models(config), each=each)
         return go_on(config, path, loaded=self._models(config), each=each)
 
     def _make(self, config: RunConfig, path: Path) -> Attempt:

@@ -193,8 +193,24 @@ def carry_out(
         study=folder,
         items=folder / ITEMS,
         attempts=attempts,
+        retries=retries,
         page=page,
     )
+    with together:
+        _carry_out(items, folder, together, attempts, retries, tell, summary)
+    return summary
+
+
+def _carry_out(
+    items: Sequence[Item],
+    folder: Path,
+    together: SideBySide,
+    attempts: Attempts,
+    retries: int,
+    tell: Callable[[Told], None],
+    summary: Summary,
+) -> None:
+    """Fill in what became of items as they end."""
     left = [*enumerate(items, start=1)]
     while left:
         held: list[tuple[int, Item]] = []
@@ -209,12 +225,11 @@ def carry_out(
             if attempt.end not in (End.BEFORE, End.INTERRUPTED):
                 tell(Told(item, number, len(items), attempt))
             if summary.interrupted:
-                return summary
+                return
         if len(held) == len(left):
             break
         left = held
     summary.held = len(left)
-    return summary
 
 
 def groups_among(items: Sequence[Item], size: Callable[[RunConfig], int]) -> list[Group]:

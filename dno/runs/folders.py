@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -77,9 +77,14 @@ _MARKERS: Final = frozenset(
 in folders that are empty to people."""
 
 
-def holds_nothing(folder: Path) -> bool:
-    """Whether a folder is empty but for such files, and what killed processes left unfinished."""
-    names = [path.name for path in folder.iterdir()]
+def holds_nothing(folder: Path, apart: Set[str] = frozenset()) -> bool:
+    """Whether a folder is empty but for such files, and what killed processes left unfinished.
+
+    Args:
+        folder: where to look.
+        apart: names of other files that do not count.
+    """
+    names = {path.name for path in folder.iterdir()} - apart
     return all(name in _MARKERS or PART.fullmatch(name) for name in names)
 
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dno.core.events import RunStarted, hookimpl
 from dno.errors import RunFolderError
-from dno.files import read_file, write_file
+from dno.files import read_file
 from dno.registry.registry import OBSERVERS
 from dno.runs.earlier import holds
+from dno.runs.folders import holds_nothing
+from dno.runs.lock import HeldError, hold
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
 from dno.runs.standing import Standing, standing
@@ -100,14 +102,19 @@ def _chunks(names: Sequence[str], size: int) -> list[Sequence[str]]:
 
 def _group(names: Sequence[str], configs: Mapping[str, RunConfig], folder: str = "") -> Group:
     own = [configs[name] for name in names]
+    config = _several(own)
+    assert list(config.items()) == [one.items()[0] for one in own]
+    return Group(names, own, config, folder or _folder(names))
+
+
+def _several(own: Sequence[RunConfig]) -> RunConfig:
+    """One configuration of all prompts and seeds."""
     several = {
         "prompts": tuple(dict.fromkeys(config.prompts[0] for config in own)),
         "seeds": tuple(dict.fromkeys(config.seeds[0] for config in own)),
         "observers": (),
     }
-    config = own[0].model_copy(update=several)
-    assert list(config.items()) == [one.items()[0] for one in own]
-    return Group(names, own, config, folder or _folder(names))
+    return own[0].model_copy(update=several)
 
 
 def _folder(names: Sequence[str]) -> str:
@@ -115,29 +122,40 @@ def _folder(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-class NamesItems:
-    """Looks on at the start of a group's run, and names its items in its folder."""
-
-    def __init__(self, group: Group) -> None:
-        self._names = list(group.names)
-
-    @hookimpl
-    def run_started(self, event: RunStarted) -> None:
-        """Write the names, in the order of the samples."""
-        if event.run.folder is not None:
-            write_file(event.run.folder / NAMES, json.dumps(self._names).encode())
-
-
 def folders_together(study: Path) -> list[Path]:
-    """The run folders of groups that were begun."""
+    """The run folders of groups that were begun, or are being begun by a process that is alive."""
+    return [
+        path
+        for path in _folders(study)
+        if (path / "run.toml").is_file() or ((path / NAMES).is_file() and _is_held(path))
+    ]
+
+
+def _folders(study: Path) -> list[Path]:
     place = study / TOGETHER
     if place.is_symlink() or not place.is_dir():
         return []
-    return [
-        path
-        for path in sorted(place.iterdir())
-        if not path.is_symlink() and (path / "run.toml").is_file()
-    ]
+    return [path for path in sorted(place.iterdir()) if not path.is_symlink() and path.is_dir()]
+
+
+def _is_held(path: Path) -> bool:
+    return standing(path) is Standing.HELD
+
+
+def remove_left_over(study: Path) -> None:
+    """Remove folders of groups whose processes died before they began. To be called in turn."""
+    with contextlib.suppress(OSError):
+        for path in _folders(study):
+            with contextlib.suppress(HeldError, OSError):
+                release = hold(path)
+                try:
+                    if holds_nothing(path, {NAMES}):
+                        shutil.rmtree(path)
+                finally:
+                    release()
+        # Where it holds nothing any more.
+        if not (study / TOGETHER).is_symlink():
+            (study / TOGETHER).rmdir()
 
 
 def names_in(folder: Path) -> list[str]:
@@ -171,11 +189,19 @@ def groups_begun(study: Path, items: Mapping[str, RunConfig]) -> list[Group]:
         names = names_in(folder)
         if not names or not all(name in items for name in names):
             names = list(_names_by_content(folder, items, by_key))
-        # A folder that is damaged, or of other items, is told of by who runs them.
-        with contextlib.suppress(RunFolderError):
-            if names and [items[name].items()[0] for name in names] == SavedRun(folder).items:
-                groups.append(_group(names, items, folder.name))
+        if names and _is_of(folder, [items[name] for name in names]):
+            groups.append(_group(names, items, folder.name))
     return groups
+
+
+def _is_of(folder: Path, configs: Sequence[RunConfig]) -> bool:
+    """Whether a group's folder is of these items, which it names."""
+    own = [config.items()[0] for config in configs]
+    try:
+        return own == SavedRun(folder).items
+    except RunFolderError:
+        # It is being begun; or it is damaged, which who runs it tells.
+        return own == list(_several(configs).items())
 
 
 def _names_by_content(

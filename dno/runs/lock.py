@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,8 @@ _CANNOT: Final = (
     errno.EOPNOTSUPP,
 )
 """What file systems answer that lock no folders, as NFS does not."""
+_PAUSE: Final = 0.05
+"""Seconds after which who waits looks again."""
 
 
 class HeldError(Exception):
@@ -47,6 +50,25 @@ def hold(folder: Path) -> Callable[[], None]:
     # Never emptied and never a link's, for it may be a stranger's file under our name.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return _hold_descriptor(os.open(folder / LOCK, flags, 0o666))
+
+
+@contextlib.contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Hold a folder for a moment, as soon as nobody else does; where it cannot be locked, all the
+    same."""
+    release: Callable[[], None] | None = None
+    while release is None:
+        try:
+            release = hold(folder)
+        except HeldError:
+            time.sleep(_PAUSE)
+        except OSError:
+            break
+    try:
+        yield
+    finally:
+        if release is not None:
+            release()
 
 
 def _hold_descriptor(descriptor: int) -> Callable[[], None]:

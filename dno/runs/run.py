@@ -89,6 +89,33 @@ def run(
 
 
 @clean_room()
+def begin(
+    config: RunConfig,
+    folder: RunFolder,
+    *,
+    loaded: Loaded | None = None,
+    each: Each | None = None,
+) -> Outcome:
+    """Optimise in a folder that is held for this run already, before anything is loaded.
+
+    Args:
+        config: what to run.
+        folder: holds no run yet.
+        loaded: see `run`.
+        each: see `run`.
+
+    Raises:
+        ConfigError: the configuration cannot be built.
+        RunError: see `run`.
+    """
+    config = config.located(current_folder())
+    config.to_toml()
+    models = loaded or load(config)
+    with _arithmetic(config, models):
+        return _carry_out(pose(models, config), folder, None, (), each)
+
+
+@clean_room()
 def resume(
     path: Path | str,
     *,

@@ -110,6 +110,11 @@ def _count(draws: Any) -> int:
     return len(draws) if isinstance(draws, list) else 0
 
 
+def has_state(folder: Path) -> bool:
+    """Whether a run folder holds something to go on from."""
+    return (folder / _STATE).exists()
+
+
 class RunFolder:
     """One run's files, held by one process at a time.
 

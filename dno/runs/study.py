@@ -8,7 +8,7 @@ study/batch.toml  items/<prompt>-<digest>-s<seed>/  items.csv  items.parquet  fa
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +73,7 @@ def run_study(
         RunError: Ray cannot be reached.
         RunFolderError: the folder cannot be made or written.
     """
-    check_defaults((folder / ITEMS / item.name, item.config) for item in items)
+    check_defaults([*_begun_together(items, folder), *_begun_alone(items, folder)])
     if cluster is not None:
         check_together(size, cluster)
         cluster.check()
@@ -127,6 +127,17 @@ def run_study(
                 thin(path)
     _write_tables(items, ended, folder)
     return summary
+
+
+def _begun_alone(items: Sequence[Item], folder: Path) -> Iterator[tuple[Path, RunConfig]]:
+    """Where each item's run is, if it has one, and its configuration."""
+    yield from ((folder / ITEMS / item.name, item.config) for item in items)
+
+
+def _begun_together(items: Sequence[Item], folder: Path) -> Iterator[tuple[Path, RunConfig]]:
+    """Where runs of several items are, and their configurations."""
+    groups = groups_begun(folder, {item.name: item.config for item in items})
+    yield from ((folder / TOGETHER / group.folder, group.config) for group in groups)
 
 
 def _size_of(

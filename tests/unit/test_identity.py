@@ -200,3 +200,32 @@ def test_what_is_set_is_all_that_is_told() -> None:
         "sampler": {"use": "ddim", "steps": 10},
         "rewards": [{"use": "brightness"}],
     }
+
+
+def test_a_default_that_changes_while_items_are_side_by_side_mixes_nothing(
+    releases: Releases, tmp_path: Path
+) -> None:
+    sizes: list[int] = []
+
+    def draw(noise: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(noise))
+        if len(sizes) == 4:
+            raise KeyboardInterrupt
+        return torch.sigmoid(noise)
+
+    given = {"sampler": FunctionSampler(draw, [(3, 8, 8)]), "iterations": 6, "optimizer": "adam"}
+    assert study(tmp_path, size=2, seeds=[0], **given).interrupted
+    releases.release(strength=2.0)
+    before = len(sizes)
+    for size in (1, 2):
+        with pytest.raises(
+            ConfigError, match=r"together.*: was made with rewards\.0\.strength = 1"
+        ):
+            study(tmp_path, size=size, seeds=[0], **given)
+    assert len(sizes) == before
+
+    settings = {"observers": [], "rewards.0.strength": 1.0}
+    found = study(tmp_path, seeds=[0], settings=settings, **given)
+    assert [row["standing"] for row in found.rows] == ["done"] * 2
+    assert set(sizes) == {2}
+    assert not (tmp_path / "together").exists()
