@@ -195,12 +195,12 @@ def check() -> None:
     for registry in asked:
         for info in registry.infos():
             try:
-                registry.load(info.qualified)
+                target = registry.load(info.qualified)
             except DNOError as error:
                 failed = True
                 columns.write(info, str(error))
                 continue
-            hindrance = _hindrance(info) if info.kind == "commands" else ""
+            hindrance = _hindrance(info) if info.kind == "commands" else _lost(target)
             failed = failed or bool(hindrance)
             columns.write(info, hindrance or "ok")
     for info in unsupported():
@@ -208,6 +208,21 @@ def check() -> None:
     for distribution in damaged():
         say(f"dno: {distribution}", err=True)
     raise typer.Exit(int(failed))
+
+
+def _lost(cls: object) -> str:
+    """What to say of options that no file can hold as they were set."""
+    from dno.registry.configs import PluginConfig, lost_options
+
+    assert isinstance(cls, type)
+    assert issubclass(cls, PluginConfig)
+    names = lost_options(cls)
+    if not names:
+        return ""
+    return (
+        f"may be None, which no file can hold, and has another default: {', '.join(names)}; its "
+        "author must make None the default, or take a word such as none instead"
+    )
 
 
 @plugins.command()

@@ -133,6 +133,21 @@ class PluginConfig(BaseModel):
         return found
 
 
+def lost_options(cls: type[BaseModel]) -> list[str]:
+    """Options that may be None where None is not their default.
+
+    A file of options has no None, so that whoever reads it would take the default.
+    """
+    return [
+        name
+        for name, field in cls.model_fields.items()
+        if not field.is_required()
+        and _mentions(field.annotation, type(None))
+        and field.default is not None
+        and field.default_factory is None
+    ]
+
+
 def _takes_text(name: str, field: FieldInfo | None) -> bool:
     return name == "model" or (field is not None and _mentions(field.annotation, str))
 

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from dno.errors import ConfigError, RunFolderError
 from dno.paths import current_folder
-from dno.runs.identity import Difference, differences, digests_of
-from dno.runs.run_config import RunConfig
+from dno.runs.identity import Difference, differences, digests_of, fingerprint
+from dno.runs.objects import Likeness, Prints, likenesses, remembered_prints
+from dno.runs.run_config import RunConfig, located
 from dno.runs.saved import SavedRun
 from dno.wording import short
 
@@ -42,15 +43,35 @@ def names_there(items: Mapping[str, RunConfig], folder: Path) -> dict[str, str]:
     for name in sorted(inside - items.keys()):
         strangers.setdefault(_apart_from_digest(name), []).append(name)
 
+    new = {name: config for name, config in items.items() if name not in inside}
+    wanted = {_apart_from_digest(name) for name in new}
+    runs = [
+        SavedRun(folder / other)
+        for kind, others in strangers.items()
+        if kind in wanted
+        for other in others
+    ]
+    by_content = _by_content(runs)
     found: dict[str, str] = {}
-    for name, config in items.items():
-        if name in inside:
-            continue
-        for other in strangers.get(_apart_from_digest(name), ()):
-            run = SavedRun(folder / other)
+    # Without strangers there is nothing to compare with.
+    for name, config in new.items() if by_content else ():
+        key = (config.items()[0], fingerprint(_located(config).dump()))
+        for run in by_content.get(key, ()):
             if holds(run, config) and not _sets_its_grids(run, config):
-                found[name] = other
+                found[name] = run.path.name
                 break
+    return found
+
+
+def _by_content(runs: Iterable[SavedRun]) -> dict[tuple[tuple[str, int], str], list[SavedRun]]:
+    """Run folders by each item and the settings that they hold; each is read once."""
+    found: dict[tuple[tuple[str, int], str], list[SavedRun]] = {}
+    for run in runs:
+        # What is damaged, or no configuration, is of nobody.
+        with contextlib.suppress(RunFolderError, TypeError):
+            content = fingerprint(run.values)
+            for item in run.items:
+                found.setdefault((item, content), []).append(run)
     return found
 
 
@@ -87,23 +108,31 @@ def _located(config: RunConfig) -> RunConfig:
 
 
 def check_defaults(items: Iterable[tuple[Path, RunConfig]]) -> None:
-    """Compare run folders with what their items would be now, so that no default that has changed
-    since mixes two settings in one table.
+    """Compare run folders with what their items would be now, so that no two settings are mixed in
+    one table: by a default that has changed since, a path that means another file from another
+    folder, or another Python object of the same name.
 
-    What `dno resume` may have changed is only told.
+    What `dno resume` may have changed is only told, and so is where it cannot be told whether a
+    Python object is the same.
 
     Args:
         items: the run folder of each, which need not be there, and its configuration.
 
     Raises:
-        ConfigError: a run was made with another default, and how to go on with it.
+        ConfigError: a run was made with something else, and how to go on with it.
     """
     told: dict[str, int] = {}
+    doubts: dict[str, int] = {}
+    prints = remembered_prints()
     for path, config in items:
-        for one in _of_defaults(path, config):
+        for place in _doubtful(path, config, prints):
+            doubts[place] = doubts.get(place, 0) + 1
+        for one in _differences(path, config):
             if one.place.split(".")[0] not in _MAY_CHANGE:
                 if one.is_noted:
                     raise _of_another_state(path, one)
+                if one.is_set:
+                    raise _means_another(one, path)
                 raise ConfigError(
                     f"was made with {_shown(one.place, one.saved)}, where the default is "
                     f"{short(one.ours)} now; go on with it by {_as_option(one)}, or name another "
@@ -114,6 +143,13 @@ def check_defaults(items: Iterable[tuple[Path, RunConfig]]) -> None:
             told[change] = told.get(change, 0) + 1
     for change, count in told.items():
         _log.warning("%d of the items there were made with %s; they stay so", count, change)
+    for place, count in doubts.items():
+        _log.warning(
+            "it cannot be told whether %d of the items there were made with the Python object that "
+            "%s is now; where it does something else now, name another --out",
+            count,
+            place,
+        )
 
 
 def _of_another_state(path: Path, one: Difference) -> ConfigError:
@@ -125,14 +161,52 @@ def _of_another_state(path: Path, one: Difference) -> ConfigError:
     )
 
 
-def _of_defaults(path: Path, config: RunConfig) -> Iterator[Difference]:
-    """Differences where the item sets nothing."""
+def _means_another(one: Difference, path: Path) -> ConfigError:
+    """What to say where a setting has the same words, and another meaning."""
+    return ConfigError(
+        f"was made with {_shown(one.place, one.saved)}, and this command means "
+        f"{_shown(one.place, one.ours)}; go on with it where it was begun, or with that path in "
+        "full, or name another --out",
+        source=str(path),
+    )
+
+
+def _doubtful(path: Path, config: RunConfig, prints: Prints) -> Iterator[str]:
+    """Places of Python objects that may not be those that a run was made with.
+
+    Raises:
+        ConfigError: one is certainly another.
+    """
+    if not (path / "run.toml").is_file():
+        return
+    for place, like in likenesses(path, prints(config)).items():
+        if like is Likeness.OTHER:
+            raise ConfigError(
+                f"was made with another Python object of this name as {place}: its code differs "
+                "from that of the one given now; give that one, or give this one another name "
+                "(__name__), or name another --out",
+                source=str(path),
+            )
+        if like is Likeness.UNKNOWN:
+            yield place
+
+
+def _differences(path: Path, config: RunConfig) -> Iterator[Difference]:
     if not (path / "run.toml").is_file():
         return
     # A file that is damaged is told of when the item is run.
     with contextlib.suppress(RunFolderError):
-        saved = SavedRun(path).values
-        yield from (one for one in differences(saved, _located(config)) if not one.is_set)
+        # Folders of format 2 have paths as they were given.
+        saved = located(SavedRun(path).values, path)
+        for one in differences(saved, _located(config)):
+            if one.place.split(".")[0] == "start" and _in_memory(config):
+                # It is a file of the folder now; the folder's name has its digest.
+                continue
+            yield one
+
+
+def _in_memory(config: RunConfig) -> bool:
+    return config.start is not None and not isinstance(config.start, Path)
 
 
 def _shown(place: str, value: Any) -> str:

@@ -24,6 +24,9 @@ from dno.runs.run_config import OBJECT, PART_REGISTRIES, RunConfig, dump_part, d
 
 FREE: Final = ("observers", "device", "metadata")
 """What may differ between two runs of one item."""
+_OF_ITEMS: Final = ("prompts", "seeds")
+_EXACT: Final = 2**53
+"""Below it, every whole number is a float."""
 _MISSING: Final = object()
 
 
@@ -132,7 +135,7 @@ def differences(saved: Mapping[str, Any], config: RunConfig) -> list[Difference]
         config: with its paths written from the root, as they are there.
     """
     ours = config.dump()
-    unknown = {"prompts", "seeds", *FREE}
+    unknown = {*_OF_ITEMS, *FREE}
     # It was found when the run began.
     if config.coarse == "auto":
         unknown.add("coarse")
@@ -153,6 +156,22 @@ def differences(saved: Mapping[str, Any], config: RunConfig) -> list[Difference]
         for place in {**theirs, **mine}
         if theirs.get(place) != mine.get(place)
     ]
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """The same for all configurations between which there is no difference, and for few others.
+
+    Args:
+        values: of a run folder, or of a configuration with its paths written from the root.
+    """
+    whole = _flat_without(filled(values), {*_OF_ITEMS, "coarse", *FREE})
+    told = {place: _as_one(value) for place, value in whole.items() if value is not None}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _as_one(value: Any) -> Any:
+    """Numbers that are equal, written in one way."""
+    return float(value) if isinstance(value, (bool, int)) and abs(value) < _EXACT else value
 
 
 def _leads_to(place: str, chosen: Iterable[str]) -> bool:

@@ -70,7 +70,7 @@ def pose(
         loaded: models that were loaded for it, or for one with the same sampler and rewards.
         config: what to run.
         fresh: whether the run is at its start, and so needs the noise to start from.
-        found: that noise, where it was searched for before, `B x N`.
+        found: that noise, where it was searched for before for the same picture, `B x N`.
 
     Raises:
         ConfigError: with the place of what cannot be built.
@@ -81,7 +81,8 @@ def pose(
 
     items = config.items()
     remember = getattr(loaded.sampler, "remember", None)
-    if remember is not None and found is not None:
+    # With a start of the run's own, no start image gave it.
+    if remember is not None and found is not None and config.start is None:
         remember(*zip(*items, strict=True), found)
     make_room = getattr(loaded.sampler, "make_room", None)
     around = Surroundings(config, loaded.context, [*loaded.rewards.values()])

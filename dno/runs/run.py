@@ -31,7 +31,7 @@ from dno.runs.pose import Posed, pose
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
 from dno.runs.start import GivenNoise, GivenPicture
-from dno.runs.start_noise import keep_found, keep_start, read_found
+from dno.runs.start_noise import keep_found, keep_start, read_found, searched_for
 from dno.runs.storage import RunFolder
 
 Each: TypeAlias = Callable[[int, Outcome, Posed], None]
@@ -203,11 +203,20 @@ def _check_may_begin_again(config: RunConfig, run: SavedRun) -> None:
         )
 
 
-def _found(folder: RunFolder | None, state: LoopState | None) -> Tensor | None:
-    """The noise that a run began at before, where that is known."""
-    if state is not None and state.initial is not None:
+def _found(config: RunConfig, folder: RunFolder | None, state: LoopState | None) -> Tensor | None:
+    """The noise that was found before for the picture that the run starts from."""
+    if folder is None:
+        return None
+    picture = None
+    # A picture that cannot be read is told by who needs it.
+    with contextlib.suppress(ConfigError):
+        picture = searched_for(config)
+    if picture is None:
+        return None
+    found = read_found(folder.path, picture)
+    if found is not None and state is not None and state.initial is not None:
         return state.initial.noise_BN
-    return None if folder is None else read_found(folder.path)
+    return found
 
 
 def _warm_up(config: RunConfig) -> int:
@@ -225,7 +234,7 @@ def _run(
     each: Each | None = None,
 ) -> Outcome:
     with _arithmetic(config, models):
-        posed = pose(models, config, fresh=state is None, found=_found(folder, state))
+        posed = pose(models, config, fresh=state is None, found=_found(config, folder, state))
         if folder is not None and state is not None:
             folder.check_state(state, posed.problem, posed.phases)
         return _carry_out(posed, folder, state, onlookers, each)

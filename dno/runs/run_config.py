@@ -38,6 +38,7 @@ from dno.registry.configs import (
     RegularizerConfig,
     RewardConfig,
     SamplerConfig,
+    lost_options,
 )
 from dno.registry.objects import live_class
 from dno.registry.registry import (
@@ -124,9 +125,18 @@ def build_plugin_config(registry: Registry[C], value: object) -> C:
     else:
         cls, options = live_class(registry.base, use), {"part": use, **options}
     try:
-        return cls.model_validate(options)  # type: ignore[no-any-return]
+        config: C = cls.model_validate(options)
     except ValidationError as error:
         raise explain(error, cls) from None
+    for name in lost_options(cls):
+        if getattr(config, name) is None:
+            raise ConfigError(
+                "cannot be None: a run's file holds none, and whoever goes on with it would take "
+                f"the default, {short(cls.model_fields[name].default)}; its plugin's author must "
+                "make None the default, or take a word instead",
+                at=name,
+            )
+    return config
 
 
 def is_live(value: object) -> bool:

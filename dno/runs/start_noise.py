@@ -69,25 +69,44 @@ def keep_found(config: RunConfig, problem: Problem, folder: RunFolder) -> None:
         problem: posed for it.
         folder: where the file is written.
     """
-    start_image = getattr(config.sampler, "start_image", None)
-    start = config.start
-    if isinstance(start, Path):
-        searched = picture_at(user_path(start)) is not None
-    else:
-        searched = isinstance(start, GivenPicture) or start_image is not None
-    if not searched:
+    picture = searched_for(config)
+    if picture is None:
         return
     noise_BN = problem.sample.noise_BN if problem.start_BN is None else problem.start_BN
     draws = [list(shape) for shape in problem.sample.draws]
-    folder.write(FOUND, pack({"best": noise_BN.detach().cpu()}, {"draws": draws}))
+    about = {"draws": draws, "picture": picture}
+    folder.write(FOUND, pack({"best": noise_BN.detach().cpu()}, about))
 
 
-def read_found(path: Path) -> Tensor | None:
-    """What `keep_found` kept in a run folder; None where there is nothing of use."""
+def searched_for(config: RunConfig) -> str | None:
+    """A digest of the picture whose noise is searched for, as people see it; None where none is.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    start: Any = config.start
+    if start is None:
+        start = getattr(config.sampler, "start_image", None)
+    if isinstance(start, (str, Path)):
+        path = user_path(start, at="start")
+        picture = picture_at(path) if path.exists() else None
+        return None if picture is None else GivenPicture(picture).digest()
+    return start.digest() if isinstance(start, GivenPicture) else None
+
+
+def read_found(path: Path, picture: str) -> Tensor | None:
+    """What `keep_found` kept in a run folder; None where there is nothing of use.
+
+    Args:
+        path: the run folder.
+        picture: digest of the one that noise is needed for.
+    """
     try:
-        _, tensors = unpack(path / FOUND)
+        about, tensors = unpack(path / FOUND)
         noise_BN = tensors["best"]
     except (KeyError, OSError, ValueError):
+        return None
+    if about.get("picture") != picture:
         return None
     fits = noise_BN.dim() == 2 and noise_BN.is_floating_point() and bool(noise_BN.isfinite().all())
     return noise_BN if fits else None

@@ -9,6 +9,7 @@ result.json         how it ended, what it reached and what it cost
 start.safetensors start.png
                     what a run started from that Python held in memory: noise, or a picture
 found.safetensors   noise from which a picture is drawn, where it was searched for
+objects.json        digests of the Python objects that it was made with
 noise.safetensors   `initial` and `best`, B x N float32; metadata `dno` (JSON) holds each
                     draw's shape
 state.safetensors   where to go on from
@@ -44,6 +45,7 @@ from dno.runs.history import HistoryFile, read_history
 from dno.runs.identity import filled
 from dno.runs.lock import HeldError, hold
 from dno.runs.making import Making
+from dno.runs.objects import OBJECTS, Likeness, dumped, likenesses, prints_of
 from dno.runs.run_config import RunConfig, located
 from dno.runs.start import noise_file
 from dno.runs.states import about_of, misfit, read_about, state_of, tensors_of
@@ -165,6 +167,9 @@ class RunFolder:
 
     def save_config(self, config: RunConfig) -> None:
         """Write what rebuilds the run."""
+        prints = prints_of(config)
+        if prints:
+            self.write(OBJECTS, dumped(prints))
         self.write("run.toml", config.to_toml())
 
     def write(self, name: str, data: bytes) -> None:
@@ -246,6 +251,8 @@ class RunFolder:
             for key in {**theirs, **whole}
             if key not in _MAY_CHANGE and whole.get(key) != theirs.get(key)
         ]
+        like = likenesses(self.path, prints_of(config))
+        changed += [place for place, one in like.items() if one is Likeness.OTHER]
         if changed:
             file = named(self.path / "run.toml")
             raise RunFolderError(

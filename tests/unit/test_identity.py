@@ -16,6 +16,7 @@ import dno
 from dno.core.function import FunctionSampler
 from dno.errors import ConfigError
 from dno.registry.registry import REWARDS
+from dno.runs.earlier import check_defaults
 from dno.runs.identity import digest_of, set_by
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
@@ -229,3 +230,25 @@ def test_a_default_that_changes_while_items_are_side_by_side_mixes_nothing(
     assert [row["standing"] for row in found.rows] == ["done"] * 2
     assert set(sizes) == {2}
     assert not (tmp_path / "together").exists()
+
+
+def test_another_function_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    study(tmp_path, reward=lambda images, prompts: images.mean(dim=(1, 2, 3)))
+    with pytest.raises(ConfigError, match="another Python object of this name as rewards.0"):
+        study(tmp_path, reward=lambda images, prompts: -images.mean(dim=(1, 2, 3)))
+
+
+def test_a_relative_path_that_means_another_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "AB":
+        (tmp_path / name).mkdir()
+    config = parsed(start="x.safetensors")
+    item = tmp_path / "item"
+    item.mkdir()
+    (item / "run.toml").write_bytes(config.located(tmp_path / "A").to_toml())
+    monkeypatch.chdir(tmp_path / "A")
+    check_defaults([(item, config)])
+    monkeypatch.chdir(tmp_path / "B")
+    with pytest.raises(ConfigError, match="this command means start"):
+        check_defaults([(item, config)])
