@@ -51,7 +51,7 @@ def compare(
 
     Example: dno compare study-adam study-ascent --html both.html
     """
-    from dno.report.tables import items_csv, pace_table, paired_csv, paired_table
+    from dno.report.tables import items_csv, pace_notes, pace_table, paired_csv, paired_table
     from dno.runs.pairs import compare_runs
 
     if to:
@@ -59,16 +59,20 @@ def compare(
 
         check_goals(to)
     paired = compare_runs(*folders)
+    # Before the first line: what fails does so with nothing said.
+    paces = paired.paces() if to else {}
     say(paired.sentence())
     say()
     say(paired_table(paired).text())
     if to:
         say()
-        say(f"gain of {clean(paired.climbed[0])}:")
-        say(pace_table(paired.paces(), to).text())
+        say(f"{clean(paired.pace_sentence())}:")
+        say(pace_table(paces, to).text())
+        for note in pace_notes(paces):
+            say(clean(note))
 
     if csv is not None:
-        _write(csv, paired_csv(paired), "--csv")
+        _write(csv, paired_csv(paired, paces, to or ()), "--csv")
     if items is not None:
         _write(items, items_csv(paired), "--items")
     if html is not None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from dno.report.pages import rendered
 from dno.report.pictures import small_picture
-from dno.report.tables import Table, pace_table, paired_table
+from dno.report.tables import Table, pace_notes, pace_table, paired_table
 from dno.runs.ended import EndedItem
 from dno.runs.pairs import Key, Paired
 from dno.wording import clean
@@ -47,7 +47,9 @@ def pairs_page(paired: Paired, goals: Sequence[float] = ()) -> str:
     reward = paired.climbed[0]
     tables = [("", paired_table(paired))]
     if goals:
-        tables.append((f"gain of {reward}", pace_table(paired.paces(), goals)))
+        paces = paired.paces()
+        caption = "; ".join([paired.pace_sentence(), *pace_notes(paces)])
+        tables.append((caption, pace_table(paces, goals)))
     keys = _most_different(paired, reward)
     return rendered(
         "pairs.html",

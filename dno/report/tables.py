@@ -69,8 +69,13 @@ def paired_table(paired: Paired) -> Table:
     return Table(titles, rows)
 
 
-def paired_csv(paired: Paired) -> bytes:
-    """For programs: the same with a column a number; what is not known is left empty."""
+def paired_csv(
+    paired: Paired, paces: Mapping[str, Pace] | None = None, goals: Sequence[float] = ()
+) -> bytes:
+    """For programs: the same with a column a number; what is not known is left empty.
+
+    With goals, what `pace_table` tells too, in rows of kind `pace` and three more columns.
+    """
     titles = ["measure", "kind", "way", "pairs", "mean", "mean_half", "less_first", "less_half"]
     rows = []
     for line in paired.lines:
@@ -89,7 +94,15 @@ def paired_csv(paired: Paired) -> bytes:
                 *counts,
             ]
         )
-    return Table([*titles, "better", "even", "worse"], rows).csv()
+    titles += ["better", "even", "worse"]
+    if paces and goals:
+        more = ["mean_low", "mean_high", "at_seconds"]
+        timed = len(paired.keys) - len(paired.untimed)
+        told = _pace_rows(paces, goals, paired.climbed[0], timed)
+        rows = [[*row, *[""] * len(more)] for row in rows]
+        titles += more
+        rows += [[line.get(title, "") for title in titles] for line in told]
+    return Table(titles, rows).csv()
 
 
 def items_csv(paired: Paired) -> bytes:
@@ -124,6 +137,48 @@ def pace_table(paces: Mapping[str, Pace], goals: Sequence[float]) -> Table:
             less = f"{difference} (at {seconds:.3g} s)"
         rows.append([way, *(str(pace.seconds_to(goal)) for goal in goals), less])
     return Table(titles, rows)
+
+
+def pace_notes(paces: Mapping[str, Pace]) -> list[str]:
+    """What a reader of that table has to know: a sentence for each way, where there is anything."""
+    return [
+        f"{way}: none of its runs ended with a look without a gradient, as a budget or a target "
+        "stopped them, so that what a look takes cannot be told; its seconds are those of whole "
+        "iterations, each up to one gradient more than those of runs that went to their end"
+        for way, pace in paces.items()
+        if pace.whole
+    ]
+
+
+def _pace_rows(
+    paces: Mapping[str, Pace], goals: Sequence[float], reward: str, pairs: int
+) -> Iterator[Mapping[str, str]]:
+    """What `pace_table` tells, with a column a number; inf seconds are those of never."""
+    for goal in goals:
+        for way, pace in paces.items():
+            found = pace.seconds_to(goal)
+            yield {
+                "measure": f"seconds to {goal:+.4g} of {reward}",
+                "kind": "pace",
+                "way": way,
+                "pairs": str(pairs),
+                "mean": repr(found.value),
+                "mean_low": "" if math.isnan(found.low) else repr(found.low),
+                "mean_high": "" if math.isnan(found.high) else repr(found.high),
+            }
+
+    (_, leader), *others = paces.items()
+    for way, pace in others:
+        less, seconds = pace.less(leader)
+        yield {
+            "measure": f"{reward}, gain at equal seconds",
+            "kind": "pace",
+            "way": way,
+            "pairs": str(pairs),
+            "less_first": _exact(less.mean),
+            "less_half": _exact(less.half),
+            "at_seconds": _exact(seconds),
+        }
 
 
 def leaderboard_table(found: Leaderboard, top: int | None = None) -> Table:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dno.core.result import StepRecord
 from dno.errors import ConfigError, RunFolderError
 from dno.runs.ended import EndedItem
 from dno.runs.intervals import Interval, over_prompts
@@ -64,17 +67,22 @@ class Pace:
     """Of each point, the mean over items; the first is that of the plain sample."""
     gains: Mapping[str, Sequence[float]]
     """By prompt, of each point: the mean over its seeds of the best so far, less the start."""
+    whole: bool = False
+    """Whether the seconds are those of whole iterations, as no run tells what a look takes."""
 
     @classmethod
     def of(cls, items: Sequence[EndedItem], reward: str) -> Self:
         """The pace at which these items climbed a reward.
 
-        An item that ended before others stays where it ended.
+        An item that ended before others stays where it ended. Those that a budget or a target
+        stopped may not tell what a look takes; then it is the median of those that do.
 
         Raises:
             RunFolderError: a run has no history, or one without that reward.
         """
-        courses = [course(item, reward) for item in items]
+        looks = [seconds for item in items if (seconds := look_seconds(item)) is not None]
+        look = statistics.median(looks) if looks else None
+        courses = [course(item, reward, look) for item in items]
         length = max(len(points) for points in courses)
         padded = [[*points, *[points[-1]] * (length - len(points))] for points in courses]
         seconds_IT = np.array([[seconds for seconds, _ in points] for points in padded])
@@ -83,7 +91,7 @@ class Pace:
         for item, points in zip(items, padded, strict=True):
             by_prompt.setdefault(item.prompt, []).append([gain for _, gain in points])
         gains = {prompt: np.mean(own, axis=0).tolist() for prompt, own in by_prompt.items()}
-        return cls(seconds_IT.mean(axis=0).tolist(), gains)
+        return cls(seconds_IT.mean(axis=0).tolist(), gains, whole=look is None)
 
     @property
     def end(self) -> float:
@@ -151,38 +159,106 @@ class Pace:
         return np.array([self.gains[prompt] for prompt in sorted(self.gains)]).T
 
 
-def course(item: EndedItem, reward: str) -> list[tuple[float, float]]:
+def course(item: EndedItem, reward: str, look: float | None = None) -> list[tuple[float, float]]:
     """What a run of any length would have taken and gained: seconds, and the best less the start.
 
-    A run ends with a look, which asks for no gradient; so one that had ended at a record would have
-    taken the seconds before that record and those of the last look. A run that began on a coarser
-    grid has nothing to hand back before its end, so that it has two points: the plain sample, and
-    its end.
+    A run to the end closes with a look, which asks for no gradient; so one that had ended at a
+    record would have taken the seconds before that record and those of a look. A run that began on
+    a coarser grid has nothing to hand back before its end, so that it has two points: the plain
+    sample, and its end.
+
+    Args:
+        item: whose run it is.
+        reward: what is gained.
+        look: seconds of a look, an item, where the run itself does not tell; without either the
+            points are at the ends of whole iterations, where a budget would have stopped it.
 
     Raises:
         RunFolderError: the run has no history, or one without that reward.
     """
-    history = item.run.history
-    if not history or any(reward not in record.rewards for record in history):
+    why = why_unknown(item, reward)
+    if why is not None:
         file = named(item.run.path / "history.jsonl")
-        raise RunFolderError(f"{file} does not tell of {reward}, so that its pace is not known")
+        raise RunFolderError(f"{file} does not tell the pace of {reward}: {why}")
 
-    before = [0.0, *(record.seconds for record in history[:-1])]
-    look = history[-1].seconds - before[-1]
+    history = item.run.history
     share = len(item.run.items)
+    own = look_seconds(item)
+    if own is not None:
+        look = own
+    if look is None:
+        seconds = [record.seconds / share for record in history]
+    else:
+        seconds = [before / share + look for before in _seconds_before(history)]
+
     start = history[0].rewards[reward][item.sample]
     best = history[0].reward[item.sample]
     gain = 0.0
     points: list[tuple[float, float]] = []
-    for record, seconds in zip(history, before, strict=True):
+    for record, at in zip(history, seconds, strict=True):
         counts = record.grid is None and record.healthy[item.sample]
         if counts and record.reward[item.sample] > best:
             best = record.reward[item.sample]
             gain = record.rewards[reward][item.sample] - start
-        points.append(((seconds + look) / share, gain))
+        points.append((at, gain))
     if any(record.grid is not None for record in history):
         return [points[0], points[-1]]
     return points
+
+
+def why_unknown(item: EndedItem, reward: str) -> str | None:
+    """Why the pace at which an item climbed a reward is not known; None where it is."""
+    try:
+        history = item.run.history
+    except RunFolderError:
+        return "damaged history"
+    if not history:
+        return "no history"
+    if any(reward not in record.rewards for record in history):
+        return f"no {reward} in the history"
+    sizes = {len(values) for r in history for values in (r.reward, r.rewards[reward], r.healthy)}
+    if sizes != {len(item.run.items)}:
+        return "damaged history"
+    return None
+
+
+def look_seconds(item: EndedItem) -> float | None:
+    """An item's part of the seconds of the look that its run ended with; None where it had none.
+
+    A run that went to its end looked at the noise once more. One that a budget or a target stopped
+    did so only where it had to hand over: else its last record is a whole iteration. Nor is it a
+    look where other samples of a run were moved meanwhile.
+
+    Raises:
+        RunFolderError: the history is damaged.
+    """
+    history = item.run.history
+    if not history or _asked_gradient(history[-1]):
+        return None
+    if item.run.result.get("reason") and not _asked_less_at_last(history):
+        return None
+    return (history[-1].seconds - _seconds_before(history)[-1]) / len(item.run.items)
+
+
+def _asked_less_at_last(history: Sequence[StepRecord]) -> bool:
+    """Whether the last record, which asked for no gradient, asked for less than all before it."""
+    calls = [record.reward_calls for record in history]
+    asked = [after - before for before, after in pairwise([0, *calls])]
+    *iterations, last = asked
+    if any(last > count for count in iterations):
+        return False
+    if any(_asked_gradient(record) for record in history[:-1]):
+        return True
+    return bool(iterations) and last < min(iterations)
+
+
+def _asked_gradient(record: StepRecord) -> bool:
+    return not all(math.isnan(norm) for norm in record.grad_norm)
+
+
+def _seconds_before(history: Sequence[StepRecord]) -> list[float]:
+    """The seconds at which each record's iteration began."""
+    return [0.0, *(record.seconds for record in history[:-1])]
 
 
 def check_goals(goals: Sequence[float]) -> None:

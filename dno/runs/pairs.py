@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dno.errors import ConfigError
+from dno.errors import ConfigError, RunFolderError
 from dno.runs.ended import Ended, EndedItem, ended_ways
 from dno.runs.intervals import Interval, over_prompts
 from dno.wording import short
@@ -86,15 +87,51 @@ class Paired:
     def paces(self) -> dict[str, Pace]:
         """How far each way gets in how many seconds, by the first of `climbed`.
 
+        Pairs in `untimed` are left out.
+
         Raises:
-            RunFolderError: a run's history is damaged or missing.
+            RunFolderError: no other pair is there.
         """
         from dno.runs.pace import Pace
 
+        timed = [key for key in self.keys if key not in self.untimed]
+        if not timed:
+            raise RunFolderError(
+                f"no pair has histories to read seconds and gains off ({self._untimed_why()}); "
+                "copy each run's history.jsonl with its other files, or run them again; without "
+                "--to none is needed"
+            )
         return {
-            way: Pace.of([items[key] for key in self.keys], self.climbed[0])
+            way: Pace.of([items[key] for key in timed], self.climbed[0])
             for way, items in self.items.items()
         }
+
+    @functools.cached_property
+    def untimed(self) -> Mapping[Key, str]:
+        """Pairs whose pace is not known, and why: a history is missing or damaged."""
+        from dno.runs.pace import why_unknown
+
+        found: dict[Key, str] = {}
+        for way, items in self.items.items():
+            for key in self.keys:
+                why = why_unknown(items[key], self.climbed[0])
+                if why is not None:
+                    found.setdefault(key, f"{why} in {way}")
+        return found
+
+    def pace_sentence(self) -> str:
+        """What paces are of, and what was left out."""
+        told = f"gain of {self.climbed[0]}"
+        if not self.untimed:
+            return told
+        count = f"{len(self.untimed)} of {len(self.keys)} pairs"
+        return f"{told}; {count} left out: {self._untimed_why()}"
+
+    def _untimed_why(self) -> str:
+        counts = Counter(self.untimed.values())
+        if len(counts) == 1:
+            return next(iter(counts))
+        return ", ".join(f"{count} {why}" for why, count in counts.items())
 
 
 def compare_runs(*paths: str | Path) -> Paired:

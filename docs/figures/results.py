@@ -125,7 +125,10 @@ class Campaign:
 
         paces: dict[str, Pace] = {}
         for rivals in self._of_one_problem():
-            paces |= dno.compare_runs(*[self.folder(case) for case in rivals]).paces()
+            found = dno.compare_runs(*[self.folder(case) for case in rivals])
+            if found.untimed:
+                raise SystemExit(found.pace_sentence())
+            paces |= found.paces()
         return Measured(rows, paces)
 
     def _of_one_problem(self) -> list[list[Case]]:

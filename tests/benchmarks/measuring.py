@@ -112,6 +112,11 @@ def exact(name: str, text: str, value: float, unit: str) -> Figure:
     return Figure(name, text, value, value, value, unit)
 
 
+def once(name: str, text: str, value: float, unit: str) -> Figure:
+    """A figure that was measured once, so that nobody knows its noise: without an interval."""
+    return Figure(name, text, value, math.nan, math.nan, unit)
+
+
 def middle(name: str, text: str, values: Sequence[float], unit: str) -> Figure:
     """The median, with its interval from the order of the values: no law of theirs is assumed.
 
@@ -200,21 +205,29 @@ def write_figures(path: Path, figures: Sequence[Figure], about: Mapping[str, Any
 def _rounded(figure: Figure) -> dict[str, Any]:
     values = asdict(figure)
     for name in ("value", "low", "high"):
-        values[name] = float(f"{values[name]:.5g}")
+        rounded = float(f"{values[name]:.5g}")
+        # JSON has no nan.
+        values[name] = None if math.isnan(rounded) else rounded
     return values
 
 
 def read_figures(path: Path) -> tuple[list[Figure], dict[str, Any]]:
     """The figures of a file, and what they are of."""
     content = json.loads(path.read_text())
-    return [Figure(**values) for values in content["figures"]], content["about"]
+    return [_read(values) for values in content["figures"]], content["about"]
+
+
+def _read(values: Mapping[str, Any]) -> Figure:
+    known = {name: math.nan if value is None else value for name, value in values.items()}
+    return Figure(**known)
 
 
 def compare(before: Sequence[Figure], after: Sequence[Figure]) -> list[str]:
     """A line for each figure that moved by more than its noise, and for each that came or went.
 
     Noise is what both measurements have, at right angles: they were made apart. A figure without
-    noise moved if it is not what it was, to the digits that are written.
+    noise moved if it is not what it was, to the digits that are written. Of one without an interval
+    nobody knows whether it moved, and its line says so.
     """
     known = {figure.name: figure for figure in before}
     found = {figure.name: figure for figure in after}
@@ -223,20 +236,39 @@ def compare(before: Sequence[Figure], after: Sequence[Figure]) -> list[str]:
         earlier = known.get(name)
         if earlier is None:
             lines.append(f"{name}: new, {short(figure.value)} {figure.unit}")
-        elif moved(earlier, figure):
+        elif moved(earlier, figure) or _may_have_moved(earlier, figure):
+            noise = "no interval, so this may be noise"
+            if not has_no_interval(earlier, figure):
+                noise = f"noise {short(_noise(earlier, figure))}"
             change = figure.value / earlier.value - 1 if earlier.value else math.inf
             lines.append(
                 f"{name}: {short(earlier.value)} -> {short(figure.value)} {figure.unit} "
-                f"({change:+.0%}; noise {short(_noise(earlier, figure))})"
+                f"({change:+.0%}; {noise})"
             )
     lines += [f"{name}: not measured any more" for name in known if name not in found]
     return lines
 
 
+def has_no_interval(before: Figure, after: Figure) -> bool:
+    """Whether one of the two was measured once, so that nothing tells a change from noise."""
+    return math.isnan(_noise(before, after))
+
+
 def moved(before: Figure, after: Figure) -> bool:
-    """Whether a figure is another one than before, by more than the noise of both."""
-    rounding = 1e-4 * abs(before.value)
-    return abs(after.value - before.value) > max(_noise(before, after), rounding)
+    """Whether a figure is another one than before, by more than the noise of both; never where that
+    is not known."""
+    if has_no_interval(before, after):
+        return False
+    return abs(after.value - before.value) > max(_noise(before, after), _rounding(before))
+
+
+def _may_have_moved(before: Figure, after: Figure) -> bool:
+    changed = abs(after.value - before.value) > _rounding(before)
+    return changed and has_no_interval(before, after)
+
+
+def _rounding(figure: Figure) -> float:
+    return 1e-4 * abs(figure.value)
 
 
 def _noise(before: Figure, after: Figure) -> float:

@@ -71,7 +71,8 @@ def told(figures: Sequence[Figure], size: str, against: Path) -> str:
     moved = compare(before, figures)
     if not moved:
         return "nothing moved by more than its noise"
-    return "moved by more than its noise:\n  " + "\n  ".join(moved)
+    title = "moved by more than its noise, or without an interval"
+    return f"{title}:\n  " + "\n  ".join(moved)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from measuring import (
     in_turns,
     middle,
     moved,
+    once,
     ratios,
     read_figures,
     resampled,
@@ -83,6 +84,20 @@ def test_figures_of_the_same_thing_seldom_move():
 
     assert sum(moved(measured(), measured()) for _ in range(500)) < 0.05 * 500
     assert sum(moved(measured(), measured(1.5)) for _ in range(500)) > 0.95 * 500
+
+
+def test_of_what_was_measured_once_nobody_says_that_it_moved(tmp_path):
+    write_figures(tmp_path / "found.json", [once("a.peak", "", 5.0, "GB")], {"size": "full"})
+    assert "NaN" not in (tmp_path / "found.json").read_text()
+    (before,), _ = read_figures(tmp_path / "found.json")
+    # Figures that were written before as if they had no noise are of the same kind.
+    for earlier in (before, exact("a.peak", "", 5.0, "GB")):
+        after = once("a.peak", "", 5.5, "GB")
+        assert not moved(earlier, after)
+        (line,) = compare([earlier], [after])
+        assert line == "a.peak: 5.00 -> 5.50 GB (+10%; no interval, so this may be noise)"
+    assert table([after]).endswith("| – |")
+    assert not compare([before], [before])
 
 
 def test_what_came_and_what_went_is_told():

@@ -274,9 +274,56 @@ def test_pictures_that_are_stopped_can_be_picked_from(chromium: Browser, served:
     opened.page.locator("#pick-stop").click()
     state = opened.page.locator("#board .dno-state")
     expect(state).to_have_attribute("data-phase", "ended")
-    expect(state).to_have_text("Stopped.")
+    # What leads on is said.
+    expect(state).to_have_text(
+        'Stopped. Undo the last pick to pick another, or begin anew: "Four pictures".'
+    )
     opened.page.locator("#pick-undo").click()
     wait_for_four(opened, 0)
+    opened.check(served)
+
+
+UNDO_AND_PICK = """() => {
+  const shot = () => document.querySelector('.dno-shot[data-number="1"]:enabled');
+  document.querySelector("#pick-undo").click();
+  const look = () => shot() ? shot().click() : setTimeout(look, 1);
+  look();
+}"""
+
+
+def test_a_pick_right_after_an_undo_counts(chromium: Browser, served: Served) -> None:
+    opened = visit(chromium, served)
+    other = visit(chromium, served)
+    ask_for_four(opened, "a grey mouse", seed=11, iterations=1)
+    other.wish("a long road", 3000)
+    other.wait_for("running")
+    # What is picked for waits in the line, where nothing wakes those that watch it.
+    opened.page.keyboard.press("1")
+    opened.page.wait_for_selector('#board [data-phase="waiting"]')
+    for undone in (1, 2, 3):
+        opened.page.evaluate(UNDO_AND_PICK)
+        opened.page.wait_for_timeout(2000)
+        opened.page.wait_for_selector('#board [data-phase="waiting"]', timeout=10_000)
+        (file,) = (served.runs / "picks").glob("*-a-grey-mouse-*.jsonl")
+        assert len(file.read_text().splitlines()) == 2 + 2 * undone
+    other.page.locator("#stop").click()
+    other.wait_for("ended")
+    opened.check(served)
+
+
+def test_pictures_come_back_where_a_click_is_not_answered(
+    chromium: Browser, served: Served
+) -> None:
+    opened = visit(chromium, served)
+    ask_for_four(opened, "a lost letter", seed=12, iterations=1)
+    opened.page.route("**/queue/join*", lambda route: None)
+    opened.page.keyboard.press("2")
+    expect(opened.page.locator("#board .dno-shot:disabled")).to_have_count(4)
+    expect(opened.page.locator("#board .dno-shot:enabled")).to_have_count(4, timeout=10_000)
+    expect(opened.page.locator("#board .dno-picked")).to_have_count(0)
+    opened.page.unroute("**/queue/join*")
+    opened.page.keyboard.press("2")
+    wait_for_four(opened, 1)
     opened.check(served)
 
 
@@ -340,8 +387,8 @@ def test_what_plugins_and_errors_say_is_escaped(monkeypatch: pytest.MonkeyPatch)
         html.plugin(EVIL, EVIL, EVIL, [option]),
         html.progress(view, 0),
         html.frame(f'">{EVIL}'),
-        board.board(view, 0, 4, can_pick=False),
-        board.kept(Path(EVIL), EVIL, EVIL, EVIL, Path(), whole=True),
+        board.board(view, 0, 4, can_pick=False, can_undo=True),
+        board.kept(Path(EVIL), EVIL, EVIL, EVIL, Path(), whole=True, saved=True),
     ]
     for piece in pieces:
         assert not Tags(piece).found & {"script", "img"}

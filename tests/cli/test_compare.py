@@ -40,6 +40,24 @@ def test_two_studies_become_a_table_and_a_page(dno, tiny_folder) -> None:
     assert [row.split()[0] for row in table[1:]] == ["prompts", "faster"]
     assert "s to +1e-06" in table[0]
 
+    # One run without a history takes nothing from the others; without any nothing is begun.
+    first, *others = sorted(Path("faster/items").glob("*/history.jsonl"))
+    first.unlink()
+    files = ["--csv", "paces.csv", "--html", "paces.html"]
+    code, out, err = dno("compare", "prompts", "faster", "--to", "1e-6", *files)
+    assert (code, err) == (0, "")
+    assert "gain of brightness; 1 of 2 pairs left out: no history in faster:\n" in out
+    assert out.splitlines()[-2:] == ["paces.csv", "paces.html"]
+    assert ",pace,faster,1," in Path("paces.csv").read_text()
+
+    for other in others:
+        other.unlink()
+    code, out, err = dno("compare", "prompts", "faster", "--to", "1e-6", "--csv", "none.csv")
+    assert (code, out) == (2, "")
+    assert "copy each run's history.jsonl with its other files" in err
+    assert err.count("\n") == 1
+    assert not Path("none.csv").exists()
+
     code, out, err = dno("leaderboard", "prompts", "faster", "--csv", "board.csv")
     assert (code, err) == (0, "")
     places = [line for line in out.splitlines() if line[:2] in ("1.", "2.")]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +120,95 @@ def test_who_is_asked_is_known_by_name_and_password_together() -> None:
     assert not knows("ann", "zwölf")
     assert not knows("", "")
     assert not knows("eve", "one")
+
+
+FORMS = {
+    "plain": "ann:secret\n",
+    "a byte-order mark": "\ufeffann:secret\n",
+    "blanks around the colon": "ann : secret\n",
+    "blanks around the line": "\t ann:secret \r\n",
+    "comments": "# mine\n  # bob:other\n\t#eve:x\nann:secret",
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_editors_add_is_no_part_of_a_name_or_password(
+    name: str, served: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "people").write_bytes(FORMS[name].encode())
+    ui(host="0.0.0.0", auth_file=Path("people"))
+    assert [call["people"] for call in served] == [{"ann": "secret"}]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes mean nothing there")
+@pytest.mark.parametrize(
+    ("mode", "told"), [(0o644, True), (0o640, True), (0o602, True), (0o600, False), (0o400, False)]
+)
+def test_a_file_that_others_can_read_is_warned_of(
+    mode: int,
+    told: bool,
+    served: list[dict[str, Any]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    file = tmp_path / "my people"
+    file.write_text("ann:secret-word\n")
+    file.chmod(mode)
+    ui(host="0.0.0.0", auth_file=Path("my people"))
+    assert ("chmod 600 'my people'" in caplog.text) is told
+    assert "secret-word" not in caplog.text
+    assert len(served) == 1
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+MISTAKES = {
+    "a word": ({"DNO_UI_AUTH": "secret-word"}, "DNO_UI_AUTH: has another form"),
+    "nothing": ({"DNO_UI_AUTH": ""}, "DNO_UI_AUTH: has another form"),
+    "blanks": ({"DNO_UI_AUTH": " : "}, "DNO_UI_AUTH: has another form"),
+    "a port in words": ({"GRADIO_SERVER_PORT": "http"}, 'GRADIO_SERVER_PORT: "http" is no port'),
+    "no port": ({"GRADIO_SERVER_PORT": ""}, 'GRADIO_SERVER_PORT: "" is no port'),
+    "a negative port": ({"GRADIO_SERVER_PORT": "-1"}, 'GRADIO_SERVER_PORT: "-1" is no port'),
+    "a large port": ({"GRADIO_SERVER_PORT": "65536"}, 'GRADIO_SERVER_PORT: "65536" is no port'),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.usefixtures("_signals")
+def test_a_space_answers_a_mistake_of_its_owner_with_a_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables, says = MISTAKES[name]
+    told = space_refused({"GRADIO_SERVER_PORT": "0", **variables}, tmp_path, monkeypatch)
+    assert told.startswith(f"dno: {says}")
+    assert "\n" not in told
+    assert "secret-word" not in told
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_space_says_that_its_port_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        told = space_refused({"GRADIO_SERVER_PORT": port}, tmp_path, monkeypatch)
+    assert told.startswith(f"dno: GRADIO_SERVER_PORT: nothing can listen at 0.0.0.0:{port}")
+    assert "--port" not in told
+
+
+def space_refused(variables: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a Space that does not start ends with."""
+    for variable, value in {"HF_HUB_OFFLINE": "1", **variables}.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as raised:
+        importlib.import_module("dno_studio.space").main(folder)
+    assert raised.value.code != 0
+    return str(raised.value.code)

@@ -11,7 +11,7 @@ from dno_studio._job import Phase, View
 from dno_studio._round import SHOWN, beside
 
 
-def board(view: View, before: int, count: int, *, can_pick: bool) -> str:
+def board(view: View, before: int, count: int, *, can_pick: bool, can_undo: bool) -> str:
     """The pictures, each a button.
 
     Args:
@@ -19,10 +19,12 @@ def board(view: View, before: int, count: int, *, can_pick: bool) -> str:
         before: how many jobs come before this one.
         count: how many pictures are drawn.
         can_pick: whether a click on one picks it.
+        can_undo: whether there is a pick to take back.
     """
+    state = _state(view, before, count, can_pick=can_pick, can_undo=can_undo)
     parts = [
         f'<p class="dno-state" data-phase="{view.phase}" data-pick="{str(can_pick).lower()}" '
-        f'role="status">{text(_state(view, before, count, can_pick=can_pick))}</p>',
+        f'role="status">{text(state)}</p>',
         '<div class="dno-board">',
     ]
     for number in range(count):
@@ -49,14 +51,16 @@ def _picture(number: int, address: str, *, can_pick: bool, coming: bool = False)
     )
 
 
-def _state(view: View, before: int, count: int, *, can_pick: bool) -> str:
+def _state(view: View, before: int, count: int, *, can_pick: bool, can_undo: bool) -> str:
     if can_pick:
         return "Click the one that you like best, or press its number."
     if view.phase is Phase.WAITING:
         jobs = "1 job comes" if before == 1 else f"{before} jobs come"
         return f"Waiting: {jobs} before yours." if before else "Your turn comes."
     if view.phase is Phase.ENDED:
-        return "It did not go well." if view.failed else "Stopped."
+        ended = "It did not go well." if view.failed else "Stopped."
+        back = "Undo the last pick to pick another, or begin" if can_undo else "Begin"
+        return f'{ended} {back} anew: "Four pictures".'
     if view.phase is Phase.LOADING and not view.drawn:
         return "Loading the models ..."
     return f"Drawing picture {min(len(view.drawn) + 1, count)} of {count} ..."
@@ -81,7 +85,9 @@ def learnt(picks: int, foreseen: tuple[int, int], favourite: float | None) -> st
     return f'<p class="dno-learnt" data-picks="{picks}">{"; ".join(parts)}.</p>'
 
 
-def kept(file: Path, again: str, run: str, anew: str, home: Path, *, whole: bool) -> str:
+def kept(
+    file: Path, again: str, run: str, anew: str, home: Path, *, whole: bool, saved: bool
+) -> str:
     """The file of picks, and what it is good for.
 
     Args:
@@ -91,15 +97,24 @@ def kept(file: Path, again: str, run: str, anew: str, home: Path, *, whole: bool
         anew: the command that climbs what was learnt from the last pick, too.
         home: the folder that commands are typed in.
         whole: whether the last pick's run went to its end.
+        saved: whether the file is there to be saved, as far as it can be read.
     """
     draws = "This draws it again:" if whole else "It was stopped; this goes on to its end:"
-    data = base64.b64encode(file.read_bytes() if file.is_file() else b"").decode()
+    save = _save(file) if saved else ""
     return (
         '<div class="dno-kept">'
-        f"<p>Picks: <code>{text(beside(file, home))}</code> "
-        f'<a download="{text(file.name)}" href="data:application/x-ndjson;base64,{data}">save</a>'
+        f"<p>Picks: <code>{text(beside(file, home))}</code>{save}"
         f"</p><p>Your last pick is the run <code>{text(run)}</code>. {draws}</p>"
         f'<pre class="dno-command"><code>{text(again)}</code></pre>'
         "<p>What was learnt from all of them climbs this prompt, or any other:</p>"
         f'<pre class="dno-command"><code>{text(anew)}</code></pre></div>'
     )
+
+
+def _save(file: Path) -> str:
+    try:
+        data = base64.b64encode(file.read_bytes()).decode()
+    except OSError:
+        return ""
+    address = f"data:application/x-ndjson;base64,{data}"
+    return f' <a download="{text(file.name)}" href="{address}">save</a>'

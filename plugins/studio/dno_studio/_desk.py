@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class Desk:
         self._workshop = Workshop(self.runs, self.limits)
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
+        self._promised = 0
+        """Places of the line that errands in preparation will take."""
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="dno-studio-runs", daemon=True)
@@ -37,15 +40,42 @@ class Desk:
         Raises:
             ConfigError: the line is too long, or the page is closing.
         """
-        job = Job(errand)
+        return self.submit_prepared(lambda: errand)
+
+    def submit_prepared(self, prepare: Callable[[], Errand]) -> Job:
+        """Put an errand at the end of the line that is prepared only where there is room for it.
+
+        Args:
+            prepare: what may not be done in vain, such as writing; gives the errand. Whatever it
+                raises is passed on, and nothing is put into the line then.
+
+        Raises:
+            ConfigError: the line is too long, or the page is closing; nothing was prepared.
+        """
+        self._promise()
+        job: Job | None = None
+        try:
+            job = Job(prepare())
+        finally:
+            with self._changed:
+                self._promised -= 1
+                closed = self._closed
+                if job is not None and not closed:
+                    self._waiting.append(job)
+                    self._changed.notify_all()
+        if closed:
+            job.show(NOTHING)
+        return job
+
+    def _promise(self) -> None:
         with self._changed:
             if self._closed:
                 raise ConfigError("the page is closing")
-            if len(self._waiting) >= self.limits.waiting:
-                raise ConfigError(f"{self.limits.waiting} people wait already; try again later")
-            self._waiting.append(job)
-            self._changed.notify_all()
-        return job
+            most = self.limits.waiting
+            if len(self._waiting) + self._promised >= most:
+                wait = "1 job waits" if most == 1 else f"{most} jobs wait"
+                raise ConfigError(f"{wait} already; try again later")
+            self._promised += 1
 
     def before(self, job: Job) -> int:
         """How many jobs come before this one."""

@@ -92,7 +92,7 @@ class Job:
     view: View = field(default_factory=View)
     stop_asked: bool = False
     version: int = 0
-    """Rises with every change of the view."""
+    """Rises with every change of the view, and when it is asked to stop."""
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def show(self, view: View) -> None:
@@ -108,8 +108,14 @@ class Job:
             self._changed.wait_for(lambda: self.version != seen, seconds)
 
     def stop(self) -> None:
-        """Ask it to end after the iteration it is at; what was reached is kept."""
-        self.stop_asked = True
+        """Ask it to end after the iteration it is at; what was reached is kept.
+
+        Who waits for it looks again: it may be shown no more.
+        """
+        with self._changed:
+            self.stop_asked = True
+            self.version += 1
+            self._changed.notify_all()
 
 
 class Onlooker:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
 from dno_builtin.rewards.picks import Picker
@@ -18,7 +19,11 @@ from dno_studio._asked import LONGEST_PROMPT, model_of, number_of, prompt_of
 from dno_studio._desk import Desk
 from dno_studio._job import Drawn, Job, Phase
 from dno_studio._round import SHOWN, Learnt, Round, Shot, next_shots
+from dno_studio._taste import favourite, is_foreseen, scores_of
 from dno_studio._workshop import named_after
+
+if TYPE_CHECKING:
+    from dno_studio._taste import Model
 
 SCRIPT = (Path(__file__).parent / "pick.js").read_text("utf-8")
 STEPS = 10
@@ -33,9 +38,13 @@ class Turn:
 
     round: Round
     job: Job
+    model: Model | None = None
+    """What the picks before led to; None before the first, and where it could not be fitted."""
     picked: int | None = None
-    favourite: float | None = None
-    """How likely the model held its favourite to be picked, once that is known."""
+    foreseen: bool | None = None
+    """Whether the model foresaw what was picked; None before, and without a model."""
+    scores: list[float] | None = None
+    """Of its pictures by the model, once they are all there."""
 
     @property
     def drawn(self) -> tuple[Drawn, ...]:
@@ -57,7 +66,11 @@ class Sitting:
     first: Round
     seed: int
     turns: list[Turn] = field(default_factory=list)
-    foreseen: tuple[int, int] = (0, 0)
+    """The last one's pictures were not picked from."""
+    lines: int = 0
+    """Of the file, all of which this sitting wrote."""
+    changes: int = 0
+    """Picks, and those taken back: rises with each."""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -65,11 +78,39 @@ class Sitting:
         """How many were made, and not taken back."""
         return sum(turn.picked is not None for turn in self.turns)
 
+    @property
+    def foreseen(self) -> tuple[int, int]:
+        """How many picks were foreseen from those before them, and of how many that is known."""
+        told = [turn.foreseen for turn in self.turns if turn.foreseen is not None]
+        return sum(told), len(told)
+
+    def check_file(self) -> None:
+        """Raise `ConfigError` where the file is not what this sitting wrote.
+
+        Whether the lines are whole is seen by the picker, which writes nothing where they are not.
+        """
+        file = self.picker.file
+        if not self.lines:
+            return
+        go_on = 'put it back, or begin anew: "Four pictures"'
+        try:
+            found = file.read_bytes().count(b"\n")
+        except FileNotFoundError:
+            raise ConfigError(f'the file of your picks, "{file}", is gone; {go_on}') from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConfigError(
+                f'the file of your picks, "{file}", cannot be read: {reason}; {go_on}'
+            ) from None
+        if found != self.lines:
+            raise ConfigError(
+                f'the file of your picks, "{file}", has {found} lines, and this page wrote '
+                f"{self.lines}; {go_on}"
+            )
+
     def learnt(self) -> Round:
         """The first pictures, but that what was learnt by now is climbed."""
-        saved = self.picker.saved()
-        assert saved is not None
-        return replace(self.first, learnt=Learnt(self.picker.file, saved.lines))
+        return replace(self.first, learnt=Learnt(self.picker.file, self.lines))
 
     def anew(self) -> Shot:
         """A picture of its own, from noise that nobody saw yet."""
@@ -127,16 +168,22 @@ class PickTab:
 
         outputs = [shown, start, undo, stop]
         wish = [prompt, model, steps, iterations, seed]
-        asked = {"show_progress": "hidden", "api_visibility": "private"}
-        start.click(self.begin, wish, outputs, concurrency_limit=watching, **asked)
-        undo.click(self.undo, None, outputs, concurrency_limit=watching, **asked)
+        asked = {
+            "show_progress": "hidden",
+            "api_visibility": "private",
+            "concurrency_limit": watching,
+        }
+        # A watch may still be at what was taken back; "once" would drop clicks until its end.
+        always = {**asked, "trigger_mode": "multiple"}
+        start.click(self.begin, wish, outputs, **asked)
+        undo.click(self.undo, None, outputs, **always)
         stop.click(self.stop, None, stop, queue=False, api_visibility="private")
         for number in range(SHOWN):
             # What a click on a picture and the keys 1 to 4 press, see pick.js.
             button = gr.Button(
                 str(number + 1), elem_id=f"pick-{number + 1}", elem_classes="dno-hidden"
             )
-            button.click(self.picks(number), None, outputs, concurrency_limit=watching, **asked)
+            button.click(self.picks(number), None, outputs, **always)
         blocks.load(None, js=SCRIPT)
         blocks.unload(self.leave)
 
@@ -201,17 +248,41 @@ class PickTab:
         return picked
 
     def _pick(self, sitting: Sitting, number: int) -> None:
-        """Write a pick down, and ask for the next pictures."""
+        """Write a pick down, and ask for the next pictures.
+
+        Raises:
+            DNOError: nothing was written, since the line is full or the file is not what it was.
+        """
         turn = sitting.turns[-1]
         chosen = turn.drawn[number]
         others = [one.picture for one in turn.drawn if one is not chosen]
-        sitting.picker.add(chosen.picture, others)
-        turn.picked = number
-        sitting.foreseen = sitting.picker.foreseen()
         seen = sitting.seed + SHOWN * len(sitting.turns)
         shots = next_shots(range(seen, seen + SHOWN), chosen.folder)
-        following = replace(sitting.learnt(), shots=shots)
-        sitting.turns.append(Turn(following, self._desk.submit(following)))
+        following = sitting.first
+
+        def write() -> Round:
+            nonlocal following
+            sitting.check_file()
+            sitting.picker.add(chosen.picture, others)
+            # The first line says what the file is.
+            sitting.lines += 1 if sitting.lines else 2
+            following = replace(sitting.learnt(), shots=shots)
+            return following
+
+        judged = self._judged(sitting, turn)
+        job = self._desk.submit_prepared(write)
+        turn.foreseen = None if judged is None else is_foreseen(judged, number)
+        turn.picked = number
+        sitting.turns.append(Turn(following, job, _fitted(sitting.picker)))
+        sitting.changes += 1
+
+    def _judged(self, sitting: Sitting, turn: Turn) -> list[float] | None:
+        """Scores of a turn's pictures, once they are all there, by the picks before them."""
+        ended = turn.job.view.phase is Phase.ENDED
+        if turn.scores is None and turn.model is not None and ended and len(turn.drawn) >= LEAST:
+            pictures = [one.picture for one in turn.drawn]
+            turn.scores = scores_of(pictures, turn.model, sitting.picker)
+        return turn.scores
 
     def undo(self, request: gr.Request) -> Iterator[tuple[object, ...]]:
         """Take the last pick back, and show the pictures that it was one of."""
@@ -223,15 +294,27 @@ class PickTab:
         try:
             with sitting.lock:
                 if sitting.picks:
-                    if sitting.turns[-1].picked is None:
-                        self._desk.stop(sitting.turns.pop().job)
-                    sitting.picker.undo()
-                    sitting.turns[-1].picked = None
-                    sitting.foreseen = sitting.picker.foreseen()
+                    self._undo(sitting)
         except dno.DNOError as error:
             yield from self._told(who, error)
             return
         yield from self._watch(sitting)
+
+    def _undo(self, sitting: Sitting) -> None:
+        """Take the last pick back.
+
+        Raises:
+            DNOError: the file is not what it was; everything stays.
+        """
+        sitting.check_file()
+        sitting.picker.undo()
+        sitting.lines += 1
+        # Before it is stopped, which wakes those that watch it.
+        unseen = sitting.turns.pop()
+        sitting.turns[-1].picked = None
+        sitting.turns[-1].foreseen = None
+        sitting.changes += 1
+        self._desk.stop(unseen.job)
 
     def stop(self, request: gr.Request) -> object:
         """Draw no more of these pictures, and keep those that are there."""
@@ -253,27 +336,32 @@ class PickTab:
         that it does not matter which of them speaks last.
         """
         while True:
-            turn = sitting.turns[-1]
-            version = turn.job.version
-            ended = turn.job.view.phase is Phase.ENDED
-            if ended and turn.favourite is None and sitting.picks and len(turn.drawn) >= LEAST:
-                chances = sitting.picker.chances([one.picture for one in turn.drawn])
-                turn.favourite = max(chances) if chances else None
-            yield self._shown(sitting, turn)
-            if ended and sitting.turns[-1] is turn:
+            with sitting.lock:
+                turn = sitting.turns[-1]
+                changes = sitting.changes
+                version = turn.job.version
+                ended = turn.job.view.phase is Phase.ENDED
+                shown = self._shown(sitting, turn)
+            yield shown
+            if sitting.changes != changes:
+                continue
+            if ended:
                 return
             turn.job.wait(version, seconds=1)
 
     def _shown(self, sitting: Sitting, turn: Turn) -> tuple[object, ...]:
         ended = turn.job.view.phase is Phase.ENDED
+        judged = self._judged(sitting, turn)
         last = sitting.last_pick()
         board = _board.board(
             turn.job.view,
             self._desk.before(turn.job),
             len(turn.round.shots),
             can_pick=turn.open,
+            can_undo=bool(sitting.picks),
         )
-        learnt = _board.learnt(sitting.picks, sitting.foreseen, turn.favourite)
+        chance = None if judged is None else favourite(judged)
+        learnt = _board.learnt(sitting.picks, sitting.foreseen, chance)
         kept = ""
         if last is not None:
             how, shot, drawn = last
@@ -284,6 +372,8 @@ class PickTab:
                 sitting.learnt().command(sitting.anew(), self._home),
                 self._home,
                 whole=drawn.whole,
+                # It is long, and a picture on its way is shown at each step.
+                saved=ended,
             )
         return (
             board + learnt + kept,
@@ -301,5 +391,14 @@ class PickTab:
             busy = gr.Button(interactive=False)
             yield note, free, busy, busy
             return
-        shown, *buttons = self._shown(sitting, sitting.turns[-1])
+        with sitting.lock:
+            shown, *buttons = self._shown(sitting, sitting.turns[-1])
         yield f"{note}{shown}", *buttons
+
+
+def _fitted(picker: Picker) -> Model | None:
+    try:
+        return picker.fit()
+    # Somebody took the file away since it was written; the pictures to come will tell.
+    except dno.DNOError:
+        return None

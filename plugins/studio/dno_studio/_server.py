@@ -48,6 +48,7 @@ def serve(
     people: Mapping[str, str] | None = None,
     limits: Limits | None = None,
     framed_by: str = "'none'",
+    port_named_by: str = "--port",
 ) -> None:
     """Serve the page until the process is asked to end; then the run at work keeps what it reached.
 
@@ -59,11 +60,12 @@ def serve(
         people: password of each user; None: nobody is asked for one.
         limits: what people may ask for; None: what the machine can do.
         framed_by: the sites that may show the page in a frame, as the policy has them.
+        port_named_by: the option or variable that the port came from.
 
     Raises:
         ConfigError: nothing can listen there.
     """
-    listening = _listen(host, port)
+    listening = _listen(host, port, port_named_by)
     import uvicorn
 
     from dno_studio._desk import Desk
@@ -182,7 +184,7 @@ def is_local(host: str) -> bool:
         return False
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, named_by: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -194,8 +196,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.close()
         raise ConfigError(
             f"nothing can listen at {host}:{port} ({error.strerror or error}); "
-            "choose another: --port",
-            at="--port",
+            f"choose another: {named_by}",
+            at=named_by,
         ) from None
     return listening
 

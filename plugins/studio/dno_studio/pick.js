@@ -1,9 +1,19 @@
 () => {
+  // The board is drawn anew with the answer. Where none comes, a second try is not refused.
+  const PATIENCE = 5000;
+  const giveBack = (shots) => {
+    for (const shot of shots) {
+      shot.disabled = false;
+      shot.classList.remove("dno-picked");
+    }
+  };
   // A picture and a key press the hidden button of their number.
   const press = (number) => {
     const shot = document.querySelector(`.dno-shot[data-number="${number}"]`);
     if (!shot || shot.disabled || shot.offsetParent === null) return false;
-    for (const other of document.querySelectorAll(".dno-shot")) other.disabled = true;
+    const open = [...document.querySelectorAll(".dno-shot:enabled")];
+    for (const other of open) other.disabled = true;
+    setTimeout(giveBack, PATIENCE, open);
     shot.classList.add("dno-picked");
     document.querySelector(`#pick-${number}`).click();
     return true;
