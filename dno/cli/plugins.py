@@ -214,7 +214,8 @@ def _lost(cls: object) -> str:
     """What to say of options that no file can hold as they were set."""
     from dno.registry.configs import PluginConfig, lost_options
 
-    assert isinstance(cls, type) and issubclass(cls, PluginConfig)
+    assert isinstance(cls, type)
+    assert issubclass(cls, PluginConfig)
     names = lost_options(cls)
     if not names:
         return ""
