@@ -55,14 +55,14 @@ class Print:
     """What is kept of an object."""
 
     code: str
-    """Digest of what it does."""
+    """Digest of what it does; empty where that cannot be told."""
     values: str
     """Digest of the values that it works on; empty where these cannot be told."""
     python: str = _RUNNING
 
     def like(self, saved: Print) -> Likeness:
         """Whether an object is the one of which this was kept."""
-        if self.python != saved.python:
+        if self.python != saved.python or not (self.code and saved.code):
             return Likeness.UNKNOWN
         if self.code != saved.code:
             return Likeness.OTHER
@@ -150,9 +150,13 @@ def likenesses(folder: Path, prints: Mapping[str, Print]) -> dict[str, Likeness]
 def print_of(value: object) -> Print:
     """Digests of one object, the same in every process of one Python."""
     looked = _Look()
-    looked.at(value)
-    code = _digest(looked.parts)
-    looked.go_on_with_values()
+    try:
+        looked.at(value)
+        code = _digest(looked.parts)
+        looked.go_on_with_values()
+    # An object may answer whatever it likes to who looks into it, and no run fails for that.
+    except Exception:
+        return Print("", "")
     return Print(code, _digest(looked.parts) if looked.told else "")
 
 

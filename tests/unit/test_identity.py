@@ -16,10 +16,14 @@ import dno
 from dno.core.function import FunctionSampler
 from dno.errors import ConfigError
 from dno.registry.registry import REWARDS
+from dno.runs import earlier
 from dno.runs.earlier import check_defaults
 from dno.runs.identity import digest_of, set_by
+from dno.runs.objects import Likeness, print_of
 from dno.runs.run_config import RunConfig
 from dno.runs.saved import SavedRun
+from dno.runs.start_noise import FOUND, read_found
+from dno.runs.tensor_files import pack
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
 
@@ -252,3 +256,73 @@ def test_a_relative_path_that_means_another_file_is_refused(
     monkeypatch.chdir(tmp_path / "B")
     with pytest.raises(ConfigError, match="this command means start"):
         check_defaults([(item, config)])
+
+
+class Closed:
+    """A reward that lets nobody look inside."""
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        raise RuntimeError("closed")
+
+    def __call__(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        return images.mean(dim=(1, 2, 3))
+
+
+def test_an_object_that_cannot_be_looked_into_is_doubted_and_fails_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert print_of(Closed()).like(print_of(Closed())) is Likeness.UNKNOWN
+    study(tmp_path, reward=Closed())
+    found = study(tmp_path, reward=Closed())
+    assert [row["standing"] for row in found.rows] == ["done"] * 4
+    assert "it cannot be told whether 4 of the items" in caplog.text
+
+
+def test_the_same_function_is_the_same_and_its_counters_are_none_of_it() -> None:
+    def made(step: int) -> Any:
+        count = 0
+
+        def reward(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+            nonlocal count
+            count += step
+            return images.mean(dim=(1, 2, 3))
+
+        return reward
+
+    reward = made(1)
+    before = print_of(reward)
+    reward(torch.zeros(1, 3, 2, 2), ["a cat"])
+    assert print_of(reward).like(before) is Likeness.SAME
+    assert print_of(made(2)).like(before) is Likeness.UNKNOWN
+    assert print_of(torch.sigmoid).like(before) is Likeness.OTHER
+
+
+def test_folders_of_others_are_read_once_however_many_items_are_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = [parsed(seeds=(seed,)) for seed in range(6)]
+    for seed, config in enumerate(configs[:3]):
+        item = tmp_path / f"a-cat-{seed:08x}-s0"
+        item.mkdir()
+        (item / "run.toml").write_bytes(config.to_toml())
+    read: list[Path] = []
+    of_values = earlier.fingerprint
+
+    def counted(values: Any) -> str:
+        read.append(values)
+        return of_values(values)
+
+    monkeypatch.setattr(earlier, "fingerprint", counted)
+    items = {f"a-cat-{9 + seed:08x}-s0": config for seed, config in enumerate(configs)}
+    assert earlier.names_there(items, tmp_path) == {
+        f"a-cat-{9 + seed:08x}-s0": f"a-cat-{seed:08x}-s0" for seed in range(3)
+    }
+    assert len(read) == 3 + 6
+
+
+def test_noise_found_for_another_picture_is_not_taken(tmp_path: Path) -> None:
+    about = {"draws": [[3, 2, 2]], "picture": "one"}
+    (tmp_path / FOUND).write_bytes(pack({"best": torch.ones(1, 12)}, about))
+    assert read_found(tmp_path, "one") is not None
+    assert read_found(tmp_path, "other") is None
