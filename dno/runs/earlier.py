@@ -172,22 +172,11 @@ def _means_another(one: Difference, path: Path) -> ConfigError:
 
 
 def _doubtful(path: Path, config: RunConfig, prints: Prints) -> Iterator[str]:
-    """Places of Python objects that may not be those that a run was made with.
-
-    Raises:
-        ConfigError: one is certainly another.
-    """
+    """Places of Python objects that may not be those that a run was made with."""
     if not (path / "run.toml").is_file():
         return
     for place, like in likenesses(path, prints(config)).items():
-        if like is Likeness.OTHER:
-            raise ConfigError(
-                f"was made with another Python object of this name as {place}: its code differs "
-                "from that of the one given now; give that one, or give this one another name "
-                "(__name__), or name another --out",
-                source=str(path),
-            )
-        if like is Likeness.UNKNOWN:
+        if like is not Likeness.SAME:
             yield place
 
 

@@ -45,7 +45,7 @@ from dno.runs.history import HistoryFile, read_history
 from dno.runs.identity import filled
 from dno.runs.lock import HeldError, hold
 from dno.runs.making import Making
-from dno.runs.objects import OBJECTS, Likeness, dumped, likenesses, prints_of
+from dno.runs.objects import OBJECTS, dumped, prints_of
 from dno.runs.run_config import RunConfig, located
 from dno.runs.start import noise_file
 from dno.runs.states import about_of, misfit, read_about, state_of, tensors_of
@@ -251,8 +251,6 @@ class RunFolder:
             for key in {**theirs, **whole}
             if key not in _MAY_CHANGE and whole.get(key) != theirs.get(key)
         ]
-        like = likenesses(self.path, prints_of(config))
-        changed += [place for place, one in like.items() if one is Likeness.OTHER]
         if changed:
             file = named(self.path / "run.toml")
             raise RunFolderError(
