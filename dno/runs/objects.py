@@ -322,7 +322,8 @@ def _is_fixed(value: object) -> bool:
 
 
 def _is_frozen(value: Any) -> bool:
-    return is_dataclass(value) and bool(type(value).__dataclass_params__.frozen)
+    cls: Any = type(value)
+    return is_dataclass(value) and bool(cls.__dataclass_params__.frozen)
 
 
 def _all_named(code: CodeType, *instructions: str) -> set[str]:

@@ -167,10 +167,11 @@ class RunFolder:
 
     def save_config(self, config: RunConfig) -> None:
         """Write what rebuilds the run."""
+        # First, since a folder without it is of no run.
+        self.write("run.toml", config.to_toml())
         prints = prints_of(config)
         if prints:
             self.write(OBJECTS, dumped(prints))
-        self.write("run.toml", config.to_toml())
 
     def write(self, name: str, data: bytes) -> None:
         """Write one file whole or not at all.
