@@ -17,7 +17,7 @@ from typing import Any, Final
 from dno.errors import ConfigError, RunFolderError
 from dno.paths import current_folder
 from dno.runs.identity import Difference, differences, digests_of, fingerprint
-from dno.runs.objects import Likeness, Prints, likenesses, remembered_prints
+from dno.runs.objects import OBJECTS, Likeness, Print, likenesses, prints_of
 from dno.runs.run_config import RunConfig, located
 from dno.runs.saved import SavedRun
 from dno.wording import short
@@ -123,9 +123,8 @@ def check_defaults(items: Iterable[tuple[Path, RunConfig]]) -> None:
     """
     told: dict[str, int] = {}
     doubts: dict[str, int] = {}
-    prints = remembered_prints()
     for path, config in items:
-        for place in _doubtful(path, config, prints):
+        for place in _doubtful(path, prints_of(config)):
             doubts[place] = doubts.get(place, 0) + 1
         for one in _differences(path, config):
             if one.place.split(".")[0] not in _MAY_CHANGE:
@@ -171,12 +170,23 @@ def _means_another(one: Difference, path: Path) -> ConfigError:
     )
 
 
-def _doubtful(path: Path, config: RunConfig, prints: Prints) -> Iterator[str]:
-    """Places of Python objects that may not be those that a run was made with."""
+def _doubtful(path: Path, prints: Mapping[str, Print]) -> Iterator[str]:
+    """Places of Python objects that may not be those that a run was made with.
+
+    Raises:
+        ConfigError: one is certainly another.
+    """
     if not (path / "run.toml").is_file():
         return
-    for place, like in likenesses(path, prints(config)).items():
-        if like is not Likeness.SAME:
+    for place, like in likenesses(path, prints).items():
+        if like is Likeness.OTHER:
+            raise ConfigError(
+                f"was made with another Python object of this name as {place}, whose code differs "
+                f"from that of the one given now; name another --out, or remove {OBJECTS} there if "
+                "both do the same",
+                source=str(path),
+            )
+        if like is Likeness.UNKNOWN:
             yield place
 
 

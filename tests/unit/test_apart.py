@@ -90,7 +90,7 @@ CASES = [
 
 def study(folder: Path, case: Case, **options: Any) -> dno.Study:
     given: dict[str, Any] = {
-        "reward": brightness,
+        "reward": Counting(),
         "sampler": Walker(),
         "optimizer": {"use": "adam", "lr": 0.1},
         "iterations": 8,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -236,12 +239,15 @@ def test_a_default_that_changes_while_items_are_side_by_side_mixes_nothing(
     assert not (tmp_path / "together").exists()
 
 
-def test_another_function_of_the_same_name_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_function_of_the_same_name_is_refused(tmp_path: Path) -> None:
     study(tmp_path, reward=lambda images, prompts: images.mean(dim=(1, 2, 3)))
-    study(tmp_path, reward=lambda images, prompts: -images.mean(dim=(1, 2, 3)))
-    assert "rewards.0 is now; where it does something else now" in caplog.text
+    another = {"reward": lambda images, prompts: -images.mean(dim=(1, 2, 3))}
+    with pytest.raises(ConfigError, match="another Python object of this name as rewards.0"):
+        study(tmp_path, **another)
+
+    for file in tmp_path.glob("items/*/objects.json"):
+        file.unlink()
+    assert [row["standing"] for row in study(tmp_path, **another).rows] == ["done"] * 4
 
 
 def test_a_relative_path_that_means_another_file_is_refused(
@@ -281,23 +287,48 @@ def test_an_object_that_cannot_be_looked_into_is_doubted_and_fails_nothing(
     assert "it cannot be told whether 4 of the items" in caplog.text
 
 
-def test_the_same_function_is_the_same_and_its_counters_are_none_of_it() -> None:
-    def made(step: int) -> Any:
-        count = 0
+def scaled(factor: float) -> Any:
+    def reward(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        return factor * images.mean(dim=(1, 2, 3))
 
-        def reward(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-            nonlocal count
-            count += step
-            return images.mean(dim=(1, 2, 3))
+    return reward
 
-        return reward
 
-    reward = made(1)
-    before = print_of(reward)
-    reward(torch.zeros(1, 3, 2, 2), ["a cat"])
-    assert print_of(reward).like(before) is Likeness.SAME
-    assert print_of(made(2)).like(before) is Likeness.UNKNOWN
-    assert print_of(torch.sigmoid).like(before) is Likeness.OTHER
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (scaled(1), Likeness.SAME),
+        (scaled(2), Likeness.UNKNOWN),
+        (functools.partial(scaled(1)), Likeness.OTHER),
+        (lambda images, prompts: images.mean(dim=(1, 2, 3)), Likeness.OTHER),
+        (torch.sigmoid, Likeness.OTHER),
+    ],
+)
+def test_another_function_is_another_and_other_values_raise_a_doubt(
+    value: Any, expected: Likeness
+) -> None:
+    assert print_of(value).like(print_of(scaled(1))) is expected
+
+
+def test_a_print_is_the_same_in_every_process() -> None:
+    code = """
+from dno.runs.objects import print_of
+def reward(images, prompts):
+    return images.mean() if prompts[0] in {"a cat", "a dog", "a pig", "a fox"} else images.max()
+print(print_of(reward))
+"""
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert len(told) == 1
+    assert "code=''" not in told.pop()
 
 
 def test_folders_of_others_are_read_once_however_many_items_are_new(

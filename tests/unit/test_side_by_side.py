@@ -49,7 +49,7 @@ class Counting:
 
 def study(folder: Path, prompts: Any = PROMPTS, **options: Any) -> dno.Study:
     given = {
-        "reward": bright,
+        "reward": Counting(),
         "sampler": SAMPLER,
         "optimizer": "adam",
         "iterations": 4,
@@ -172,7 +172,7 @@ def test_an_item_that_kept_no_state_is_not_made_anew_for_less(tmp_path: Path) ->
     (name, *_) = runs(tmp_path / "study")
     path = tmp_path / "study" / "items" / name
     before = (path / "noise.safetensors").read_bytes()
-    config = SavedRun(path).values | {"rewards": [{"use": bright}], "sampler": {"use": SAMPLER}}
+    config = SavedRun(path).values | {"rewards": [{"use": Counting()}], "sampler": {"use": SAMPLER}}
 
     def again(**changes: Any) -> Any:
         return go_on(RunConfig.parse({**config, **changes}), path)
