@@ -30,7 +30,7 @@ def plan(**given: Any) -> None:
     head = ""
     with plugins_at_work():
         if batch == "auto":
-            from dno.runs.abreast import how_many
+            from dno.runs.batch_size import how_many
 
             decided = how_many(run_config)
             each = max(1, decided.items // len(run_config.prompts))

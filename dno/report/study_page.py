@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,7 +17,7 @@ from dno.report.pages import rendered
 from dno.report.place import NAME, check_place
 from dno.report.study_read import read_study
 from dno.report.study_view import study_view
-from dno.runs.lock import HeldError, hold
+from dno.runs.lock import in_turn
 from dno.wording import said
 
 if TYPE_CHECKING:
@@ -84,7 +83,8 @@ def write_study_page(folder: Path, path: Path | None = None) -> Path:
     """
     place = folder / NAME if path is None else path
     check_place(place)
-    with _in_turn(folder):
+    # Who reads first writes first.
+    with in_turn(folder, _PATIENCE):
         write_file(place, study_page(folder, place))
     return place
 
@@ -102,23 +102,3 @@ def study_page(folder: Path, path: Path) -> bytes:
     study = study_view(read_study(folder), path)
     styles = ["report.css", "study.css"]
     return rendered("study.html", styles=styles, script="study.js", study=study).encode()
-
-
-@contextlib.contextmanager
-def _in_turn(folder: Path) -> Iterator[None]:
-    """While nobody else writes the page: who reads first writes first."""
-    release = None
-    until = time.monotonic() + _PATIENCE
-    while release is None and time.monotonic() < until:
-        try:
-            release = hold(folder)
-        except HeldError:
-            time.sleep(0.1)
-        # A folder that cannot be locked, such as one that may only be read.
-        except OSError:
-            break
-    try:
-        yield
-    finally:
-        if release is not None:
-            release()

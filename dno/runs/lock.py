@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import sys
 import time
@@ -53,15 +54,17 @@ def hold(folder: Path) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def in_turn(folder: Path) -> Iterator[None]:
-    """Hold a folder for a moment, as soon as nobody else does; where it cannot be locked, all the
-    same."""
+def in_turn(folder: Path, patience: float = math.inf) -> Iterator[None]:
+    """Hold a folder for a moment, as soon as nobody else does; where it cannot be locked, or after
+    so many seconds, all the same."""
     release: Callable[[], None] | None = None
-    while release is None:
+    until = time.monotonic() + patience
+    while release is None and time.monotonic() < until:
         try:
             release = hold(folder)
         except HeldError:
             time.sleep(_PAUSE)
+        # A folder that may only be read, for one.
         except OSError:
             break
     try:

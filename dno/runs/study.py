@@ -16,7 +16,6 @@ import tomli_w
 
 from dno.errors import RunFolderError
 from dno.files import write_file
-from dno.runs.abreast import abreast
 from dno.runs.actor import ABOUT
 from dno.runs.batch import (
     ITEMS,
@@ -29,6 +28,7 @@ from dno.runs.batch import (
     table_of,
     write_table,
 )
+from dno.runs.batch_size import batch_sizes
 from dno.runs.cluster import Cluster, check_together
 from dno.runs.earlier import check_defaults
 from dno.runs.groups import TOGETHER, folders_together, groups_begun
@@ -61,7 +61,7 @@ def run_study(
         cluster: of Ray, whose workers run the items; None runs them here.
         keep: what is kept of an item that is done.
         size: how many items are run side by side, where they differ in prompt or seed alone;
-            "auto": as many as there is memory for, see `dno.runs.abreast`.
+            "auto": as many as there is memory for, see `dno.runs.batch_size`.
         page: called with the folder of each that was.
         tell: hears of each item as it ends.
         say: hears what there is to know of the whole.
@@ -145,7 +145,7 @@ def _size_of(
 ) -> Callable[[RunConfig], int] | None:
     """How many items like one are run side by side; None where all are run alone."""
     if size == "auto":
-        return abreast(items, folder, say)
+        return batch_sizes(items, folder, say)
     return None if size == 1 else lambda config: size
 
 

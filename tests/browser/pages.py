@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,20 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from browsers import browser
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 ROOT = Path(__file__).parents[2]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-]
 SECONDS = 60_000
 """How long a step may take, in milliseconds: models load in between."""
 
@@ -64,6 +54,8 @@ def serving(
         runs: where it keeps runs.
         environment: variables besides.
     """
+    if find_spec("gradio") is None:
+        pytest.skip("Gradio is not installed here")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)]
     subprocess.run(build, cwd=ROOT / "plugins" / "studio", check=True, capture_output=True)
     (file,) = place.glob("*.whl")
@@ -93,7 +85,9 @@ def serving(
             process.kill()
             process.wait()
             process.stdout.close()
-    assert "Traceback" not in (place / "log").read_text()
+    # Gradio logs one of its own where it refuses what a stranger sends.
+    ours = re.findall(r'File ".*dno_studio.*', (place / "log").read_text())
+    assert ours == []
 
 
 @dataclass
@@ -140,17 +134,6 @@ class Visit:
         assert self.complaints == []
         assert {url for url in self.asked if not url.startswith(served.address)} == set()
         assert self.page.evaluate("() => window.owned") is None
-
-
-@contextlib.contextmanager
-def launched() -> Iterator[Browser]:
-    """A browser; the test is skipped where there is no Gradio."""
-    if find_spec("gradio") is None:
-        pytest.skip("Gradio is not installed here")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browser(), args=FLAGS)
-        yield started
-        started.close()
 
 
 def visit(chromium: Browser, served: Served) -> Visit:

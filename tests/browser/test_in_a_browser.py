@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
-from browsers import browser
 from distributions import Site
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from reported import HOSTILE, kill, rename, run_toy
 
 import dno as library
 from dno.report.page import report
 
 pytestmark = pytest.mark.slow
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-]
 
 
 @dataclass
@@ -55,14 +42,6 @@ class Watched:
     def value(self, row: str) -> str:
         """A number at the slider."""
         return self.page.locator(f'[data-row="{row}"] [data-now]').inner_text()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=browser(), args=FLAGS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from pages import (
     Served,
     ask_for_four,
     dno_ui,
-    launched,
     serving,
     status,
     visit,
@@ -37,12 +36,6 @@ import dno
 pytestmark = pytest.mark.slow
 
 SPACE = ROOT / "plugins" / "studio" / "space"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

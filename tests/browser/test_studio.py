@@ -23,7 +23,6 @@ from pages import (
     Served,
     ask_for_four,
     dno_ui,
-    launched,
     serving,
     status,
     visit,
@@ -50,12 +49,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(place, dno_ui("--port", "0", "--runs", "mine"), place / "mine") as server:
         assert server.address.startswith("http://127.0.0.1:")
         yield server
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 def test_a_run_from_click_to_last_picture(chromium: Browser, served: Served) -> None:

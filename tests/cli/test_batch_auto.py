@@ -10,7 +10,7 @@ import pytest
 import dno
 from dno.core.costs import GIB
 from dno.errors import ConfigError
-from dno.runs.abreast import DEARER, MARGIN, MOST, RECORD, gain, how_many
+from dno.runs.batch_size import DEARER, MARGIN, MOST, RECORD, gain, how_many
 from dno.runs.plan import plan
 from dno.runs.room import CPU_WASTE
 from dno.runs.run_config import RunConfig

@@ -14,8 +14,8 @@ from dno_builtin.samplers._diffusers.choice import Call, at_levels, uniform
 from dno_builtin.samplers._diffusers.memory import Level
 from dno_builtin.samplers._pipeline import PipelineSampler
 from dno_builtin.samplers.ddim import DDIM
+from slopes import slope
 from tiny_families import tiny_pipeline
-from torch import Tensor
 
 from dno.core.costs import Beside, Room
 from dno.registry.configs import BuildContext
@@ -50,17 +50,6 @@ def bound_at(sampler: Any, levels: Callable[[Sequence[Call]], Sequence[Level]]) 
     bound = sampler.bind(PROMPTS, [1, 2])
     bound._memory.levels = levels(bound._memory._calls)
     return bound
-
-
-def loss(images: Tensor) -> Tensor:
-    weights = torch.linspace(-1, 1, images[0].numel()).view_as(images[0])
-    return (images * weights + images**2 / 2).sum()
-
-
-def slope(bound: Any) -> tuple[Tensor, Tensor]:
-    noise = bound.noise_BN.clone().requires_grad_()
-    images = bound(noise)
-    return images.detach(), torch.autograd.grad(loss(images), noise)[0]
 
 
 LEVELS: dict[str, Callable[[Sequence[Call]], Sequence[Level]]] = {

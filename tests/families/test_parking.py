@@ -20,7 +20,7 @@ import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from dno_builtin.samplers._ddim import DDIMSampler
 from dno_builtin.samplers._diffusers import parking
-from dno_builtin.samplers._diffusers.parking import Lot
+from dno_builtin.samplers._diffusers.parking import ParkingLot
 from dno_builtin.samplers._pipeline import PipelineSampler
 from dno_builtin.samplers.pipeline import Pipeline
 from tiny_families import FAMILIES, tiny_call, tiny_pipeline
@@ -124,7 +124,7 @@ def test_no_call_of_a_bound_map_asks_what_can_be_parked(family: str) -> None:
     made = config.build(BuildContext(CPU, torch.float32))
     bound: Any = made.bind(["a cat"], [1])
     one = getattr(bound, "_maps", [bound])[0]
-    lot: Lot = made._spare.lot
+    lot: ParkingLot = made._spare.lot
     sizes = lot.sizes(one.idle)
 
     plain = drawn(bound)
@@ -270,7 +270,7 @@ def test_climbs_and_samplers_side_by_side_do_not_disturb_each_other() -> None:
 def test_threads_park_and_need_one_part_at_once() -> None:
     pipe: Any = tiny_pipeline("flux")
     made = sampler(pipe)
-    lot: Lot = made._spare.lot
+    lot: ParkingLot = made._spare.lot
     encoder = made._pipe.text_encoder_2
     tokens = torch.arange(3, 11)[None]
 
@@ -407,7 +407,7 @@ def test_a_live_pipeline_on_another_device_is_left_alone() -> None:
     given = tiny_stable_diffusion("sd1").text_encoder
     view = copy.deepcopy(given).requires_grad_(False)
     given.to("meta")
-    lot = Lot(SimpleNamespace(text_encoder=given), SimpleNamespace(text_encoder=view), CPU)
+    lot = ParkingLot(SimpleNamespace(text_encoder=given), SimpleNamespace(text_encoder=view), CPU)
     tokens = torch.arange(3, 11)[None]
     plain = view(tokens).last_hidden_state
 
@@ -431,7 +431,7 @@ def test_an_interrupt_on_the_way_leaves_a_live_pipeline_as_it_was(
     pipe: Any = tiny_pipeline("flux")
     before = {name: numbers(part) for name, part in encoders(pipe).items()}
     made = sampler(pipe)
-    lot: Lot = made._spare.lot
+    lot: ParkingLot = made._spare.lot
     leave = parking._Piece.leave
 
     for first in (0, 5):

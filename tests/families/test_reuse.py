@@ -16,6 +16,7 @@ from dno_builtin.samplers._diffusers.modules import frozen_view
 from dno_builtin.samplers._diffusers.reuse import with_reuse
 from dno_builtin.samplers._pipeline import PipelineSampler
 from dno_builtin.samplers.pipeline import Pipeline
+from slopes import slope, weigh
 from tiny_conditioned import conditioned_call, conditioned_pipeline, our_inputs, stock_inputs
 from tiny_families import tiny_pipeline
 from torch import Tensor
@@ -99,20 +100,11 @@ def stock(pipe: Any, every: int, **options: Any) -> Tensor:
     return images
 
 
-def weigh(images: Tensor) -> Tensor:
-    """A fixed scalar of the images to which every pixel adds its own share."""
-    weights = torch.linspace(-1, 1, images[0].numel(), dtype=images.dtype).reshape(images[0].shape)
-    return (images * weights + images**2 / 2).sum()
-
-
-def slope(
+def gradient(
     sampler: Any, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = SEEDS
 ) -> tuple[Tensor, Tensor]:
     """The images where the seeds start, and the gradient of their `weigh`."""
-    bound = sampler.bind(prompts, seeds)
-    leaf = bound.noise_BN.clone().requires_grad_()
-    images = bound(leaf)
-    return images.detach(), torch.autograd.grad(weigh(images), leaf)[0]
+    return slope(sampler.bind(prompts, seeds))
 
 
 def three_levels() -> Any:
@@ -275,8 +267,8 @@ def test_gradients_equal_finite_differences(kind: Kind, every: int) -> None:
 
 def test_one_is_off() -> None:
     pipe = tiny_stable_diffusion()
-    images, grad = slope(DDIMSampler(pipe, steps=STEPS))
-    same_images, same = slope(DDIMSampler(pipe, steps=STEPS, reuse=1))
+    images, grad = gradient(DDIMSampler(pipe, steps=STEPS))
+    same_images, same = gradient(DDIMSampler(pipe, steps=STEPS, reuse=1))
     assert torch.equal(images, same_images)
     assert torch.equal(grad, same)
 
@@ -289,7 +281,7 @@ def test_memory_policies_give_the_same_bits(every: int, dtype: torch.dtype) -> N
         sampler = DDIMSampler(
             tiny_stable_diffusion(), steps=STEPS, reuse=every, memory=memory, dtype=dtype
         )
-        found[memory] = slope(sampler)
+        found[memory] = gradient(sampler)
     images, grad = found.pop("keep")
     assert grad.abs().max() > 0
     for other_images, other in found.values():
@@ -300,17 +292,17 @@ def test_memory_policies_give_the_same_bits(every: int, dtype: torch.dtype) -> N
 def test_samples_and_calls_do_not_see_each_other() -> None:
     pipe: Any = tiny_stable_diffusion()
     sampler = DDIMSampler(pipe, steps=STEPS, reuse=3)
-    images, grad = slope(sampler)
+    images, grad = gradient(sampler)
     # Other prompts, and a call that was left in the middle.
     bound = sampler.bind(["a pig"], [7])
     bound(bound.noise_BN)
-    again_images, again = slope(sampler)
+    again_images, again = gradient(sampler)
     assert torch.equal(images, again_images)
     assert torch.equal(grad, again)
 
     for i in range(2):
         item = slice(i, i + 1)
-        image, alone = slope(sampler, PROMPTS[item], SEEDS[item])
+        image, alone = gradient(sampler, PROMPTS[item], SEEDS[item])
         torch.testing.assert_close(images[item], image, atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(grad[item], alone, atol=1e-4, rtol=1e-4)
 
@@ -322,9 +314,9 @@ def test_samples_and_calls_do_not_see_each_other() -> None:
 
 def test_only_the_noise_of_the_last_steps_may_move() -> None:
     pipe = tiny_stable_diffusion()
-    images, grad = slope(DDIMSampler(pipe, steps=STEPS, reuse=2))
+    images, grad = gradient(DDIMSampler(pipe, steps=STEPS, reuse=2))
     for last in (1, 2, 3):
-        some_images, some = slope(DDIMSampler(pipe, steps=STEPS, reuse=2, last_steps=last))
+        some_images, some = gradient(DDIMSampler(pipe, steps=STEPS, reuse=2, last_steps=last))
         torch.testing.assert_close(some_images, images, atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(some, grad[:, -some.shape[1] :], atol=1e-4, rtol=1e-4)
 

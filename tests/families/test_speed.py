@@ -13,6 +13,7 @@ from dno_builtin.samplers._diffusers.choice import uniform
 from dno_builtin.samplers._diffusers.memory import Level
 from dno_builtin.samplers._diffusers.speed import repeated
 from dno_builtin.samplers._pipeline import PipelineSampler
+from slopes import slope
 from tiny_conditioned import conditioned_pipeline
 from tiny_families import tiny_pipeline
 from torch import Tensor
@@ -36,17 +37,6 @@ def sampler(kind: str, pipe: Any = None, **options: Any) -> Any:
         pipe = tiny_stable_diffusion(kind) if pipe is None else pipe
         return DDIMSampler(pipe, steps=STEPS, **options)
     return PipelineSampler(tiny_pipeline(kind), steps=STEPS, **SIZE, **options)
-
-
-def loss(images: Tensor) -> Tensor:
-    weights = torch.linspace(-1, 1, images[0].numel()).view_as(images[0])
-    return (images * weights + images**2 / 2).sum()
-
-
-def slope(bound: Any) -> tuple[Tensor, Tensor]:
-    noise = bound.noise_BN.clone().requires_grad_()
-    images = bound(noise)
-    return images.detach(), torch.autograd.grad(loss(images), noise)[0]
 
 
 def check_near(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:

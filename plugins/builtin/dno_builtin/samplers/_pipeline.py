@@ -24,7 +24,7 @@ from ._diffusers.lengths import length_arguments
 from ._diffusers.live import check_live, computes_on, tell_set_aside
 from ._diffusers.modules import wide_dtype
 from ._diffusers.noise_map import PipelineNoiseMap
-from ._diffusers.parking import Lot, at_home
+from ._diffusers.parking import ParkingLot, at_home
 from ._diffusers.parts import networks_of, own_dtype, private_pipeline, remembering
 from ._diffusers.prompts import Cuts, check_long_prompts, read_long_prompts, tell_syntax
 from ._diffusers.reusable import check_networks
@@ -119,7 +119,7 @@ class PipelineSampler:
                 speed=Speed(compile, channels_last),
                 reuses=reuse > 1,
             )
-            lot = Lot(pipe, self._pipe, self.device)
+            lot = ParkingLot(pipe, self._pipe, self.device)
         self._spare = Spare(memory, Ledger(self._pipe, networks_dtype), lot)
         if self._spare.ledger.weightless:
             answer_by_zeros(self._pipe)

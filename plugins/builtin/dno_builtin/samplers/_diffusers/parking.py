@@ -111,7 +111,7 @@ def _hollow(like: Tensor, device: torch.device) -> Tensor:
     return torch.full((), value, dtype=like.dtype, device=device).expand(like.shape)
 
 
-class Berth:
+class Parkable:
     """One part of a pipeline, in all modules that share its weights."""
 
     def __init__(self) -> None:
@@ -303,7 +303,7 @@ def _size_of(pieces: Collection[_Piece], view: nn.Module | None) -> Size:
     return Size(own, sum(piece.size for piece in pieces) - own)
 
 
-_berths: weakref.WeakKeyDictionary[nn.Module, Berth] = weakref.WeakKeyDictionary()
+_parkables: weakref.WeakKeyDictionary[nn.Module, Parkable] = weakref.WeakKeyDictionary()
 """Of live pipelines' parts, each of which several samplers may have views of."""
 
 
@@ -320,13 +320,13 @@ def at_home(pipe: Any) -> Iterator[None]:
     """
     with ExitStack() as undo:
         for part in _parts_of(pipe).values():
-            berth = _berths.get(uncompiled(part))
-            if berth is not None:
-                undo.enter_context(berth.needed())
+            parkable = _parkables.get(uncompiled(part))
+            if parkable is not None:
+                undo.enter_context(parkable.needed())
         yield
 
 
-class Lot:
+class ParkingLot:
     """The parts of one sampler's pipeline that can lie elsewhere.
 
     Those of a live pipeline with offloading or layerwise casting, or compiled, are left alone; so
@@ -348,35 +348,37 @@ class Lot:
         names = [*self._views, *self.unused]
         places = {name: _places(self._views.get(name), live.get(name)) for name in names}
         times = Counter(place for found in places.values() for place in found)
-        self._berths: dict[str, Berth] = {}
+        self._parkables: dict[str, Parkable] = {}
         for name in names:
             if all(times[place] == 1 for place in places[name]):
-                berth = _berth_of(self._views.get(name), live.get(name))
-                if berth is not None:
-                    self._berths[name] = berth
+                parkable = _parkable_of(self._views.get(name), live.get(name))
+                if parkable is not None:
+                    self._parkables[name] = parkable
 
     def sizes(self, names: Collection[str]) -> dict[str, Size]:
         """What moving parts would free on the device, by their names, the largest first; those
         that cannot be moved left out."""
         found: dict[str, Size] = {}
-        for name, berth in self._berths.items():
+        for name, parkable in self._parkables.items():
             if name not in names:
                 continue
-            size = berth.size(self._views.get(name), self._device)
+            size = parkable.size(self._views.get(name), self._device)
             if any(size):
                 found[name] = size
         return dict(sorted(found.items(), key=lambda one: -sum(one[1])))
 
     def away(self) -> dict[str, Size]:
         """What of the parts is elsewhere now, by their names."""
-        return {name: berth.away(self._views.get(name)) for name, berth in self._berths.items()}
+        return {
+            name: parkable.away(self._views.get(name)) for name, parkable in self._parkables.items()
+        }
 
     @contextlib.contextmanager
     def at_home(self) -> Iterator[None]:
         """Inside, all parts are on the device."""
         with ExitStack() as undo:
-            for berth in self._berths.values():
-                undo.enter_context(berth.needed())
+            for parkable in self._parkables.values():
+                undo.enter_context(parkable.needed())
             yield
 
     @contextlib.contextmanager
@@ -385,12 +387,12 @@ class Lot:
         pipeline's are where they were; the sampler's alone come back when they are next called."""
         with ExitStack() as undo:
             for name in names:
-                undo.enter_context(self._berths[name].idle(self._device))
+                undo.enter_context(self._parkables[name].idle(self._device))
             yield
 
 
-def _berth_of(view: nn.Module | None, module: nn.Module | None) -> Berth | None:
-    """The berth of a part; None where it must stay where it is.
+def _parkable_of(view: nn.Module | None, module: nn.Module | None) -> Parkable | None:
+    """The parkable of a part; None where it must stay where it is.
 
     Args:
         view: the sampler's own view of it.
@@ -401,15 +403,15 @@ def _berth_of(view: nn.Module | None, module: nn.Module | None) -> Berth | None:
         return None
 
     if module is not None and _is_plain(module):
-        berth = _berths.setdefault(module, Berth())
-        berth.add(module, is_given=True)
+        parkable = _parkables.setdefault(module, Parkable())
+        parkable.add(module, is_given=True)
     elif _places(view) & _places(module):
         return None
     else:
-        berth = Berth()
+        parkable = Parkable()
     if view is not None:
-        berth.add(view, is_given=False)
-    return berth
+        parkable.add(view, is_given=False)
+    return parkable
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from dno.plugin import Beside, ConfigError, Footprint, Room, first_line, gib, ou
 from .choice import Call, Choice, at_levels, choose, keep_all, uniform
 from .ledger import Ledger
 from .memory import Level, chooses, limit_of
-from .parking import Lot, Size
+from .parking import ParkingLot, Size
 from .rehearsal import Found
 
 _LATENTS_A_STEP: Final = 3
@@ -37,7 +37,7 @@ class Spare:
 
     memory: str
     ledger: Ledger
-    lot: Lot
+    lot: ParkingLot
     room: Room | None = None
     away: Mapping[str, Size] = field(default_factory=dict)
 

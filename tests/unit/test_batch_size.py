@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 import dno
 from dno.core.function import FunctionSampler
 from dno.errors import ConfigError
-from dno.runs.abreast import (
+from dno.runs.batch_size import (
     GAINS,
     MOST,
     RECORD,
-    Abreast,
+    BatchSize,
     _greatest,
     _read,
     _write,
@@ -72,7 +72,7 @@ def test_a_run_draws_as_many_samples_as_it_is_told_to():
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
-    decided = {"a": Abreast(8, 3 * 2**30, 12 * 2**30), "b": Abreast(1)}
+    decided = {"a": BatchSize(8, 3 * 2**30, 12 * 2**30), "b": BatchSize(1)}
     assert _read(tmp_path / RECORD) == {}
     _write(tmp_path / RECORD, decided)
     assert _read(tmp_path / RECORD) == decided
@@ -111,9 +111,10 @@ def test_workers_of_a_cluster_take_items_one_by_one(tmp_path):
 
 
 def test_memory_that_nobody_can_tell_is_said():
-    assert "is not known here; give a number" in Abreast(1).sentence()
+    assert "is not known here; give a number" in BatchSize(1).sentence()
     assert (
-        Abreast(8, 31 * 2**27, 45 * 2**28).sentence() == "8 items side by side: 3.9 GiB of 11.2 GiB"
+        BatchSize(8, 31 * 2**27, 45 * 2**28).sentence()
+        == "8 items side by side: 3.9 GiB of 11.2 GiB"
     )
 
 

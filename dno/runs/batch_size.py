@@ -52,7 +52,7 @@ _HEAD: Final = (
 
 
 @dataclass(frozen=True)
-class Abreast:
+class BatchSize:
     """How many items are run side by side."""
 
     items: int
@@ -74,7 +74,7 @@ class Abreast:
         return f"{how}: {gib(self.peak or 0)} of {gib(self.room)}"
 
 
-def abreast(
+def batch_sizes(
     items: Sequence[Item], folder: Path, say: Callable[[str], None]
 ) -> Callable[[RunConfig], int]:
     """How many items like one are run side by side.
@@ -103,7 +103,7 @@ def abreast(
     return lambda config: found.get(_kind(config), 1)
 
 
-def how_many(config: RunConfig, most: int = MOST) -> Abreast:
+def how_many(config: RunConfig, most: int = MOST) -> BatchSize:
     """As many samples side by side as fit, where that makes more of them a second.
 
     More samples leave less to keep for each, so that their steps may have to be computed once more.
@@ -132,7 +132,7 @@ def how_many(config: RunConfig, most: int = MOST) -> Abreast:
 @clean_room()
 @alone()
 @torch.random.fork_rng(devices=[])
-def _how_many(config: RunConfig, most: int) -> Abreast:
+def _how_many(config: RunConfig, most: int) -> BatchSize:
     config = config.located(current_folder())
     check(config, weights=False)
     shaped = Shaped.of(config)
@@ -151,7 +151,7 @@ def _how_many(config: RunConfig, most: int) -> Abreast:
 
     one = footprint(1)
     if one.room is None:
-        return Abreast(1, one.peak, most=most)
+        return BatchSize(1, one.peak, most=most)
 
     def fits(count: int, dearer: float) -> bool:
         found = footprint(count)
@@ -161,7 +161,7 @@ def _how_many(config: RunConfig, most: int) -> Abreast:
     as_cheap = _greatest(lambda count: fits(count, 1.0), most)
     dearest = _greatest(lambda count: fits(count, DEARER), most)
     best = max(as_cheap, dearest, key=lambda count: gain(count) / footprint(count).passes)
-    return Abreast(best, footprint(best).peak, footprint(best).room, most)
+    return BatchSize(best, footprint(best).peak, footprint(best).room, most)
 
 
 def gain(count: int) -> float:
@@ -205,7 +205,7 @@ def _kind(config: RunConfig) -> str:
 
 
 def _tell(
-    decided: Mapping[str, Abreast], known: Mapping[str, Abreast], say: Callable[[str], None]
+    decided: Mapping[str, BatchSize], known: Mapping[str, BatchSize], say: Callable[[str], None]
 ) -> None:
     """One line: what was decided, for most items where there are several kinds."""
     if not decided:
@@ -221,7 +221,7 @@ def _tell(
     say(line)
 
 
-def _read(file: Path) -> dict[str, Abreast]:
+def _read(file: Path) -> dict[str, BatchSize]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
         return {kind: _checked(entry) for kind, entry in content.items()}
@@ -235,15 +235,15 @@ def _read(file: Path) -> dict[str, Abreast]:
         ) from None
 
 
-def _checked(entry: Any) -> Abreast:
-    found = Abreast(**entry)
+def _checked(entry: Any) -> BatchSize:
+    found = BatchSize(**entry)
     for name, value in asdict(found).items():
         if value is not None and (type(value) is not int or value < (name in ("items", "most"))):
             raise ValueError(f"{name} = {value!r}")
     return found
 
 
-def _write(file: Path, decided: Mapping[str, Abreast]) -> None:
+def _write(file: Path, decided: Mapping[str, BatchSize]) -> None:
     content = {}
     for kind, one in decided.items():
         content[kind] = {name: value for name, value in asdict(one).items() if value is not None}
