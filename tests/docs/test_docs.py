@@ -3,6 +3,9 @@
 The `bash` blocks of a page run in one shell; its `python` blocks in one interpreter, under pytest
 where they have tests; `toml` blocks are read; all in an empty folder. A comment `<!-- not run: why
 -->` above a block leaves it out.
+
+What README shows runs in processes that begin from nothing, as a reader's do; that of the other
+pages in forks of one, see `warm.py`.
 """
 
 from __future__ import annotations
@@ -13,13 +16,17 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from warm import warm_programs
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+COLD = Path(sys.executable).parent
 FENCE = re.compile(
     r"(?P<note><!-- not run: [^>]+ -->\n+)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
@@ -62,11 +69,19 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def run(command: list[str], script: str, folder: Path) -> None:
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Path]:
+    """Where `dno` and `python` are that begin at once."""
+    with warm_programs() as place:
+        yield place
+
+
+def run(command: list[str], script: str, folder: Path, programs: Path) -> None:
     env = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
     }
     done = subprocess.run(
         command,
@@ -85,19 +100,22 @@ def run(command: list[str], script: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if of_kind(page, "bash") and page != OUTSIDE], ids=page_id
 )
-def test_commands_run(page, tmp_path):
-    run(["bash", "-euo", "pipefail"], "\n".join(of_kind(page, "bash")), tmp_path)
+def test_commands_run(page, warm, tmp_path):
+    programs = COLD if page == README else warm
+    run(["bash", "-euo", "pipefail"], "\n".join(of_kind(page, "bash")), tmp_path, programs)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if of_kind(page, "python")], ids=page_id)
-def test_python_runs(page, tmp_path):
+def test_python_runs(page, warm, tmp_path):
     script = "\n".join(of_kind(page, "python"))
+    programs = COLD if page == README else warm
     if "\nclass Test" not in script:
-        run([sys.executable, "-W", "ignore", "-"], script, tmp_path)
+        run([str(programs / "python"), "-"], script, tmp_path, programs)
         return
     (tmp_path / "test_page.py").write_text(script)
-    run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_page.py"], "", tmp_path)
+    command = ["-m", "pytest", "-p", "no:cacheprovider", "test_page.py"]
+    run([sys.executable, *command], "", tmp_path, COLD)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if of_kind(page, "toml")], ids=page_id)

@@ -1,0 +1,158 @@
+"""`dno` and `python` that begin at once: forks of a process that has imported what takes long.
+
+Each use is a process of its own, with the folder, the variables, the streams and the exit code that
+a shell gives and gets. It differs from a real one in what lies imported. Of a command of two
+iterations nine tenths are imports, and the documentation has a hundred of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+CLIENT: Final = """\
+#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    asked = json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()
+    socket.send_fds(server, [len(asked).to_bytes(8, "big")], [0, 1, 2])
+    server.sendall(asked)
+    code = int(server.recv(8))
+sys.exit(code if code >= 0 else 128 - code)
+"""
+"""What takes the place of a program; it ends as shells say that a program ended."""
+
+USUAL: Final = """\
+prompts = ["a black cat"]
+seeds = [0]
+
+[[rewards]]
+use = "brightness"
+
+[[rewards]]
+use = "clip"
+"""
+
+
+@contextlib.contextmanager
+def warm_programs() -> Iterator[Path]:
+    """A folder for `PATH` with `dno` and `python`, the latter for scripts that come on its standard
+    input.
+    """
+    # Addresses of sockets are short, and pytest's folders are not.
+    with tempfile.TemporaryDirectory() as place:
+        address = Path(place) / "socket"
+        for name in ("dno", "python"):
+            client = Path(place) / name
+            client.write_text(CLIENT.format(python=sys.executable, address=str(address)))
+            client.chmod(0o755)
+
+        command = [sys.executable, __file__, address]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            try:
+                assert server.stdout.readline() == "warm\n"
+                yield Path(place)
+            finally:
+                server.kill()
+
+
+def main() -> None:
+    """Be the process that is forked, and in its forks what was asked for."""
+    _import_what_takes_long()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(sys.argv[1])
+        server.listen()
+        print("warm", flush=True)
+        client = _wait(server)
+
+    with client:
+        program, folder, variables = _asked(client)
+        _wait_in_between(client)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    if Path(program[0]).name == "dno":
+        _be_dno(program[1:])
+    else:
+        _be_a_script(sys.stdin.read())
+
+
+def _import_what_takes_long() -> None:
+    """There is no backward pass, whose threads would not survive a fork."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+    import dno.api
+    import dno.cli.main  # noqa: F401
+    from dno.runs.load import load
+    from dno.runs.pose import pose
+    from dno.runs.run_config import RunConfig
+
+    config = RunConfig.parse(tomllib.loads(USUAL))
+    problem = pose(load(config), config).problem
+    problem.evaluate(problem.sample.noise_BN, 0, with_grad=False)
+
+
+def _wait(server: socket.socket) -> socket.socket:
+    """Return in a fork of its own for each client."""
+    # Children that have ended leave nothing behind.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        client, _ = server.accept()
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return client
+        client.close()
+
+
+def _asked(client: socket.socket) -> Any:
+    """A client's words, folder and variables; its standard streams are this process's from now
+    on.
+    """
+    size, streams, _, _ = socket.recv_fds(client, 8, 3)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    with client.makefile("rb") as text:
+        return json.loads(text.read(int.from_bytes(size, "big")))
+
+
+def _wait_in_between(client: socket.socket) -> None:
+    """Return in a fork; the client is told how that ends, however it does."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+        os._exit(0)
+
+
+def _be_dno(arguments: list[str]) -> None:
+    from dno.cli.entry import main as entry
+
+    sys.argv = ["dno", *arguments]
+    entry()
+
+
+def _be_a_script(text: str) -> None:
+    sys.argv = ["-"]
+    here = ModuleType("__main__")
+    sys.modules["__main__"] = here
+    sys.path.insert(0, "")
+    exec(compile(text, "<stdin>", "exec"), vars(here))
+
+
+if __name__ == "__main__":
+    main()
