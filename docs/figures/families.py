@@ -209,8 +209,8 @@ def measure(case: Case) -> Figures:
     if case.family in CONDITIONED:
         given = Pipeline(**our_inputs(case.family))
 
-    def bound(items: slice, dtype: torch.dtype) -> Any:
-        sampler = PipelineSampler(
+    def sampler_in(dtype: torch.dtype) -> PipelineSampler:
+        return PipelineSampler(
             pipe,
             steps=STEPS,
             scheduler=scheduler,
@@ -221,19 +221,23 @@ def measure(case: Case) -> Figures:
             lengths=given.lengths(),
             dtype=dtype,
         )
+
+    def bound(sampler: PipelineSampler, items: slice) -> Any:
         with quiet():
             return sampler.bind(PROMPTS[items], SEEDS[items])
 
-    model = bound(slice(2), torch.float32)
+    sampler = sampler_in(torch.float32)
+    model = bound(sampler, slice(2))
     images = model(model.noise_BN)
     expected = plain(pipe, scheduler, options, case)
 
     alone = []
     for i in range(2):
         item = slice(i, i + 1)
-        alone.append(bound(item, torch.float32)(model.noise_BN[item]))
+        alone.append(bound(sampler, item)(model.noise_BN[item]))
 
-    slopes_BN, error = _slopes(bound(slice(2), case.dtype), case.dtype)
+    exact = sampler if case.dtype == torch.float32 else sampler_in(case.dtype)
+    slopes_BN, error = _slopes(bound(exact, slice(2)), case.dtype)
     sizes = [math.prod(shape) for shape in model.draws]
     shares = [part.norm() / slopes_BN.norm() for part in torch.split(slopes_BN, sizes, dim=1)]
     return Figures(

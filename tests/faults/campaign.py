@@ -5,12 +5,15 @@ Run it alone: `python tests/faults/campaign.py [SECTION...]`
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,20 +150,32 @@ class Field:
         self.whole = whole.rename(place / "whole")
 
     def _prepare(self) -> None:
-        """Import all that a run needs, once for all children; there is no backward pass yet, whose
-        threads would not survive a fork.
+        """Do once what every child does: what is imported, compiled and looked up is there for all.
+
+        A search, since there must be no backward pass yet, whose threads would not survive a fork.
         """
         import tomllib
 
-        import dno.api
-        import dno.cli.main  # noqa: F401
+        from dno.cli import ending
+        from dno.cli.main import main
         from dno.runs.load import load
-        from dno.runs.pose import pose
         from dno.runs.run_config import RunConfig
 
-        config = RunConfig.parse(tomllib.loads(CONFIG))
-        problem = pose(load(config), config).problem
-        problem.evaluate(problem.sample.noise_BN, 0, with_grad=False)
+        load(RunConfig.parse(tomllib.loads(CONFIG)))
+        searched = self.place / "searched"
+        config = self.place / "search.toml"
+        config.write_text(CONFIG.replace('"adam"\nlr = 0.01', '"best-of-n"'))
+        optimize = ["optimize", "--config", str(config), "--quiet", "--out", str(searched)]
+        given = sys.argv
+        for args in (optimize, ["resume", str(searched)]):
+            sys.argv = ["dno", *args]
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+                main()
+        sys.argv = given
+        # Children have told of nothing yet.
+        ending.told_of.clear()
+        assert (searched / "report.html").is_file()
+        assert threading.active_count() == 1
 
     def fresh(self) -> Path:
         """Where the next run is to be; nothing is there."""

@@ -2,8 +2,9 @@
 
     python tests/faults/ray_study.py FOLDER ITEMS [RAY]
 
-Functions of a script are sent to workers whole. An item saves its state after each iteration, so
-that a kill falls between two, and notes in FOLDER/ended that it ended.
+Functions of a script are sent to workers whole. On Ray an item saves its state after each
+iteration, and takes its time, so that a kill falls between two. It notes in FOLDER/ended that it
+ended.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ SECONDS = 0.06
 
 
 def bright(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    import dno.runs.run
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        import dno.runs.run
 
-    dno.runs.run.SAVE_SECONDS = 0.0
-    time.sleep(SECONDS)
+        dno.runs.run.SAVE_SECONDS = 0.0
+        time.sleep(SECONDS)
     return images.mean(dim=(1, 2, 3))
 
 
@@ -47,19 +50,24 @@ class NotesTheEnd:
         os.close(descriptor)
 
 
-def main() -> None:
-    folder = Path(sys.argv[1]).absolute()
+def study_of(folder: Path, items: int, ray: str | None = None) -> dno.Study:
+    """The study, run or gone on with in this process and, where there is one, on a cluster."""
     folder.mkdir(parents=True, exist_ok=True)
-    study = dno.batch(
-        [f"animal {number}" for number in range(int(sys.argv[2]))],
+    return dno.batch(
+        [f"animal {number}" for number in range(items)],
         out=folder,
         reward=bright,
         sampler=dno.FunctionSampler(torch.sigmoid, [(3, 8, 8)]),
         iterations=ITERATIONS,
         observer=[NotesTheEnd(folder / "ended")],
-        ray=sys.argv[3] if len(sys.argv) > 3 else None,
-        ray_cpus=1 if len(sys.argv) > 3 else None,
+        ray=ray,
+        ray_cpus=None if ray is None else 1,
     )
+
+
+def main() -> None:
+    folder, items, *ray = sys.argv[1:]
+    study = study_of(Path(folder).absolute(), int(items), *ray)
     if study.interrupted:
         sys.exit(130)
     sys.exit(1 if study.failed else 0)
