@@ -16,6 +16,7 @@ import torch
 from browsers import browser
 from distributions import Site
 from hypothesis import settings
+from warm import warm_programs
 
 from dno.registry.registry import REGISTRIES
 from dno.testing.models import Kind, tiny_stable_diffusion
@@ -115,6 +116,13 @@ def pipeline_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind
 def tiny_folder(pipeline_folders: Callable[[Kind], Path]) -> Path:
     """A tiny real Stable Diffusion 1.x pipeline, saved as any other."""
     return pipeline_folders("sd1")
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Path]:
+    """Where `dno` and `python` are that begin at once."""
+    with warm_programs() as place:
+        yield place
 
 
 @pytest.fixture

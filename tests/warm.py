@@ -17,6 +17,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -29,6 +30,7 @@ with socket.socket(socket.AF_UNIX) as server:
     asked = json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [len(asked).to_bytes(8, "big")], [0, 1, 2])
     server.sendall(asked)
+    server.recv(8)
     code = int(server.recv(8))
 sys.exit(code if code >= 0 else 128 - code)
 """
@@ -67,6 +69,40 @@ def warm_programs() -> Iterator[Path]:
                 yield Path(place)
             finally:
                 server.kill()
+
+
+@dataclass(frozen=True)
+class Started:
+    """A `dno` that was begun from Python, and can be killed as a client of a shell's cannot."""
+
+    pid: int
+    server: socket.socket
+
+    def kill(self) -> None:
+        """What a scheduler or a lack of memory does."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Its exit code once it has ended; negative for the signal that killed it."""
+        with self.server:
+            return int(self.server.recv(8))
+
+
+def start(programs: Path, *arguments: object, folder: Path) -> Started:
+    """Begin `dno`, which writes to this process's streams.
+
+    Args:
+        programs: of `warm_programs`.
+        arguments: what follows `dno` on a command line.
+        folder: the working folder.
+    """
+    server = socket.socket(socket.AF_UNIX)
+    server.connect(str(programs / "socket"))
+    told = ["dno", *map(str, arguments)], str(folder), dict(os.environ)
+    asked = json.dumps(told).encode()
+    socket.send_fds(server, [len(asked).to_bytes(8, "big")], [0, 1, 2])
+    server.sendall(asked)
+    return Started(int(server.recv(8)), server)
 
 
 def main() -> None:
@@ -131,9 +167,10 @@ def _asked(client: socket.socket) -> Any:
 
 
 def _wait_in_between(client: socket.socket) -> None:
-    """Return in a fork; the client is told how that ends, however it does."""
+    """Return in a fork; the client is told its number, and how it ends, however it does."""
     child = os.fork()
     if child:
+        client.sendall(f"{child:8}".encode())
         _, status = os.waitpid(child, 0)
         client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
         os._exit(0)

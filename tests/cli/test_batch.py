@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
+from warm import start
 
 pytestmark = pytest.mark.slow
 
@@ -101,19 +99,18 @@ def test_a_mistake_is_told_before_anything_is_made(dno, args, told) -> None:
     assert not Path("study").exists()
 
 
-def test_killed_it_goes_on_to_what_it_would_have_been(dno, tiny_folder) -> None:
+def test_killed_it_goes_on_to_what_it_would_have_been(dno, warm, tiny_folder, tmp_path) -> None:
     args = ["batch", "prompts.csv", "--seeds", "0..1", "--model", str(tiny_folder), *QUICK]
     assert dno(*args, "--out", "whole", "--quiet")[0] == 0
 
-    command = [sys.executable, "-c", "from dno.cli.main import main; main()", *args]
     for items in (1, 2):
-        process = subprocess.Popen([*command, "--out", "study", "--quiet"])
+        killed = start(warm, *args, "--out", "study", "--quiet", folder=tmp_path)
         deadline = time.monotonic() + 120
-        while len(list(Path("study").rglob("run.toml"))) < items and process.poll() is None:
+        while len(list(Path("study").rglob("run.toml"))) < items:
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        killed.kill()
+        assert killed.wait() == -signal.SIGKILL
     assert dno(*args, "--out", "study", "--quiet")[0] == 0
     for item in Path("whole/items").iterdir():
         again = Path("study/items", item.name, "noise.safetensors")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 import tomllib
 from pathlib import Path
@@ -14,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from warm import start
 
 from dno.runs.saved import open_run
 
-DNO = Path(sys.executable).parent / "dno"
 QUICK = ["--steps", "3", "--iterations", "3", "--quiet"]
 
 
@@ -404,20 +402,7 @@ def test_a_finished_run_resumes_to_itself_and_can_be_made_longer(dno, tiny_folde
     assert bits(tmp_path / "run") == bits(tmp_path / "long")
 
 
-def start(*args: object, cwd: Path) -> subprocess.Popen[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [str(DNO), *map(str, args)], cwd=cwd, env=env, text=True, stderr=subprocess.PIPE
-    )
-
-
-def finish(*args: object, cwd: Path) -> None:
-    with start(*args, cwd=cwd) as process:
-        _, err = process.communicate()
-        assert (process.returncode, err) == (0, "")
-
-
-def test_a_killed_run_resumes_to_the_same_bits(tiny_folder, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(dno, warm, tiny_folder, tmp_path):
     args = [
         "optimize",
         "x",
@@ -429,39 +414,39 @@ def test_a_killed_run_resumes_to_the_same_bits(tiny_folder, tmp_path):
         3,
         "--quiet",
     ]
-    args += ["--iterations", 150, "--batch", 2]
+    args += ["--iterations", 60, "--batch", 2]
     state = tmp_path / "killed" / "state.safetensors"
-    with start(*args, "--out", "killed", cwd=tmp_path) as killed:
-        waited = time.monotonic()
-        while not state.exists() and time.monotonic() - waited < 120:
-            time.sleep(0.01)
-        time.sleep(0.5)
-        killed.send_signal(signal.SIGKILL)
-        killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    killed = start(warm, *args, "--out", "killed", folder=tmp_path)
+    waited = time.monotonic()
+    while not state.exists() and time.monotonic() - waited < 120:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
     assert state.exists()
     assert not (tmp_path / "killed" / "best.png").exists()
-    finish("resume", "killed", cwd=tmp_path)
-    finish(*args, "--out", "whole", cwd=tmp_path)
+    assert dno("resume", "killed")[::2] == (0, "")
+    assert dno(*args, "--out", "whole")[0] == 0
     assert bits(tmp_path / "killed") == bits(tmp_path / "whole")
 
 
-def test_a_full_disk_ends_the_run_in_a_sentence_and_it_can_go_on(tiny_folder, tmp_path):
-    args = ["optimize", "x", "--reward", "brightness", "--model", tiny_folder, *QUICK]
-    limit = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); sys.argv = ['dno', "
-        "*sys.argv[1:]];"
-        "import dno.cli.main; dno.cli.main.main()"
+def test_a_full_disk_ends_the_run_in_a_sentence_and_it_can_go_on(dno, warm, tiny_folder, tmp_path):
+    args = ["optimize", "x", "--reward", "brightness", "--model", str(tiny_folder), *QUICK]
+    limited = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        f"sys.argv = {['dno', *args, '--out', 'full']!r}\n"
+        "import dno.cli.main; dno.cli.main.main()\n"
     )
     full = subprocess.run(
-        [sys.executable, "-c", limit, *map(str, args), "--out", "full"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        [warm / "python", "-"],
+        input=limited, cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert full.returncode == 1
     assert "cannot be written: File too large" in full.stderr
     assert "Traceback" not in full.stderr
     assert "dno resume full" in full.stderr
-    finish("resume", "full", cwd=tmp_path)
-    finish(*args, "--out", "whole", cwd=tmp_path)
+    assert dno("resume", "full")[::2] == (0, "")
+    assert dno(*args, "--out", "whole")[0] == 0
     assert bits(tmp_path / "full") == bits(tmp_path / "whole")
