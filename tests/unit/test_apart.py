@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -138,16 +138,30 @@ def assert_same(made: Path, expected: Path, *, noise: float) -> None:
             )
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_each_ends_as_it_would_have_alone(case: Case, tmp_path: Path) -> None:
-    study(tmp_path / "alone", case)
-    reward = Counting()
-    found = study(tmp_path / "study", case, size=len(SEEDS), reward=reward)
-    assert (found.failed, found.interrupted) == ([], False)
-    assert not (tmp_path / "study" / TOGETHER).exists()
-    assert_same(tmp_path / "study", tmp_path / "alone", noise=1e-5)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], tuple[dno.Study, Counting]]:
+    """A case's study side by side, made when first asked for, and its reward."""
+    made: dict[str, tuple[dno.Study, Counting]] = {}
 
-    ends = {run.result["iterations"] for run in runs(tmp_path / "study").values()}
+    def whole_of(case: Case) -> tuple[dno.Study, Counting]:
+        if case.name not in made:
+            reward = Counting()
+            folder = tmp_path_factory.mktemp("whole") / "study"
+            made[case.name] = study(folder, case, size=len(SEEDS), reward=reward), reward
+        return made[case.name]
+
+    return whole_of
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_ends_as_it_would_have_alone(case: Case, whole: Any, tmp_path: Path) -> None:
+    study(tmp_path / "alone", case)
+    found, reward = whole(case)
+    assert (found.failed, found.interrupted) == ([], False)
+    assert not (found.folder / TOGETHER).exists()
+    assert_same(found.folder, tmp_path / "alone", noise=1e-5)
+
+    ends = {run.result["iterations"] for run in runs(found.folder).values()}
     if case.name != "calls":
         # Whoever has ended is asked no more.
         assert len(ends) > 1
@@ -156,11 +170,12 @@ def test_each_ends_as_it_would_have_alone(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES[3:8], ids=lambda case: case.name)
 @pytest.mark.parametrize("at", [4, 7])
-def test_interrupted_the_others_go_on_to_the_same_bits(case: Case, at: int, tmp_path: Path) -> None:
-    study(tmp_path / "whole", case, size=len(SEEDS))
+def test_interrupted_the_others_go_on_to_the_same_bits(
+    case: Case, at: int, whole: Any, tmp_path: Path
+) -> None:
     assert study(tmp_path / "study", case, size=len(SEEDS), reward=Counting(at)).interrupted
     assert not study(tmp_path / "study", case, size=len(SEEDS)).interrupted
-    assert_same(tmp_path / "study", tmp_path / "whole", noise=0.0)
+    assert_same(tmp_path / "study", whole(case)[0].folder, noise=0.0)
 
 
 def test_time_is_shared_by_those_that_are_still_asked(alone_records: list[StepRecord]) -> None:

@@ -27,6 +27,8 @@ from dno.runs.leaderboard import names_of
 from dno.runs.pairs import Line, Paired
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
+WITHOUT_CURVE = {"observers": ["frames", "report"]}
+"""The usual observers, but for the one that draws for longer than everything else takes."""
 HOSTILE = "</style></script><img src=x onerror=alert(1)> {{ 7 * 7 }}"
 
 
@@ -46,6 +48,7 @@ def study(folder: Path, prompts: Any = ("a cat", "a dog"), **options: Any) -> Pa
         "optimizer": "adam",
         "iterations": 2,
         "seeds": [0, 1],
+        "settings": WITHOUT_CURVE,
         **options,
     }
     dno.batch(prompts, out=folder, **given)

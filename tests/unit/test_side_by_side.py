@@ -24,6 +24,8 @@ from dno.runs.saved import SavedRun
 from dno.runs.study import _tell_of_groups
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
+WITHOUT_CURVE = {"observers": ["frames", "report"]}
+"""The usual observers, but for the one that draws for longer than everything else takes."""
 PROMPTS = ("a cat", "a dog", "a bird")
 
 
@@ -54,6 +56,7 @@ def study(folder: Path, prompts: Any = PROMPTS, **options: Any) -> dno.Study:
         "optimizer": "adam",
         "iterations": 4,
         "seeds": [0, 1],
+        "settings": WITHOUT_CURVE,
         **options,
     }
     return dno.batch(prompts, out=folder, **given)

@@ -25,8 +25,11 @@ class CurveObserver:
         """Draw what the run recorded."""
         if event.run.folder is None:
             return
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
         picture = io.BytesIO()
-        draw(event.outcome).savefig(picture, format="png", dpi=100)
+        # What `savefig` would write, which draws all once more for the layout.
+        FigureCanvasAgg(draw(event.outcome)).print_png(picture)
         write_file(event.run.folder / "curve.png", picture.getvalue())
 
 
@@ -45,7 +48,7 @@ def draw(outcome: Outcome) -> Figure:
     }
     shows_pictures = all(row is not None for row in rows.values())
     height = 6 if shows_pictures else 3.4
-    figure = Figure(figsize=(9, height), layout="constrained")
+    figure = Figure(figsize=(9, height), dpi=100, layout="constrained")
     lower: Any = figure
     if shows_pictures:
         upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=[1, 1.3]), dtype=object)
