@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,9 +46,14 @@ SIZE = {"height": 16, "width": 16}
 KINDS = ["sd1", "sdxl", "sd3", "flux", "reuse"]
 
 
-def bound_at(sampler: Any, levels: Callable[[Sequence[Call]], Sequence[Level]]) -> Any:
-    """The sampler bound, with a level for each call chosen by the test."""
-    bound = sampler.bind(PROMPTS, [1, 2])
+@functools.cache
+def bound(kind: str) -> Any:
+    """A sampler bound, for all tests: each sets the levels that it is about."""
+    return sampler(kind).bind(PROMPTS, [1, 2])
+
+
+def at(bound: Any, levels: Callable[[Sequence[Call]], Sequence[Level]]) -> Any:
+    """The same bound map, with a level for each call chosen by the test."""
     bound._memory.levels = levels(bound._memory._calls)
     return bound
 
@@ -64,7 +70,7 @@ LEVELS: dict[str, Callable[[Sequence[Call]], Sequence[Level]]] = {
 def test_every_level_gives_the_same_bits(kind: str) -> None:
     plain_images, plain_slope = slope(sampler(kind, "keep").bind(PROMPTS, [1, 2]))
     for name, levels in LEVELS.items():
-        images, grad = slope(bound_at(sampler(kind), levels))
+        images, grad = slope(at(bound(kind), levels))
         assert torch.equal(images, plain_images), name
         assert torch.equal(grad, plain_slope), name
 
@@ -85,17 +91,22 @@ def allocated() -> Iterator[list[int]]:
 @pytest.mark.parametrize("name", LEVELS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_predicted_peak_is_what_is_allocated(kind: str, name: str) -> None:
-    bound = bound_at(sampler(kind), LEVELS[name])
-    memory = bound._memory
+    model = at(bound(kind), LEVELS[name])
+    memory = model._memory
     predicted = at_levels(memory._calls, memory.levels, passing=0).peak
-    slope(bound)  # What is made once and kept is made now.
+    slope(model)  # What is made once and kept is made now.
     with allocated() as most:
-        slope(bound)
+        slope(model)
     assert most[0] == pytest.approx(predicted, rel=0.1, abs=SLACK)
 
 
-def middle_sized() -> Any:
-    """Large enough that its graphs stand out from what a process needs anyway."""
+SIDE = 128
+"""Of a middle-sized model's image."""
+
+
+@functools.cache
+def middle_sized(reuse: int) -> Any:
+    """A bound map, large enough that its graphs stand out from what a process needs anyway."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     pipe = tiny_stable_diffusion()
@@ -120,28 +131,26 @@ def middle_sized() -> Any:
             ),
         )
     pipe.vae_scale_factor = 8
-    return pipe
+    sampler = DDIMSampler(pipe, steps=STEPS, memory="auto", height=SIDE, width=SIDE, reuse=reuse)
+    return sampler.bind(PROMPTS, [1, 2])
 
 
 @pytest.mark.parametrize(
     ("name", "reuse"), [("keep", 1), ("mixed", 1), ("blocks", 1), ("keep", 3), ("step", 3)]
 )
 def test_a_middle_sized_model_takes_what_is_predicted(name: str, reuse: int) -> None:
-    sampler = DDIMSampler(
-        middle_sized(), steps=STEPS, memory="auto", height=256, width=256, reuse=reuse
-    )
-    bound = bound_at(sampler, LEVELS[name])
-    memory = bound._memory
+    model = at(middle_sized(reuse), LEVELS[name])
+    memory = model._memory
     predicted = at_levels(memory._calls, memory.levels, passing=0).peak
     with allocated() as most:
-        slope(bound)
+        slope(model)
     # What the noise and the images take, in a few copies each.
-    assert most[0] == pytest.approx(predicted, rel=0.1, abs=8 * 2**20)
+    assert most[0] == pytest.approx(predicted, rel=0.1, abs=2 * 2**20)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_kept_by_trace_is_what_is_kept_by_a_call(kind: str) -> None:
-    ledger = sampler(kind).bind(PROMPTS, [1, 2]).spare.ledger
+    ledger = bound(kind).spare.ledger
     for form, kept in ledger._kept.items():
         cost = ledger.cost(form, "keep", decodes=False)
         # The answer is kept for whoever asked, and its graph may need it no more.

@@ -448,7 +448,7 @@ def test_a_resumed_run_ends_at_the_same_bits(optimizer, tiny_folder, tmp_path):
             optimizer=values,
             iterations=iterations,
             out=tmp_path / name,
-            settings={"constraints": [{"use": "shell", "reach": 4}]},
+            settings={"constraints": [{"use": "shell", "reach": 4}], "observers": []},
         )
 
     climb("through", 4)

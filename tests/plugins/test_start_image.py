@@ -182,10 +182,12 @@ def test_a_run_that_goes_on_searches_no_more(picture, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "ITERATIONS", 0)
     monkeypatch.setattr(invert, "NEAR", 1.0)
     monkeypatch.setattr(invert, "unlikely", lambda *_: [])
-    settings = {"sampler.start_image": str(picture)}
+    settings = {"observers": []}
     options = {"reward": "brightness", "steps": 2, "iterations": 1}
-    begun = dno.optimize("a frog", out=tmp_path / "run", settings=settings, **options)
-    by_start = dno.optimize("a frog", out=tmp_path / "start", start=picture, **options)
+    by_sampler = settings | {"sampler.start_image": str(picture)}
+    begun = dno.optimize("a frog", out=tmp_path / "run", settings=by_sampler, **options)
+    options |= {"start": picture, "settings": settings}
+    by_start = dno.optimize("a frog", out=tmp_path / "start", **options)
     assert torch.equal(by_start.best.noise_BN, begun.best.noise_BN)
 
     monkeypatch.setattr(ddim, "noise_of", lambda *_: pytest.fail("searched again"))
