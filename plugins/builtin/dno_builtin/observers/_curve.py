@@ -29,7 +29,7 @@ class CurveObserver:
 
         picture = io.BytesIO()
         # What `savefig` would write, which draws all once more for the layout.
-        FigureCanvasAgg(draw(event.outcome)).print_png(picture)
+        FigureCanvasAgg(draw(event.outcome)).print_png(picture)  # type: ignore[no-untyped-call]
         write_file(event.run.folder / "curve.png", picture.getvalue())
 
 
