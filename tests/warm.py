@@ -8,6 +8,7 @@ iterations nine tenths are imports, and the documentation has a hundred of them.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import tomllib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,16 +37,11 @@ sys.exit(code if code >= 0 else 128 - code)
 """
 """What takes the place of a program; it ends as shells say that a program ended."""
 
-USUAL: Final = """\
-prompts = ["a black cat"]
-seeds = [0]
-
-[[rewards]]
-use = "brightness"
-
-[[rewards]]
-use = "clip"
-"""
+SEARCH: Final = (
+    *("optimize", "a black cat", "--reward", "clip", "--monitor", "brightness"),
+    *("--optimizer", "best-of-n", "--steps", "2", "--iterations", "1", "--quiet"),
+)
+"""What the process does before it is forked."""
 
 
 @contextlib.contextmanager
@@ -107,9 +103,10 @@ def start(programs: Path, *arguments: object, folder: Path) -> Started:
 
 def main() -> None:
     """Be the process that is forked, and in its forks what was asked for."""
-    _import_what_takes_long()
+    address = sys.argv[1]
+    _search_once()
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(sys.argv[1])
+        server.bind(address)
         server.listen()
         print("warm", flush=True)
         client = _wait(server)
@@ -126,20 +123,29 @@ def main() -> None:
         _be_a_script(sys.stdin.read())
 
 
-def _import_what_takes_long() -> None:
-    """There is no backward pass, whose threads would not survive a fork."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure  # noqa: F401
+def _search_once() -> None:
+    """A run and its resumption, after which all that these take is imported, compiled and looked
+    up.
 
-    import dno.api
-    import dno.cli.main  # noqa: F401
-    from dno.runs.load import load
-    from dno.runs.pose import pose
-    from dno.runs.run_config import RunConfig
+    A search, since there must be no backward pass, whose threads would not survive a fork.
+    """
+    from tqdm import tqdm
 
-    config = RunConfig.parse(tomllib.loads(USUAL))
-    problem = pose(load(config), config).problem
-    problem.evaluate(problem.sample.noise_BN, 0, with_grad=False)
+    from dno.cli import ending
+    from dno.cli.main import main as command
+
+    # A thread looks after bars, and would not survive a fork either.
+    tqdm.monitor_interval, usual = 0, tqdm.monitor_interval
+    with tempfile.TemporaryDirectory() as place:
+        for arguments in ([*SEARCH, "--out", f"{place}/run"], ["resume", f"{place}/run"]):
+            sys.argv = ["dno", *arguments]
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+                command()
+        assert (Path(place) / "run" / "report.html").is_file()
+    tqdm.monitor_interval = usual
+    # Forks have told of nothing yet.
+    ending.told_of.clear()
+    assert threading.active_count() == 1
 
 
 def _wait(server: socket.socket) -> socket.socket:

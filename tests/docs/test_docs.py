@@ -16,12 +16,10 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from warm import warm_programs
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -67,13 +65,6 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("https://", "mailto:")):
             assert (page.parent / target).exists(), target
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Path]:
-    """Where `dno` and `python` are that begin at once."""
-    with warm_programs() as place:
-        yield place
 
 
 def run(command: list[str], script: str, folder: Path, programs: Path) -> None:
