@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,8 +41,6 @@ class Plan:
     dtype: str
     samples: int
     """Drawn side by side."""
-    rate: float
-    """Floating-point operations a second of a matrix product on the device."""
     rewards_flop: float = 0.0
     unknown: Sequence[str] = field(default=())
     """Rewards that are not counted in, by name."""
@@ -50,6 +49,13 @@ class Plan:
     def fits(self) -> bool:
         """Whether the peak is no more than there is; True where that is not known."""
         return not self.footprint.missing
+
+    @functools.cached_property
+    def rate(self) -> float:
+        """Floating-point operations a second of a matrix product on the device; measured when it is
+        first asked for, which not everybody does.
+        """
+        return _rate(self.device, getattr(torch, self.dtype))
 
     def flop(self, footprint: Footprint | None = None) -> float:
         """Floating-point operations of an iteration, on all steps or on a coarser grid."""
@@ -214,7 +220,6 @@ def plan(config: RunConfig) -> Plan:
     prompts = [prompt for prompt, _ in config.items()]
     footprint: Footprint | None = getattr(sample, "footprint", None)
     assert footprint is not None
-    dtype = dtype_of(config)
     rewards_flop = around.flop
     coarse: dict[int, Footprint] = {}
     for steps, coarse_map in coarse_grids(config, sample).items():
@@ -225,14 +230,15 @@ def plan(config: RunConfig) -> Plan:
         footprint=footprint,
         coarse=coarse,
         device=device,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=str(dtype_of(config)).removeprefix("torch."),
         samples=len(prompts),
-        rate=_rate(device, dtype),
         rewards_flop=rewards_flop,
         unknown=tuple(around.unknown),
     )
 
 
+@clean_room()
+@alone()
 def _rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a matrix product: the most that a network comes
     near."""

@@ -35,6 +35,8 @@ class Size:
     """Of the process that is watched over many of them."""
     starts: int
     """Processes that are started."""
+    starts_before: int
+    """As many of each first, which do not count."""
     prompts: int
     """That each rule climbs on."""
     block: int
@@ -53,6 +55,7 @@ FULL = Size(
     checkpoints=2000,
     runs=500,
     starts=3,
+    starts_before=1,
     prompts=4,
     block=2,
     climb=0.5,
@@ -67,20 +70,22 @@ QUICK = Size(
     checkpoints=500,
     runs=100,
     starts=2,
+    starts_before=1,
     prompts=4,
     block=2,
     climb=0.3,
 )
 TINY = Size(
     steps=4,
-    rounds=2,
+    rounds=1,
     memory_steps=(2, 4),
     batches=(1, 2),
     entries=4096,
     iterations=3,
     checkpoints=60,
-    runs=20,
+    runs=10,
     starts=1,
+    starts_before=0,
     prompts=2,
     block=1,
     climb=0.1,

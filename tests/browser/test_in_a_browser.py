@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -314,10 +317,28 @@ def test_without_scripts_it_still_tells_the_run(chromium: Browser, toy: Path) ->
     assert not page.locator("[data-transport]").is_visible()
 
 
-def study(toy: Path, prompts: Any, **options: Any) -> Path:
-    wanted = {"reward": "brightness", "monitor": "contrast", "iterations": 2, **options}
-    library.batch(prompts, sampler="toy", seeds=[2, 10, 0], out=toy / "study", **wanted)
-    return toy / "study" / "report.html"
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where studies are that tests get copies of."""
+    return tmp_path_factory.mktemp("kept")
+
+
+Study = Callable[[list[Any]], Path]
+
+
+@pytest.fixture
+def study(kept: Path, toy: Path) -> Study:
+    """The page of a study of some prompts, made once for all tests that ask for the same."""
+
+    def copied(prompts: list[Any]) -> Path:
+        made = kept / hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
+        if not made.exists():
+            wanted = {"reward": "brightness", "monitor": "contrast", "iterations": 2}
+            library.batch(prompts, sampler="toy", seeds=[2, 10, 0], out=made, **wanted)
+        shutil.copytree(made, toy / "study")
+        return toy / "study" / "report.html"
+
+    return copied
 
 
 def cards(watched: Watched) -> list[tuple[str, str]]:
@@ -332,8 +353,8 @@ def cards(watched: Watched) -> list[tuple[str, str]]:
     return list(zip(words, told, strict=True))
 
 
-def test_items_of_a_study_are_ordered_and_filtered(chromium: Browser, toy: Path) -> None:
-    path = study(toy, ["a cat", "a dog"])
+def test_items_of_a_study_are_ordered_and_filtered(chromium: Browser, study: Study) -> None:
+    path = study(["a cat", "a dog"])
     watched = shown(chromium, path)
     gains = [float(gain.replace("−", "-")) for _, gain in cards(watched)]
     assert gains == sorted(gains, reverse=True)
@@ -368,8 +389,8 @@ def test_items_of_a_study_are_ordered_and_filtered(chromium: Browser, toy: Path)
     check_quiet(watched, path)
 
 
-def test_an_item_of_a_study_is_one_click_away(chromium: Browser, toy: Path) -> None:
-    path = study(toy, ["a cat & a dog #1?"])
+def test_an_item_of_a_study_is_one_click_away(chromium: Browser, study: Study) -> None:
+    path = study(["a cat & a dog #1?"])
     watched = shown(chromium, path)
     words, _ = cards(watched)[0]
     # The whole card leads there, not its words alone.
@@ -380,8 +401,8 @@ def test_an_item_of_a_study_is_one_click_away(chromium: Browser, toy: Path) -> N
     assert watched.complaints == []
 
 
-def test_a_study_of_a_stranger_does_nothing(chromium: Browser, toy: Path) -> None:
-    path = study(toy, ["a cat", "a dog"])
+def test_a_study_of_a_stranger_does_nothing(chromium: Browser, study: Study) -> None:
+    path = study(["a cat", "a dog"])
     folder = path.parent
     for item in (folder / "items").iterdir():
         values = tomllib.loads((item / "run.toml").read_text())
@@ -403,13 +424,13 @@ def test_a_study_of_a_stranger_does_nothing(chromium: Browser, toy: Path) -> Non
 
 @pytest.mark.parametrize(("size", "scheme"), [("phone", "dark"), ("screen", "light")])
 def test_nothing_of_a_study_sticks_out(
-    chromium: Browser, toy: Path, size: str, scheme: Any
+    chromium: Browser, study: Study, size: str, scheme: Any
 ) -> None:
     rows = [
         {"prompt": "a very long word: " + "Donaudampfschiff" * 12, "optimizer.step": step}
         for step in (1.0, 2.0)
     ]
-    path = study(toy, rows)
+    path = study(rows)
     width, height = SIZES[size]
     viewport = {"width": width, "height": height}
     watched = shown(chromium, path, viewport=viewport, color_scheme=scheme)
@@ -418,8 +439,8 @@ def test_nothing_of_a_study_sticks_out(
     check_quiet(watched, path)
 
 
-def test_a_study_prints_whole_and_is_told_without_scripts(chromium: Browser, toy: Path) -> None:
-    path = study(toy, ["a cat", "a dog"])
+def test_a_study_prints_whole_and_is_told_without_scripts(chromium: Browser, study: Study) -> None:
+    path = study(["a cat", "a dog"])
     watched = shown(chromium, path)
     watched.page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
     watched.page.emulate_media(media="print")

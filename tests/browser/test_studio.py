@@ -8,8 +8,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +29,7 @@ from pages import (
 from PIL import Image
 from playwright.sync_api import Browser, expect
 from reported import HOSTILE
+from warm import start
 
 import dno
 from dno.plugin import Option
@@ -152,7 +151,7 @@ def pixels(folder: Path) -> bytes:
 
 
 def test_five_picks_and_the_command_that_draws_the_last_one_again(
-    chromium: Browser, served: Served, tmp_path: Path
+    chromium: Browser, served: Served, warm: Path, tmp_path: Path
 ) -> None:
     before = served.folders()
     opened = visit(chromium, served)
@@ -201,10 +200,8 @@ def test_five_picks_and_the_command_that_draws_the_last_one_again(
     assert words[:2] == ["dno", "optimize"]
     assert f"rewards.0.file=mine/picks/{file.name}" in words
     assert "rewards.0.lines=5" in words
-    again = [sys.executable, "-c", "from dno.cli.entry import main; main()", *words[1:]]
-    again += ["--out", str(tmp_path / "again"), "--quiet"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(again, cwd=served.runs.parent, env=environment, check=True)
+    again = [*words[1:], "--out", str(tmp_path / "again"), "--quiet"]
+    assert start(warm, *again, folder=served.runs.parent).wait() == 0
     assert pixels(tmp_path / "again") == pixels(served.runs / picked)
     # The run folder by itself says the same.
     assert runs[picked].values["rewards"][0]["lines"] == 5
@@ -276,6 +273,10 @@ def test_pictures_that_are_stopped_can_be_picked_from(chromium: Browser, served:
     opened.check(served)
 
 
+def lines_of(file: Path) -> int:
+    return len(file.read_text().splitlines())
+
+
 UNDO_AND_PICK = """() => {
   const shot = () => document.querySelector('.dno-shot[data-number="1"]:enabled');
   document.querySelector("#pick-undo").click();
@@ -295,10 +296,12 @@ def test_a_pick_right_after_an_undo_counts(chromium: Browser, served: Served) ->
     opened.page.wait_for_selector('#board [data-phase="waiting"]')
     for undone in (1, 2, 3):
         opened.page.evaluate(UNDO_AND_PICK)
-        opened.page.wait_for_timeout(2000)
-        opened.page.wait_for_selector('#board [data-phase="waiting"]', timeout=10_000)
         (file,) = (served.runs / "picks").glob("*-a-grey-mouse-*.jsonl")
-        assert len(file.read_text().splitlines()) == 2 + 2 * undone
+        until = time.monotonic() + 10
+        while lines_of(file) < 2 + 2 * undone and time.monotonic() < until:
+            opened.page.wait_for_timeout(50)
+        assert lines_of(file) == 2 + 2 * undone
+        opened.page.wait_for_selector('#board [data-phase="waiting"]', timeout=10_000)
     other.page.locator("#stop").click()
     other.wait_for("ended")
     opened.check(served)

@@ -58,7 +58,11 @@ def prepare(command: Command, work: Path, images: int = 240) -> None:
     command("tokenizer", "--out", work / "tokenizer")
 
 
-def test_every_command_of_the_recipe_runs(command: Command, tmp_path: Path) -> None:
+def test_every_command_of_the_recipe_runs(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # After the path to the recipe, which the command knows.
+    monkeypatch.setattr("recipe.measure.STEEP_AT", 2)
     work, model = tmp_path / "work", tmp_path / "model"
     prepare(command, work)
     pool, heldout = ("--pool", work / "train.npz"), ("--heldout", work / "heldout.npz")
@@ -128,6 +132,7 @@ def test_latents_are_those_of_the_halved_picture(command: Command, tmp_path: Pat
 def test_the_linear_decoder_is_the_best_linear_one(command: Command, tmp_path: Path) -> None:
     prepare(command, tmp_path, images=60)
     from dno_emoji.codec import EmojiCodec
+    from recipe import looks
     from recipe.codec import to_tensor
 
     codec = EmojiCodec.from_pretrained(tmp_path / "vae").double().requires_grad_(False)
@@ -135,10 +140,13 @@ def test_the_linear_decoder_is_the_best_linear_one(command: Command, tmp_path: P
     latents = codec.encode(images).latent_dist.mode()
 
     def error() -> float:
-        return float((codec.decode(latents).sample - images).square().mean())
+        return float((codec.decode_linearly(latents) - images).square().mean())
 
     # The network corrects nothing yet: decoding is linear, and no other matrix decodes better.
     torch.testing.assert_close(codec.decode(latents).sample, codec.decode_linearly(latents))
+    steepest = torch.linalg.matrix_norm(codec.synthesis, ord=2) / 2
+    found = looks.steepness(codec, latents[:1])
+    torch.testing.assert_close(found, steepest[None], rtol=1e-3, atol=0)
     least = error()
     for parameter in (codec.synthesis, codec.bias):
         nudge = 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from dno_builtin.observers.animation import Animation
+from dno_builtin.observers.curve import Curve
 from dno_builtin.observers.frames import Frames
 from dno_builtin.observers.images import Images
 from dno_builtin.observers.progress import Progress
@@ -392,3 +393,21 @@ def test_an_animation_is_made_of_the_frames(tmp_path: Path, *, with_frames: bool
 def test_a_run_of_one_iteration_has_no_animation(tmp_path: Path) -> None:
     watch(replace(ONE, folder=tmp_path), Animation(), [record(0)])
     assert not (tmp_path / "animation.webp").exists()
+
+
+def test_the_curve_is_one_picture_of_pictures_and_lines(tmp_path: Path) -> None:
+    run = replace(ONE, folder=tmp_path)
+    bus = Bus(run, [Curve().build(CPU)])
+    history = [record(iteration) for iteration in range(3)]
+    bus.finished(replace(outcome(run), history=history, medium=Medium("image")))
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture)
+    assert pixels.shape == (600, 900, 3)
+    # The samples' pictures are above, and the lines below them, in matplotlib's blue.
+    colours = (SAMPLES[0] * 255).round().byte().flatten(1).T.numpy()
+    for colour in colours:
+        assert (pixels[:260] == colour).all(-1).sum() > 100
+    blue = pixels[260:, :, 2] > pixels[260:, :, 0] + 40.0
+    assert blue[:, :450].any()
+    assert blue[:, 450:].any()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from dno_emoji.codec import EmojiCodec
 from torch import Tensor
-from torch.autograd.functional import jvp, vjp
+from torch.autograd import grad
 from torch.nn import functional
 
 from recipe.codec import HALF
@@ -88,17 +88,23 @@ def steepness(codec: EmojiCodec, latents: Tensor, rounds: int = 40, seed: int = 
     power iteration.
     """
 
-    def picture(z: Tensor) -> Tensor:
-        drawn: Tensor = codec.decode(z).sample
-        return drawn / 2
+    z = latents.detach().requires_grad_()
+    with torch.enable_grad():
+        pictures: Tensor = codec.decode(z).sample / 2
+        weights = torch.zeros_like(pictures, requires_grad=True)
+        # Linear in the weights, so that its way back is the way of a move of the latents.
+        (weighted,) = grad(pictures, z, weights, create_graph=True)
 
-    found = []
-    for one in latents.split(1):
-        direction = torch.randn(one.shape, generator=torch.Generator().manual_seed(seed))
-        for _ in range(rounds):
-            direction = direction / direction.norm()
-            _, moved = jvp(picture, one, direction)
-            length = moved.norm()
-            _, direction = vjp(picture, one, moved)
-        found.append(length)
-    return torch.stack(found)
+    # The same for each, whatever stands beside it.
+    drawn = torch.randn(z[:1].shape, generator=torch.Generator().manual_seed(seed))
+    direction = drawn.expand_as(z)
+    for _ in range(rounds):
+        direction = direction / _lengths(direction)
+        (moved,) = grad(weighted, weights, direction, retain_graph=True)
+        (direction,) = grad(pictures, z, moved, retain_graph=True)
+    return _lengths(moved).flatten()
+
+
+def _lengths(batch: Tensor) -> Tensor:
+    """The norm of each, `B x 1 x 1 x 1`."""
+    return torch.linalg.vector_norm(batch, dim=(1, 2, 3), keepdim=True)

@@ -261,7 +261,14 @@ class TestWhatIsAnswered:
         assert not caplog.messages
 
 
+@pytest.fixture
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked again is asked again soon."""
+    monkeypatch.setattr("dno_vlm_judge._endpoint.FIRST_PAUSE", 0.02)
+
+
 class TestWhatGoesWrong:
+    @pytest.mark.usefixtures("_short_pauses")
     def test_two_failures_are_tried_again(self, serve: Serve) -> None:
         def third_time(number: int, body: dict[str, Any]) -> Answer:
             return (
@@ -274,6 +281,7 @@ class TestWhatGoesWrong:
         assert judge(server, retries=2)(images(1), ["a cat"]).item() == 0.25
         assert len(server.asked) == 3
 
+    @pytest.mark.usefixtures("_short_pauses")
     def test_a_broken_server(self, serve: Serve) -> None:
         server = serve(always(refusal(503, "loading")))
         assert failure(server, retries=1) == (
@@ -290,6 +298,7 @@ class TestWhatGoesWrong:
             "timeout or lower concurrency"
         )
 
+    @pytest.mark.usefixtures("_short_pauses")
     @pytest.mark.parametrize("answer", DRIPS.values(), ids=DRIPS.keys())
     def test_an_answer_that_comes_in_drops(self, answer: bytes) -> None:
         """Each drop is in time; the whole would never be."""
@@ -337,6 +346,7 @@ class TestWhatGoesWrong:
         assert "an answer that is packed" in failure(server)
         assert server.headers[-1]["accept-encoding"] == "identity"
 
+    @pytest.mark.usefixtures("_short_pauses")
     def test_a_server_that_is_down(self) -> None:
         url = f"http://127.0.0.1:{free_port()}/v1"
         said = failure(url, retries=1)

@@ -25,7 +25,7 @@ import dno_emoji.codec
 pipe = StableDiffusionPipeline.from_pretrained(dno_emoji.PIPELINE)
 pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
 pipe.set_progress_bar_config(disable=True)
-pipe("a black cat", num_inference_steps=50, guidance_scale=5.0, eta=1.0, output_type="pt")
+pipe("a black cat", num_inference_steps={steps}, guidance_scale=5.0, eta=1.0, output_type="pt")
 print(time.process_time())
 """
 """The sample of the first iteration by diffusers alone, with no search for garbage among imports.
@@ -46,11 +46,11 @@ def whole(command: Sequence[str]) -> float:
     )
 
 
-def to_first_iteration() -> float:
-    """CPU seconds of `dno optimize` until it prints its first iteration."""
+def to_first_iteration(steps: int) -> float:
+    """CPU seconds of `dno optimize` until it prints its first iteration, of so many steps."""
     with tempfile.TemporaryDirectory() as folder:
         command = [*DNO, "optimize", "a black cat", "--reward", "brightness"]
-        command += ["--iterations", "1", "--out", str(Path(folder, "run"))]
+        command += ["--iterations", "1", "--steps", str(steps), "--out", str(Path(folder, "run"))]
         times = None
         with subprocess.Popen(
             command,
@@ -69,9 +69,9 @@ def to_first_iteration() -> float:
     return times.user + times.system
 
 
-def to_first_sample() -> float:
+def to_first_sample(steps: int) -> float:
     """CPU seconds of a script until it has drawn as much, without `dno`."""
-    script = [sys.executable, "-c", STOCK]
+    script = [sys.executable, "-c", STOCK.format(steps=steps)]
     told = subprocess.run(script, check=True, capture_output=True, text=True, env=_environment())
     return float(told.stdout)
 
@@ -84,16 +84,16 @@ def _environment() -> dict[str, str]:
 
 
 def measure(size: Size) -> Iterator[Figure]:
-    """Medians over processes, in turns; bytecode is there from a first one that does not count."""
+    """Medians over processes, in turns; bytecode is there from first ones that do not count."""
     seconds: dict[str, list[float]] = {"help": [], "torch": [], "stock": [], "first": []}
-    for turn in range(size.starts + 1):
+    for turn in range(size.starts_before + size.starts):
         found = {
             "help": whole([*DNO, "--help"]),
             "torch": whole([sys.executable, "-c", "import torch"]),
-            "stock": to_first_sample(),
-            "first": to_first_iteration(),
+            "stock": to_first_sample(size.steps),
+            "first": to_first_iteration(size.steps),
         }
-        if turn:
+        if turn >= size.starts_before:
             for name, value in found.items():
                 seconds[name].append(value)
         time.sleep(0.1)

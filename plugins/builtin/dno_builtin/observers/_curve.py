@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 4
 """Samples whose pictures are shown; the curves show all."""
+_INTERVALS = 5
+"""Between the ticks of an axis, at most: half of the drawing's time goes into their labels."""
 
 
 class CurveObserver:
@@ -25,12 +27,19 @@ class CurveObserver:
         """Draw what the run recorded."""
         if event.run.folder is None:
             return
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        write_file(event.run.folder / "curve.png", painted(draw(event.outcome)))
 
-        picture = io.BytesIO()
-        # What `savefig` would write, which draws all once more for the layout.
-        FigureCanvasAgg(draw(event.outcome)).print_png(picture)  # type: ignore[no-untyped-call]
-        write_file(event.run.folder / "curve.png", picture.getvalue())
+
+def painted(figure: Figure) -> bytes:
+    """A figure as a PNG file; `savefig` would draw it twice, for kinds of files that need it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(file, "PNG")
+    return file.getvalue()
 
 
 def draw(outcome: Outcome) -> Figure:
@@ -55,6 +64,8 @@ def draw(outcome: Outcome) -> Figure:
         for axis, (title, row) in zip(upper.subplots(1, 3), rows.items(), strict=True):
             axis.imshow(row, interpolation="nearest")
             axis.set_title(title)
+            # Ticks that are not seen are laid out all the same.
+            axis.set(xticks=[], yticks=[])
             axis.set_axis_off()
 
     curves = _curves(outcome)
@@ -68,6 +79,7 @@ def draw(outcome: Outcome) -> Figure:
                 axis.axvline(left, color="0.6", linewidth=0.8, linestyle=":")
         axis.set_title(name)
         axis.set_xlabel("iteration")
+        axis.locator_params(nbins=_INTERVALS)
     return figure
 
 
