@@ -110,6 +110,7 @@ def test_a_report_needs_no_torch(dno: Command) -> None:
     assert not {"torch", "diffusers", "transformers", "matplotlib"} & set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_study_has_a_page_and_gets_another(dno: Command) -> None:
     Path("prompts.txt").write_text("a cat\na dog\n")
     code, out, err = dno("batch", "prompts.txt", "--seeds", "0..1", *TOY, "--out", "study")

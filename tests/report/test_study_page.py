@@ -364,6 +364,7 @@ def test_pictures_that_take_too_long_are_left_out(study: Path) -> None:
     assert "6 items" in told.note
 
 
+@pytest.mark.slow
 def test_several_settings_are_ordered_and_named(tmp_path: Path) -> None:
     rows = [{"prompt": prompt, "optimizer.step": step} for prompt in PROMPTS for step in (0.5, 4.0)]
     told = view(run_study(tmp_path / "study", rows))

@@ -23,6 +23,8 @@ from dno.runs.ended import flat
 from dno.runs.groups import TOGETHER
 from dno.runs.saved import SavedRun
 
+pytestmark = pytest.mark.slow
+
 STEPS = 32
 SEEDS = (0, 1, 2, 3, 4)
 ROUNDING = 1e-4

@@ -141,6 +141,7 @@ def test_whatever_is_in_a_file_it_is_values_or_a_sentence(
         assert isinstance(read_values(file), dict)
 
 
+@pytest.mark.slow
 def test_what_a_run_saves_can_be_read_or_is_refused_before() -> None:
     prompt = "a" * 1000
     config = RunConfig.parse({"prompts": [prompt] * 20_000, "rewards": "brightness"})

@@ -242,6 +242,7 @@ def test_a_list_of_runs_has_the_run_folders_alone(kept: Kept, tmp_path: Path) ->
         dno.open_run(runs / "empty")
 
 
+@pytest.mark.slow
 def test_a_run_is_read_without_torch_until_a_tensor_is_asked_for(named: Kept) -> None:
     code = f"""
 import sys

@@ -26,6 +26,8 @@ from dno.runs.lock import hold
 from dno.runs.standing import Standing, standing
 from dno.runs.storage import RunFolder
 
+pytestmark = pytest.mark.slow
+
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
 WITHOUT_CURVE = {"observers": ["frames", "report"]}
 """The usual observers, but for the one that draws for longer than everything else takes."""
@@ -295,7 +297,6 @@ def test_where_the_result_is_nothing_is_missing(
     assert after == ""
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
 def test_a_process_does_not_grow_with_the_runs_that_it_made(tmp_path: Path) -> None:
     looks: list[tuple[int, int]] = []
