@@ -18,6 +18,9 @@ from dno.core.terms import RegularizerTerm, RewardTerm
 from dno.protocols import Optimizer, Penalty, Regularizer, Reward
 from dno.testing.toy import ToySampler
 
+WITHOUT_CURVE = {"observers": ["frames", "report"]}
+"""The usual observers, but for the one that draws for longer than such a run takes."""
+
 
 def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return images.mean(dim=(1, 2, 3))

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -103,10 +103,12 @@ def start(programs: Path, *arguments: object, folder: Path) -> Started:
 
 def main() -> None:
     """Be the process that is forked, and in its forks what was asked for."""
-    address = sys.argv[1]
-    _search_once()
+    with tempfile.TemporaryDirectory() as place:
+        run = Path(place) / "run"
+        run_once([*SEARCH, "--out", str(run)], ["resume", str(run)])
+        assert (run / "report.html").is_file()
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(address)
+        server.bind(sys.argv[1])
         server.listen()
         print("warm", flush=True)
         client = _wait(server)
@@ -123,11 +125,11 @@ def main() -> None:
         _be_a_script(sys.stdin.read())
 
 
-def _search_once() -> None:
-    """A run and its resumption, after which all that these take is imported, compiled and looked
-    up.
+def run_once(*commands: Sequence[str]) -> None:
+    """Run `dno` here with each of these arguments, after which all that these take is imported,
+    compiled and looked up, for forks too.
 
-    A search, since there must be no backward pass, whose threads would not survive a fork.
+    Among them must be no backward pass, whose threads would not survive a fork: searches do.
     """
     from tqdm import tqdm
 
@@ -136,12 +138,12 @@ def _search_once() -> None:
 
     # A thread looks after bars, and would not survive a fork either.
     tqdm.monitor_interval, usual = 0, tqdm.monitor_interval
-    with tempfile.TemporaryDirectory() as place:
-        for arguments in ([*SEARCH, "--out", f"{place}/run"], ["resume", f"{place}/run"]):
-            sys.argv = ["dno", *arguments]
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-                command()
-        assert (Path(place) / "run" / "report.html").is_file()
+    given = sys.argv
+    for arguments in commands:
+        sys.argv = ["dno", *arguments]
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+            command()
+    sys.argv = given
     tqdm.monitor_interval = usual
     # Forks have told of nothing yet.
     ending.told_of.clear()

@@ -5,15 +5,12 @@ Run it alone: `python tests/faults/campaign.py [SECTION...]`
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from distributions import Site
 from forks import Done, Interference, anew, bits, fill_disk, forked, interrupt, kill, look
+from warm import run_once
 
 TOY: Final = """
 from dno.plugin import SamplerConfig
@@ -150,14 +148,9 @@ class Field:
         self.whole = whole.rename(place / "whole")
 
     def _prepare(self) -> None:
-        """Do once what every child does: what is imported, compiled and looked up is there for all.
-
-        A search, since there must be no backward pass yet, whose threads would not survive a fork.
-        """
+        """Do once what every child does, with a search in the climb's place; see `run_once`."""
         import tomllib
 
-        from dno.cli import ending
-        from dno.cli.main import main
         from dno.runs.load import load
         from dno.runs.run_config import RunConfig
 
@@ -166,16 +159,8 @@ class Field:
         config = self.place / "search.toml"
         config.write_text(CONFIG.replace('"adam"\nlr = 0.01', '"best-of-n"'))
         optimize = ["optimize", "--config", str(config), "--quiet", "--out", str(searched)]
-        given = sys.argv
-        for args in (optimize, ["resume", str(searched)]):
-            sys.argv = ["dno", *args]
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-                main()
-        sys.argv = given
-        # Children have told of nothing yet.
-        ending.told_of.clear()
+        run_once(optimize, ["resume", str(searched)])
         assert (searched / "report.html").is_file()
-        assert threading.active_count() == 1
 
     def fresh(self) -> Path:
         """Where the next run is to be; nothing is there."""

@@ -18,6 +18,7 @@ from dno_builtin.samplers._diffusers.noise_map import PipelineNoiseMap
 from dno_builtin.samplers._diffusers.schedule import make_scheduler
 from dno_builtin.samplers._pipeline import PipelineSampler
 from dno_builtin.samplers.pipeline import Pipeline
+from slopes import slope, weigh
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -104,19 +105,6 @@ def stock(
     return images
 
 
-def weigh(images: Tensor) -> Tensor:
-    """A fixed scalar of the images to which every pixel adds its own share."""
-    weights = torch.linspace(-1, 1, images[0].numel(), dtype=images.dtype).reshape(images[0].shape)
-    return (images * weights + images**2 / 2).sum()
-
-
-def gradient(model: PipelineNoiseMap) -> tuple[Tensor, Tensor]:
-    """The images where the seeds start, and the gradient of their `weigh`."""
-    noise_BN = model.noise_BN.clone().requires_grad_()
-    images = model(noise_BN)
-    return images.detach(), torch.autograd.grad(weigh(images), noise_BN)[0]
-
-
 @each_case
 @each_kind
 def test_images_equal_the_diffusers_pipeline(kind: Kind, case: Case) -> None:
@@ -141,7 +129,7 @@ def test_draws_that_act_are_found_and_evaluations_counted(case: Case) -> None:
     assert list(model.draws) == [LATENT_SHAPE] * case.draws
     assert torch.equal(model.noise_BN, gaussian_noise(model.draws, SEEDS))
     assert model.network_evaluations == STEPS * passes(case)
-    _, slopes = gradient(model)
+    _, slopes = slope(model)
     assert (slopes.reshape(len(SEEDS), case.draws, -1).abs().amax(dim=(0, 2)) > 0).all()
 
 
@@ -166,27 +154,27 @@ def test_gradients_equal_finite_differences(case: Case) -> None:
         above = weigh(model(noise_BN + h * direction))
         below = weigh(model(noise_BN - h * direction))
     rise = (above - below) / (2 * h)
-    slope = (slopes_BN * direction).sum().item()
-    assert slope == pytest.approx(rise.item(), rel=tolerance)
+    along = (slopes_BN * direction).sum().item()
+    assert along == pytest.approx(rise.item(), rel=tolerance)
 
 
 @each_case
 def test_a_batch_of_two_equals_two_of_one(case: Case) -> None:
     made, _ = sampler("sd1", case)
-    images, slopes = gradient(made.bind(PROMPTS, SEEDS))
+    images, slopes = slope(made.bind(PROMPTS, SEEDS))
     for i in range(2):
         item = slice(i, i + 1)
-        image, slope = gradient(made.bind(PROMPTS[item], SEEDS[item]))
+        image, alone = slope(made.bind(PROMPTS[item], SEEDS[item]))
         torch.testing.assert_close(images[item], image, atol=TOLERANCE, rtol=0)
-        torch.testing.assert_close(slopes[item], slope, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(slopes[item], alone, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("memory", [name for name in get_args(Policy) if name != "keep"])
 def test_every_memory_policy_gives_the_same_gradient(memory: Policy) -> None:
     keeping, _ = sampler("sd1", CASES[0], memory="keep")
     saving, _ = sampler("sd1", CASES[0], memory=memory)
-    kept_images, kept = gradient(keeping.bind(PROMPTS, SEEDS))
-    images, slopes = gradient(saving.bind(PROMPTS, SEEDS))
+    kept_images, kept = slope(keeping.bind(PROMPTS, SEEDS))
+    images, slopes = slope(saving.bind(PROMPTS, SEEDS))
     assert torch.equal(images, kept_images)
     torch.testing.assert_close(slopes, kept, atol=1e-6, rtol=1e-5)
 
@@ -194,8 +182,8 @@ def test_every_memory_policy_gives_the_same_gradient(memory: Policy) -> None:
 def test_half_precision_networks_keep_their_gradient() -> None:
     whole, _ = sampler("sd1", CASES[2])
     half, _ = sampler("sd1", CASES[2], dtype=torch.bfloat16)
-    images, slopes = gradient(whole.bind(PROMPTS, SEEDS))
-    half_images, half_slopes = gradient(half.bind(PROMPTS, SEEDS))
+    images, slopes = slope(whole.bind(PROMPTS, SEEDS))
+    half_images, half_slopes = slope(half.bind(PROMPTS, SEEDS))
     torch.testing.assert_close(half_images, images, atol=0.1, rtol=0)
     assert torch.cosine_similarity(half_slopes.flatten(), slopes.flatten(), dim=0) > 0.98
 
@@ -203,8 +191,8 @@ def test_half_precision_networks_keep_their_gradient() -> None:
 def test_ddim_is_this_sampler_with_ddim_put_in() -> None:
     ddim = DDIMSampler(tiny_stable_diffusion(), steps=STEPS, guidance_scale=3.0)
     same, _ = sampler("sd1", CASES[0], height=16, width=16)
-    images, slopes = gradient(ddim.bind(PROMPTS, SEEDS))
-    same_images, same_slopes = gradient(same.bind(PROMPTS, SEEDS))
+    images, slopes = slope(ddim.bind(PROMPTS, SEEDS))
+    same_images, same_slopes = slope(same.bind(PROMPTS, SEEDS))
     torch.testing.assert_close(images, same_images, atol=1e-6, rtol=0)
     torch.testing.assert_close(slopes, same_slopes, atol=1e-4, rtol=1e-4)
 
@@ -326,7 +314,7 @@ def test_a_live_pipeline_is_left_as_it_was() -> None:
     before = {name: id(value) for name, value in vars(pipe).items()}
     state = {name: str(value) for name, value in vars(pipe.scheduler).items()}
     model = PipelineSampler(pipe, steps=2, scheduler=pipe.scheduler).bind(PROMPTS, SEEDS)
-    gradient(model)
+    slope(model)
     assert {name: id(value) for name, value in vars(pipe).items()} == before
     assert {name: str(value) for name, value in vars(pipe.scheduler).items()} == state
     assert all(weight.requires_grad for weight in pipe.unet.parameters())

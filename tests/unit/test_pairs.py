@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_problems import WITHOUT_CURVE
 from torch import Tensor
 
 import dno
@@ -27,8 +28,6 @@ from dno.runs.leaderboard import names_of
 from dno.runs.pairs import Line, Paired
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
-WITHOUT_CURVE = {"observers": ["frames", "report"]}
-"""The usual observers, but for the one that draws for longer than everything else takes."""
 HOSTILE = "</style></script><img src=x onerror=alert(1)> {{ 7 * 7 }}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_problems import WITHOUT_CURVE
 from torch import Tensor
 
 import dno
@@ -24,8 +25,6 @@ from dno.runs.saved import SavedRun
 from dno.runs.study import _tell_of_groups
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
-WITHOUT_CURVE = {"observers": ["frames", "report"]}
-"""The usual observers, but for the one that draws for longer than everything else takes."""
 PROMPTS = ("a cat", "a dog", "a bird")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_problems import WITHOUT_CURVE
 from torch import Tensor
 
 import dno
@@ -29,8 +30,6 @@ from dno.runs.storage import RunFolder
 pytestmark = pytest.mark.slow
 
 SAMPLER = FunctionSampler(torch.sigmoid, [(3, 8, 8)])
-WITHOUT_CURVE = {"observers": ["frames", "report"]}
-"""The usual observers, but for the one that draws for longer than everything else takes."""
 
 
 def bright(images: Tensor, prompts: Sequence[str]) -> Tensor:
